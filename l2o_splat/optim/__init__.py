@@ -1,0 +1,1 @@
+"""Update rules and the adapter that lets one of them drive a torch training loop."""

@@ -1,0 +1,170 @@
+"""Adapter that lets one update rule drive a training loop written for ``torch.optim``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import Parameter
+
+from l2o_splat.gaussians import FIELDS, Gaussians
+from l2o_splat.optim.rule import Feedback, UpdateRule
+
+logger = logging.getLogger(__name__)
+
+MAX_REFUSED_STEPS = 20
+"""After so many refused steps in a row the run cannot recover, and the next one is an error."""
+
+
+class RuleMismatchError(ValueError):
+    """A checkpoint was trained with another rule than the one that should resume it."""
+
+
+class JointOptimizer(torch.optim.Optimizer):
+    """All parameters of a scene, moved together by one :class:`UpdateRule`.
+
+    It has one named param group per field, so that loops and loggers written for ``torch.optim`` work
+    unchanged. Everything a resumed run needs is in ``state_dict()``: the rule's state under the means,
+    and step count, scene extent and the rule's fingerprint in the first param group.
+
+    Args:
+        parameters: The six fields; any mapping (a ``ParameterDict``) will do.
+        rule: Moves the parameters. Its own weights are not optimized and not saved here.
+        scene_extent: 1.1 x the largest distance of a training camera from their mean, scene units.
+            Rules whose rates are in units of the capture need it.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter], rule: UpdateRule, scene_extent: float = 1.0) -> None:
+        Gaussians.from_mapping(parameters)  # Names the field that is missing or misshapen.
+        groups: list[dict[str, Any]] = [{"params": [parameters[name]], "name": name} for name in FIELDS]
+        groups[0] |= {"rule": rule.fingerprint, "step": 0, "scene_extent": scene_extent}
+        super().__init__(groups, defaults={})
+        self.rule = rule
+        self._features: Tensor | None = None
+        self._refused_steps = 0
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """The parameters as they are now, without a graph; shares their memory."""
+        return Gaussians(**{group["name"]: group["params"][0].detach() for group in self.param_groups})
+
+    @property
+    def inner_step(self) -> int:
+        """Steps taken so far, resumed ones included."""
+        return self.param_groups[0]["step"]
+
+    @property
+    def _means(self) -> Parameter:
+        return self.param_groups[0]["params"][0]
+
+    def bind(self, scene_extent: float, features: Float[Tensor, "n f"] | None = None) -> None:
+        """Tell the rule what is known of the scene before the first step; a resumed run keeps what it had.
+
+        Args:
+            scene_extent: See the class.
+            features: What the initializer knows of each Gaussian, for rules that start from it.
+        """
+        if self.inner_step == 0:
+            self.param_groups[0]["scene_extent"] = scene_extent
+            self._features = features
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Apply the rule once to the gradients the parameters hold.
+
+        A step with non-finite gradients or deltas is refused as a whole: parameters and state stay as
+        they are, and a warning names field, count and step.
+
+        Raises:
+            FloatingPointError: when more than ``MAX_REFUSED_STEPS`` steps in a row had to be refused.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if all(group["params"][0].grad is None for group in self.param_groups):
+            return loss
+        gradients = Gaussians(**{group["name"]: _gradient(group["params"][0]) for group in self.param_groups})
+        if self._refuses("gradients", gradients):
+            return loss
+        gaussians = self.gaussians
+        state = self.state[self._means] or self.rule.init_state(gaussians, self._features)
+        feedback = Feedback(gradients, self.inner_step, self.param_groups[0]["scene_extent"])
+        delta, new_state = self.rule(gaussians, feedback, state)
+        if self._refuses("deltas", delta):
+            return loss
+        self._refused_steps = 0
+        for name, value in delta.items():
+            getattr(gaussians, name).add_(value)
+        self.state[self._means] = new_state
+        self.param_groups[0]["step"] += 1
+        return loss
+
+    def _refuses(self, what: str, values: Gaussians) -> bool:
+        counts = values.count_non_finite()
+        if not counts:
+            return False
+        self._refused_steps += 1
+        found = ", ".join(f"{count} in {name}" for name, count in counts.items())
+        message = f"Step {self.inner_step} refused: {what} hold NaN or infinite numbers ({found})"
+        if self._refused_steps > MAX_REFUSED_STEPS:
+            raise FloatingPointError(
+                f"{message}, as in the {MAX_REFUSED_STEPS} steps before; go on from the last checkpoint with smaller "
+                "rates, or look for broken images or poses."
+            )
+        logger.warning("%s; parameters stay as they are.", message)
+        return True
+
+    def resize(self, gaussians: Gaussians, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> None:
+        """Change the number of Gaussians from n to m, parameters and rows of state together.
+
+        Args:
+            gaussians: The m new Gaussians.
+            source: Old index each of them comes from.
+            fresh: True for those that were added rather than kept.
+
+        Raises:
+            ValueError: when the three do not have the same length, or an index is out of range.
+        """
+        n, m = len(self._means), len(gaussians)
+        if source.shape != (m,) or fresh.shape != (m,):
+            raise ValueError(
+                f"There are {m} new Gaussians, source has shape {tuple(source.shape)} and fresh {tuple(fresh.shape)}; "
+                "give one entry per new Gaussian."
+            )
+        if m and not 0 <= int(source.min()) <= int(source.max()) < n:
+            raise ValueError(f"source runs from {int(source.min())} to {int(source.max())}; there are {n} Gaussians.")
+        if self.state[self._means]:
+            self.state[self._means] = self.rule.resize_state(self.state[self._means], source, fresh)
+        if self._features is not None:
+            self._features = self._features[source]
+        for group in self.param_groups:
+            parameter = group["params"][0]
+            # The Parameter object stays, so that whoever else holds it sees the new size.
+            parameter.data = getattr(gaussians, group["name"]).detach().to(parameter).clone()
+            parameter.grad = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume from a saved state.
+
+        Raises:
+            RuleMismatchError: when the state was written by another rule, or the same with other options.
+        """
+        saved = state_dict["param_groups"][0].get("rule", "an optimizer per field")
+        if saved != self.rule.fingerprint:
+            raise RuleMismatchError(
+                f"The checkpoint was trained with rule [{saved}], this run uses [{self.rule.fingerprint}]; "
+                "resume with the same rule, weights and horizon, or train without a checkpoint to load."
+            )
+        super().load_state_dict(state_dict)
+        # torch casts per-parameter state to the parameter's dtype; counters and indices must stay integers.
+        for name, value in state_dict["state"].get(0, {}).items():
+            self.state[self._means][name] = value.detach().to(self._means.device, copy=True)
+
+
+def _gradient(parameter: Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

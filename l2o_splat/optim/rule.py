@@ -1,0 +1,77 @@
+"""The update rule: one pure function that moves all parameters of a scene at once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from l2o_splat.gaussians import Gaussians
+
+RuleState = dict[str, Tensor]
+"""What a rule remembers between steps: named tensors of any dtype with one row per Gaussian (``"n ..."``)."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a rule is told about the scene in one inner step."""
+
+    gradients: Gaussians
+    """Gradient of the step's loss (mean over pixels, sum over views) to every unactivated parameter."""
+    step: int
+    """Inner steps taken before this one."""
+    scene_extent: float
+    """1.1 x the largest distance of a training camera from their mean, scene units (as gsplat's trainer)."""
+
+
+class UpdateRule(nn.Module):
+    """Maps Gaussians and feedback to a delta; hand-designed and learned optimizers alike.
+
+    A rule is pure: it keeps nothing between calls but its own weights. Everything else lives in the
+    state it is handed and returns, row-aligned with the Gaussians, so that saving, resuming and
+    changing the number of Gaussians work for every rule in the same way.
+    """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Name, options and weights hash in one line; a checkpoint resumes only with the same one."""
+
+    @abstractmethod
+    def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
+        """The state before the first step.
+
+        Args:
+            gaussians: The scene at its start.
+            features: What the initializer knows about each Gaussian, for rules that can use it.
+        """
+
+    @abstractmethod
+    def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
+        """One inner step.
+
+        Returns:
+            The delta to *add* to every parameter, and the state for the next step. Neither the
+            Gaussians nor the given state are changed.
+        """
+
+    def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
+        """The state after the number of Gaussians has changed from n to m.
+
+        Args:
+            state: State of the n old Gaussians.
+            source: Old index each of the m new Gaussians comes from.
+            fresh: True for Gaussians that were added (cloned, split, padded), False for those kept.
+
+        Returns:
+            State of the m new Gaussians: kept rows move along, added rows start at zero. Rules whose
+            state refers to other rows (neighbour lists) override this.
+        """
+        resized = {}
+        for name, rows in state.items():
+            moved = rows[source]
+            resized[name] = torch.where(fresh.view(-1, *[1] * (moved.ndim - 1)), torch.zeros_like(moved), moved)
+        return resized
