@@ -1,0 +1,173 @@
+"""The photometric loss of an inner step: 0.8 L1 + 0.2 (1 - SSIM), mean over pixels, sum over views.
+
+The reduction makes a step on eight views see the sum of eight gradients, which is what learned
+rules are trained with. Rendered images are not clamped to 0..1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+WINDOW = 11
+"""Side of the SSIM window in pixels; the map is ``WINDOW - 1`` pixels smaller than the images."""
+SIGMA = 1.5
+"""Standard deviation of the Gaussian SSIM window, pixels."""
+C1, C2 = 0.01**2, 0.03**2
+"""Stabilisers of SSIM for intensities in 0..1 (Wang et al. 2004, equations 6 and 9)."""
+
+
+def photometric_loss(
+    rendered: Float[Tensor, "v h w 3"],
+    images: Float[Tensor, "v h w 3"],
+    masks: Float[Tensor, "v h w 1"] | None = None,
+    ssim_weight: float = 0.2,
+) -> Float[Tensor, ""]:
+    """``(1 - ssim_weight) L1 + ssim_weight (1 - SSIM)``, mean over pixels and channels, sum over views.
+
+    Args:
+        rendered: Rendered views, sRGB, not clamped.
+        images: Photographs, sRGB 0 to 1.
+        masks: A pixel counts where its mask exceeds 0.5. The others, even if not finite, change neither
+            the value nor the gradient. Means are taken over the pixels that count; an SSIM window that
+            touches a masked pixel does not count, and a view with nothing that counts contributes 0.
+        ssim_weight: Share of the SSIM term, 0 to 1.
+
+    Raises:
+        ValueError: If the shapes differ, or the images are smaller than the SSIM window.
+    """
+    rendered, images, counted = _prepare(rendered, images, masks)
+    loss = (1 - ssim_weight) * _l1(rendered, images, counted)
+    if ssim_weight:
+        loss = loss + ssim_weight * _ssim_loss(rendered, images, counted)
+    return loss
+
+
+def l1(
+    rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"], masks: Float[Tensor, "v h w 1"] | None = None
+) -> Float[Tensor, ""]:
+    """Absolute difference, mean over the pixels that count, sum over views."""
+    return _l1(*_prepare(rendered, images, masks))
+
+
+def ssim_loss(
+    rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"], masks: Float[Tensor, "v h w 1"] | None = None
+) -> Float[Tensor, ""]:
+    """1 - SSIM, mean over the windows that touch no masked pixel, sum over views."""
+    return _ssim_loss(*_prepare(rendered, images, masks))
+
+
+def ssim_map(rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"]) -> Float[Tensor, "v h-10 w-10 3"]:
+    """Structural similarity of every whole window (Wang et al. 2004, equation 13).
+
+    Differentiable once, with respect to ``rendered`` only; ``images`` are constants.
+
+    Raises:
+        ValueError: If the images are smaller than the window.
+    """
+    if min(rendered.shape[1:3]) < WINDOW:
+        raise ValueError(
+            f"The images are {rendered.shape[2]} x {rendered.shape[1]} pixels; "
+            f"SSIM needs at least {WINDOW} x {WINDOW}: use larger images or ssim_weight=0."
+        )
+    return _SsimMap.apply(rendered, images.detach())
+
+
+def _prepare(rendered: Tensor, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Both images, equal where pixels do not count, and the pixels that do as [v h w 1] booleans (None: all)."""
+    if rendered.shape != images.shape or (masks is not None and masks.shape != (*images.shape[:3], 1)):
+        found = f"rendered {tuple(rendered.shape)}, images {tuple(images.shape)}"
+        found += "" if masks is None else f", masks {tuple(masks.shape)}"
+        raise ValueError(f"The loss got {found}; [v, h, w, 3] twice and masks [v, h, w, 1] are needed.")
+    if masks is None:
+        return rendered, images, None
+    counted = masks > 0.5
+    zero = rendered.new_zeros(())
+    return torch.where(counted, rendered, zero), torch.where(counted, images, zero), counted
+
+
+def _l1(rendered: Tensor, images: Tensor, counted: Tensor | None) -> Tensor:
+    difference = (rendered - images).abs()
+    if counted is None:
+        return difference.mean(dim=(1, 2, 3)).sum()
+    return _masked_mean(difference, counted).sum()
+
+
+def _ssim_loss(rendered: Tensor, images: Tensor, counted: Tensor | None) -> Tensor:
+    dissimilarity = 1 - ssim_map(rendered, images)
+    if counted is None:
+        return dissimilarity.mean(dim=(1, 2, 3)).sum()
+    masked = (~counted).to(dissimilarity.dtype).permute(0, 3, 1, 2)
+    whole = F.max_pool2d(masked, WINDOW, stride=1).permute(0, 2, 3, 1) == 0
+    return _masked_mean(dissimilarity, whole).sum()
+
+
+def _masked_mean(values: Float[Tensor, "v h w 3"], counted: Tensor) -> Float[Tensor, " v"]:
+    """Mean of each view over the pixels that count; 0 for a view that has none."""
+    total = torch.where(counted, values, values.new_zeros(())).sum(dim=(1, 2, 3))
+    return total / (counted.sum(dim=(1, 2, 3)) * values.shape[3]).clamp(min=1)
+
+
+def _window_weights() -> list[float]:
+    weights = [math.exp(-((k - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for k in range(WINDOW)]
+    return [weight / sum(weights) for weight in weights]
+
+
+_WEIGHTS = _window_weights()
+
+
+def _blur_axis(values: Tensor, dim: int) -> Tensor:
+    """Window average along one axis, whole windows only; sums of shifted copies outrun convolutions on CPUs."""
+    size = values.shape[dim] - WINDOW + 1
+    blurred = values.narrow(dim, 0, size) * _WEIGHTS[0]
+    for k in range(1, WINDOW):
+        blurred.add_(values.narrow(dim, k, size), alpha=_WEIGHTS[k])
+    return blurred
+
+
+def _blur(images: Float[Tensor, "v h w 3"]) -> Float[Tensor, "v h-10 w-10 3"]:
+    return _blur_axis(_blur_axis(images, 1), 2)
+
+
+def _blur_adjoint(maps: Float[Tensor, "v h-10 w-10 3"]) -> Float[Tensor, "v h w 3"]:
+    """Transpose of :func:`_blur`: the window is symmetric, so it is the same blur of zero-padded maps."""
+    border = WINDOW - 1
+    return _blur_axis(F.pad(_blur_axis(F.pad(maps, (0, 0, border, border)), 2), (0, 0, 0, 0, border, border)), 1)
+
+
+class _SsimMap(torch.autograd.Function):
+    """SSIM with a backward pass that keeps five maps instead of the twenty that autograd would."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
+        mean_x, mean_y = _blur(x), _blur(y)
+        squared_means, product_means = mean_x.square().add_(mean_y.square()), mean_x * mean_y
+        # Only the sum of both variances enters, so that one blur serves x^2 and y^2.
+        variances = _blur(x.square().add_(y.square())).sub_(squared_means)
+        covariance = _blur(x * y).sub_(product_means)
+        numerator = product_means.mul_(2).add_(C1)
+        numerator_structure = covariance.mul_(2).add_(C2)
+        denominator, denominator_structure = squared_means.add_(C1), variances.add_(C2)
+        scale = (denominator * denominator_structure).reciprocal_()
+        ssim = numerator * numerator_structure * scale
+        if ctx.needs_input_grad[0]:
+            by_product = numerator * scale * 2
+            by_square = ssim / denominator_structure
+            by_mean = mean_y * (numerator_structure - numerator) * scale
+            by_mean.add_(mean_x * (by_square - ssim / denominator)).mul_(2)
+            ctx.save_for_backward(x, y, by_mean, by_square, by_product)
+        return ssim
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        x, y, by_mean, by_square, by_product = ctx.saved_tensors
+        gradient = _blur_adjoint(grad * by_mean)
+        gradient.addcmul_(_blur_adjoint(grad * by_square), x, value=-2)
+        gradient.addcmul_(_blur_adjoint(grad * by_product), y)
+        return gradient, None

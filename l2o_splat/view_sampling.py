@@ -1,0 +1,119 @@
+"""Which views an inner step sees: a function of seed and step alone, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+ViewStrategy = Literal["fps", "random", "sequential", "neighbors"]
+
+
+def farthest_points(
+    centres: Float[np.ndarray, "n 3"], candidates: list[int], count: int, start: list[int]
+) -> list[int]:
+    """``start`` and further candidates, each the one farthest from all before it, ``count`` in all.
+
+    Args:
+        centres: Camera centres, scene units.
+        candidates: Indices that may be chosen; at least as many as are missing.
+        count: Length of the result.
+        start: Indices chosen already, at least one.
+    """
+    chosen = list(start)
+    pool = np.asarray([view for view in candidates if view not in set(start)], dtype=np.int64)
+    distance = np.full(len(pool), np.inf)
+    for view in chosen:
+        distance = np.minimum(distance, np.linalg.norm(centres[pool] - centres[view], axis=1))
+    while len(chosen) < count:
+        best = int(distance.argmax())
+        chosen.append(int(pool[best]))
+        distance = np.minimum(distance, np.linalg.norm(centres[pool] - centres[pool[best]], axis=1))
+        distance[best] = -1.0
+    return chosen
+
+
+class ViewSampler:
+    """Draws ``views_per_step`` training views for each inner step (Learn2Splat, arXiv 2605.15760, view sub-batching).
+
+    Views are drawn from a stack that is used up before any view comes again. When fewer than
+    ``views_per_step`` remain, all of them are drawn and the rest comes from a fresh full set, so that
+    every view comes equally often (the paper's code drops carried-over views from the fresh set, which
+    favours some views where the number of views is no multiple of ``views_per_step``). With no more
+    views than ``views_per_step`` every step sees all of them.
+
+    Strategies: ``random`` takes the top of a shuffled stack; ``sequential`` goes through the views in
+    order; ``fps`` starts at a random view of the stack and adds the farthest of it each time; ``neighbors``
+    takes the top of a shuffled stack and the views of the capture nearest to it (only the first is used up).
+
+    Args:
+        centres: Camera centres, scene units.
+        views_per_step: Views in each step.
+        strategy: One of the four above.
+        seed: Another seed gives another order.
+
+    Raises:
+        ValueError: for no cameras, no views per step or an unknown strategy.
+    """
+
+    def __init__(
+        self, centres: Float[np.ndarray, "n 3"], views_per_step: int, strategy: ViewStrategy, seed: int
+    ) -> None:
+        if len(centres) < 1 or views_per_step < 1:
+            raise ValueError(f"{views_per_step} views of {len(centres)} cameras were asked for; at least 1 is needed.")
+        if strategy not in get_args(ViewStrategy):
+            raise ValueError(f"View strategy {strategy!r} is unknown; choose one of {get_args(ViewStrategy)}.")
+        self.centres = np.asarray(centres, dtype=np.float64)
+        self.views_per_step = min(views_per_step, len(centres))
+        self.strategy = strategy
+        self.seed = seed
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._random = np.random.default_rng(self.seed)
+        self._stack: list[int] = []
+        self._next_step = 0
+
+    def views(self, step: int) -> list[int]:
+        """Indices of the views of an inner step.
+
+        Steps in order cost nothing extra; any other step replays the order from the first.
+        """
+        if step < self._next_step:
+            self._rewind()
+        while True:
+            drawn = self._draw()
+            self._next_step += 1
+            if self._next_step > step:
+                return drawn
+
+    def _draw(self) -> list[int]:
+        n, count = len(self.centres), self.views_per_step
+        if count == n:
+            return list(range(n))
+        if self.strategy == "neighbors":
+            return self._draw_neighbors(count)
+        drawn: list[int] = []
+        if len(self._stack) < count:
+            drawn, self._stack = self._stack, self._fresh_set()
+        candidates = [view for view in self._stack if view not in drawn]
+        if self.strategy == "fps":
+            start = drawn or [candidates[int(self._random.integers(len(candidates)))]]
+            drawn = farthest_points(self.centres, candidates, count, start)
+        else:
+            drawn = drawn + candidates[: count - len(drawn)]
+        # Views carried over from the last pass stay in the fresh one.
+        used = set(drawn) & set(candidates)
+        self._stack = [view for view in self._stack if view not in used]
+        return drawn
+
+    def _draw_neighbors(self, count: int) -> list[int]:
+        centre, *self._stack = self._stack or self._fresh_set()
+        distance = np.linalg.norm(self.centres - self.centres[centre], axis=1)
+        distance[centre] = -1.0
+        return np.argsort(distance, kind="stable")[:count].tolist()
+
+    def _fresh_set(self) -> list[int]:
+        n = len(self.centres)
+        return list(range(n)) if self.strategy == "sequential" else self._random.permutation(n).tolist()

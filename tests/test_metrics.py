@@ -1,0 +1,47 @@
+import logging
+
+import pytest
+import torch
+
+from l2o_splat.metrics import Lpips, psnr, ssim
+
+
+def test_psnr_of_a_known_error():
+    image = torch.full((8, 9, 3), 0.5)
+    assert psnr(image + 0.1, image) == pytest.approx(20.0, abs=1e-4)
+    assert psnr(image, image) == float("inf")
+
+
+def test_masked_pixels_do_not_count():
+    image = torch.rand(24, 30, 3)
+    rendered = image + 0.1
+    mask = torch.ones(24, 30, 1)
+    mask[:, :10] = 0
+    spoiled = rendered.clone()
+    spoiled[:, :10] = 5.0
+    assert psnr(spoiled, image, mask) == pytest.approx(20.0, abs=1e-4)
+    assert psnr(spoiled, image) < 10
+    assert ssim(image, image, mask) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_ssim_orders_images_by_structure():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(32, 32, 3, generator=generator)
+    noisy = (image + 0.1 * torch.randn(32, 32, 3, generator=generator)).clamp(0, 1)
+    assert ssim(image, image) == pytest.approx(1.0, abs=1e-5)
+    assert ssim(torch.full_like(image, 0.5), image) < ssim(noisy, image) < 1
+
+
+def test_lpips_without_its_backbone_is_left_out_with_one_line(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
+    metric = Lpips()
+    image = torch.rand(64, 64, 3)
+    with caplog.at_level(logging.WARNING):
+        assert metric(image, image) is None
+        assert metric(image, image) is None
+    assert [record.message.startswith("LPIPS is left out") for record in caplog.records] == [True]
