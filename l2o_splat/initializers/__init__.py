@@ -1,0 +1,1 @@
+"""Where a scene starts: from points, or from networks that look at photographs."""

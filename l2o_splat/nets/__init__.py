@@ -1,0 +1,1 @@
+"""Networks and the neighbour search they attend over."""
