@@ -1,0 +1,167 @@
+"""A posed capture, in memory and on disk.
+
+On disk it is what nerfstudio's ``nerfstudio-data`` reads: ``images/``, ``transforms.json`` (camera-to-world
+matrices, OpenGL axes) and ``sparse_pc.ply`` (xyz and rgb), all in one world frame.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from plyfile import PlyData, PlyElement, PlyParseError
+from torch import Tensor
+
+from l2o_splat.views import PinholeCameras, Views, opencv_from_opengl, opengl_from_opencv
+
+_COLOURS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class Points:
+    """Sparse points of a scene, as structure from motion finds them."""
+
+    xyz: Float[Tensor, "p 3"]
+    """World frame, scene units."""
+    rgb: Float[Tensor, "p 3"]
+    """sRGB, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if self.xyz.ndim != 2 or self.xyz.shape[1] != 3 or self.rgb.shape != self.xyz.shape:
+            raise ValueError(
+                f"xyz have shape {tuple(self.xyz.shape)} and rgb {tuple(self.rgb.shape)}; [p, 3] is needed for both."
+            )
+
+    def __len__(self) -> int:
+        return self.xyz.shape[0]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Posed photographs and sparse points in one world frame."""
+
+    views: Views
+    points: Points
+
+
+def write_capture(directory: Path, capture: Capture) -> None:
+    """Write images (8-bit PNG), ``transforms.json`` and ``sparse_pc.ply`` to a new directory.
+
+    The directory appears complete or not at all.
+
+    Raises:
+        FileExistsError: ``directory`` already holds something, or another writer was first.
+    """
+    with new_directory(directory) as partial:
+        (partial / "images").mkdir()
+        names = [f"images/{i:04d}.png" for i in range(len(capture.views))]
+        for name, image in zip(names, capture.views.images, strict=True):
+            pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+            Image.fromarray(pixels).save(partial / name, compress_level=3)
+        write_transforms(partial, names, capture.views.cameras, capture.points)
+
+
+def write_transforms(directory: Path, names: Sequence[str], cameras: PinholeCameras, points: Points) -> None:
+    """Write ``transforms.json`` and ``sparse_pc.ply`` for images that lie at ``names`` in the directory."""
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(cameras), 1, 1)
+    poses[:, :3] = opengl_from_opencv(cameras.viewmats.double().cpu())
+    frames = []
+    for name, pose, K in zip(names, poses.tolist(), cameras.Ks.tolist(), strict=True):
+        intrinsics = {"fl_x": K[0][0], "fl_y": K[1][1], "cx": K[0][2], "cy": K[1][2]}
+        frames.append({"file_path": name, **intrinsics, "transform_matrix": pose})
+    size = {"w": cameras.width, "h": cameras.height}
+    meta = {"camera_model": "OPENCV", **size, "ply_file_path": "sparse_pc.ply", "frames": frames}
+    (directory / "transforms.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    _write_ply(directory / "sparse_pc.ply", points)
+
+
+def read_capture(directory: Path) -> Capture:
+    """Read a capture of undistorted photographs of one size, in the order of their names.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: The cameras have distortion, or the images differ in size from ``transforms.json``.
+    """
+    path = directory / "transforms.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}; give a folder that nerfstudio-data can read.")
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    frames = [{**meta, **frame} for frame in sorted(meta["frames"], key=lambda frame: frame["file_path"])]
+    if any(frame.get(key) for frame in frames for key in ("k1", "k2", "k3", "k4", "p1", "p2")):
+        raise ValueError(f"{path} has lens distortion; undistort the photographs first (l2o photos does).")
+    if "ply_file_path" not in meta:
+        raise FileNotFoundError(f"{path} names no points (ply_file_path); make the capture with its sparse points.")
+    width, height = int(frames[0]["w"]), int(frames[0]["h"])
+    images = np.empty((len(frames), height, width, 3), np.float32)
+    for frame, image in zip(frames, images, strict=True):
+        with Image.open(directory / frame["file_path"]) as photograph:
+            if photograph.size != (width, height):
+                raise ValueError(
+                    f"{frame['file_path']} has {photograph.size} pixels but {path} says {(width, height)}; "
+                    "all photographs of a capture need one size."
+                )
+            image[:] = np.asarray(photograph.convert("RGB"), np.float32) / 255
+    poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64)
+    Ks = torch.eye(3).repeat(len(frames), 1, 1)
+    for K, frame in zip(Ks, frames, strict=True):
+        K[0, 0], K[1, 1], K[0, 2], K[1, 2] = (float(frame[key]) for key in ("fl_x", "fl_y", "cx", "cy"))
+    cameras = PinholeCameras(opencv_from_opengl(poses[:, :3]).float(), Ks, width, height)
+    return Capture(Views(cameras, torch.from_numpy(images)), _read_ply(directory / meta["ply_file_path"]))
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A sibling directory to fill, which takes the name ``directory`` when the block ends without an error.
+
+    A killed process leaves at most the hidden sibling behind.
+
+    Raises:
+        FileExistsError: ``directory`` already holds something, at the start or at the end.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} already holds something; choose another folder or remove it first.")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:12]}.partial"
+    partial.mkdir()
+    try:
+        yield partial
+        try:
+            partial.rename(directory)
+        except OSError as error:
+            if not directory.exists():
+                raise
+            raise FileExistsError(f"{directory} was written by another process meanwhile; it was kept.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_ply(path: Path, points: Points) -> None:
+    columns = [*((axis, "<f4") for axis in "xyz"), *((colour, "u1") for colour in _COLOURS)]
+    vertices = np.empty(len(points), columns)
+    for i, axis in enumerate("xyz"):
+        vertices[axis] = points.xyz[:, i].cpu().numpy()
+    for i, colour in enumerate(_COLOURS):
+        vertices[colour] = (points.rgb[:, i].clamp(0, 1) * 255).round().cpu().numpy()
+    PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(path))
+
+
+def _read_ply(path: Path) -> Points:
+    """Vertices with x, y, z and 8-bit red, green, blue."""
+    try:
+        vertices = PlyData.read(str(path))["vertex"]
+        xyz = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float32)
+        rgb = np.stack([vertices[colour] for colour in _COLOURS], axis=1).astype(np.float32) / 255
+    except (PlyParseError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as points ({error}); a PLY with vertices x, y, z, red, green, blue is needed."
+        ) from error
+    return Points(torch.from_numpy(xyz), torch.from_numpy(rgb))

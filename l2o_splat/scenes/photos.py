@@ -1,0 +1,236 @@
+"""From a folder of photographs to a posed capture, by structure from motion with COLMAP.
+
+SIFT features, matching, incremental mapping and undistortion all come from ``pycolmap`` (COLMAP,
+Schoenberger and Frahm, CVPR 2016) on the CPU; it is an optional dependency.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from l2o_splat.scenes.capture import Points, new_directory, write_transforms
+from l2o_splat.views import PinholeCameras
+
+Matcher = Literal["exhaustive", "sequential"]
+
+_SEED = 0
+_JPEG_QUALITY = 95
+
+
+class PhotosError(ValueError):
+    """The photographs cannot be posed; the message says what was found, what is needed and what to do."""
+
+
+@dataclass(frozen=True)
+class PosedPhotos:
+    """What became of the photographs."""
+
+    num_photos: int
+    """Photographs that could be read."""
+    unregistered: list[str]
+    """Names of those that got no pose and are not in the capture."""
+    num_points: int
+    """Points of the sparse cloud."""
+    mean_reprojection_error: float
+    """Over all observations of all points, pixels."""
+
+    @property
+    def num_registered(self) -> int:
+        """Photographs with a pose."""
+        return self.num_photos - len(self.unregistered)
+
+
+def pose_photos(
+    photos: Path,
+    out: Path,
+    *,
+    max_size: int = 1600,
+    matcher: Matcher = "exhaustive",
+    report: Callable[[str], None] = print,
+) -> PosedPhotos:
+    """Pose the photographs of a folder and write an undistorted capture.
+
+    The capture holds ``images/*.jpg``, ``sparse/0/*.bin`` (COLMAP, one PINHOLE camera), and the same cameras
+    and points as ``transforms.json`` and ``sparse_pc.ply``; so both ``colmap --colmap-path sparse/0`` and
+    ``nerfstudio-data`` read it. It appears complete or not at all; the photographs are only read.
+
+    Args:
+        photos: Folder of photographs of one size from one camera; subfolders are not searched.
+        out: Folder of the capture: new or empty, not within ``photos``.
+        max_size: Longer photographs are reduced to this many pixels on the long side.
+        matcher: ``exhaustive`` compares every pair; ``sequential`` each photograph with the next 10 in the
+            order of their names, for long walks and video frames.
+        report: Receives one line per stage.
+
+    Raises:
+        PhotosError: pycolmap is missing, the folders are not fit, or too few photographs can be read or posed.
+    """
+    _check_folders(photos, out)
+    if max_size < 64:
+        raise PhotosError(f"max_size is {max_size}; at least 64 pixels are needed to find features.")
+    pycolmap = _import_pycolmap()
+    with new_directory(out) as partial, _quiet(pycolmap):
+        work = partial / "work"
+        names = _prepare(photos, work / "images", max_size, report)
+        model = _reconstruct(pycolmap, work, names, matcher, report)
+        report("Undistorting the photographs.")
+        (work / "model").mkdir()
+        model.write(work / "model")
+        pycolmap.undistort_images(
+            work / "undistorted", work / "model", work / "images", jpeg_quality=_JPEG_QUALITY, output_type="COLMAP"
+        )
+        (work / "undistorted" / "images").rename(partial / "images")
+        (partial / "sparse").mkdir()
+        (work / "undistorted" / "sparse").rename(partial / "sparse" / "0")
+        _write_transforms(partial, pycolmap.Reconstruction(partial / "sparse" / "0"))
+        shutil.rmtree(work)
+        registered = {image.name for image in model.images.values() if image.has_pose}
+        result = PosedPhotos(
+            num_photos=len(names),
+            unregistered=[original for name, original in names.items() if name not in registered],
+            num_points=model.num_points3D(),
+            mean_reprojection_error=model.compute_mean_reprojection_error(),
+        )
+    missing = f"; without a pose: {', '.join(result.unregistered)}" if result.unregistered else ""
+    report(
+        f"Posed {result.num_registered} of {result.num_photos} photographs with {result.num_points} points, "
+        f"mean reprojection error {result.mean_reprojection_error:.2f} px{missing}."
+    )
+    return result
+
+
+def _check_folders(photos: Path, out: Path) -> None:
+    if not photos.is_dir():
+        raise PhotosError(f"There is no folder {photos}; give the folder that holds the photographs.")
+    if out.resolve().is_relative_to(photos.resolve()):
+        raise PhotosError(f"{out} lies within {photos}; choose a folder for the capture outside the photographs.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise PhotosError(f"{out} already holds something; choose a new folder for the capture or remove it first.")
+    existing = next(parent for parent in out.resolve().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise PhotosError(f"{out} cannot be created, as {existing} is no folder to write to; choose another place.")
+
+
+def _import_pycolmap() -> ModuleType:
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise PhotosError(
+            f"Posing photographs needs pycolmap ({error}); install it with: pip install 'l2o_splat[photos]'"
+        ) from error
+    return pycolmap
+
+
+@contextmanager
+def _quiet(pycolmap: ModuleType):
+    """COLMAP prints nothing within: what matters is reported or raised."""
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level
+
+
+def _prepare(photos: Path, folder: Path, max_size: int, report: Callable[[str], None]) -> dict[str, str]:
+    """Upright JPEG copies of at most ``max_size`` pixels; returns the original name of each copy."""
+    report(f"Reading the photographs in {photos}.")
+    folder.mkdir(parents=True)
+    paths = sorted(path for path in photos.iterdir() if path.is_file() and _looks_like_image(path))
+    stems = Counter(path.stem for path in paths)
+    names: dict[str, str] = {}
+    unreadable: list[str] = []
+    sizes: Counter[tuple[int, int]] = Counter()
+    for path in paths:
+        name = f"{path.stem if stems[path.stem] == 1 else path.name}.jpg"
+        try:
+            with Image.open(path) as photograph:
+                upright = ImageOps.exif_transpose(photograph)
+                exif, size = upright.getexif(), upright.size
+                upright = upright.convert("RGB")
+                upright.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            unreadable.append(path.name)
+            continue
+        # COLMAP takes its first guess of the focal length from the EXIF data.
+        upright.save(folder / name, quality=_JPEG_QUALITY, subsampling=0, exif=exif)
+        names[name] = path.name
+        sizes[size] += 1
+    listed = ", ".join(unreadable[:8]) + (f" and {len(unreadable) - 8} more" if len(unreadable) > 8 else "")
+    if len(names) < 2:
+        found = f"; these could not be read: {listed}" if unreadable else ""
+        raise PhotosError(
+            f"{photos} holds {len(names)} readable photographs{found}; at least 2 are needed, in JPEG, PNG or TIFF."
+        )
+    if len(sizes) > 1:
+        counts = ", ".join(f"{count} of {width} x {height}" for (width, height), count in sizes.most_common(4))
+        raise PhotosError(
+            f"The photographs in {photos} differ in size ({counts} pixels); one size and orientation is needed: "
+            "leave the others out or crop them."
+        )
+    if unreadable:
+        report(f"Left out {len(unreadable)} files that could not be read: {listed}.")
+    return names
+
+
+def _looks_like_image(path: Path) -> bool:
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    return not path.name.startswith(".") and (kind.startswith("image/") or path.suffix.lower() in (".heic", ".webp"))
+
+
+def _reconstruct(pycolmap: ModuleType, work: Path, names: dict[str, str], matcher: Matcher, report):
+    """Features, matches and the largest reconstruction of the prepared photographs."""
+    pycolmap.set_random_seed(_SEED)
+    database = work / "database.db"
+    report(f"Finding features in {len(names)} photographs.")
+    # Numbered by name before the threads of the extraction race: readers of the model hold out every 8th number.
+    pycolmap.Database.open(database).close()
+    pycolmap.import_images(database, work / "images", pycolmap.CameraMode.SINGLE, image_names=sorted(names))
+    pycolmap.extract_features(
+        database, work / "images", camera_mode=pycolmap.CameraMode.SINGLE, device=pycolmap.Device.cpu
+    )
+    report(f"Matching features ({matcher}).")
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = _SEED
+    match = {"exhaustive": pycolmap.match_exhaustive, "sequential": pycolmap.match_sequential}[matcher]
+    match(database, verification_options=verification, device=pycolmap.Device.cpu)
+    report("Estimating poses.")
+    options = pycolmap.IncrementalPipelineOptions()
+    options.min_model_size = 2
+    options.random_seed = _SEED
+    (work / "models").mkdir()
+    models = pycolmap.incremental_mapping(database, work / "images", work / "models", options=options)
+    if not models:
+        raise PhotosError(
+            f"None of the {len(names)} photographs could be posed; they need detail, sharpness and more than half of "
+            "each shared with the next: take more photographs around the same scene."
+        )
+    return max(models.values(), key=lambda model: model.num_reg_images())
+
+
+def _write_transforms(directory: Path, model) -> None:
+    """The cameras and points of an undistorted model in nerfstudio's convention."""
+    images = sorted(model.images.values(), key=lambda image: image.name)
+    viewmats = np.tile(np.eye(4), (len(images), 1, 1))
+    viewmats[:, :3] = [image.cam_from_world().matrix() for image in images]
+    Ks = np.stack([model.cameras[image.camera_id].calibration_matrix() for image in images])
+    camera = model.cameras[images[0].camera_id]
+    cameras = PinholeCameras(torch.from_numpy(viewmats), torch.from_numpy(Ks), camera.width, camera.height)
+    points = [model.points3D[i] for i in sorted(model.points3D)]
+    xyz = np.array([point.xyz for point in points], np.float32).reshape(-1, 3)
+    rgb = np.array([point.color for point in points], np.float32).reshape(-1, 3) / 255
+    names = [f"images/{image.name}" for image in images]
+    write_transforms(directory, names, cameras, Points(torch.from_numpy(xyz), torch.from_numpy(rgb)))

@@ -1,0 +1,175 @@
+"""Posing photographs: poses agree with a careful reconstruction, and folders that cannot work are refused early."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from l2o_splat.scenes.capture import read_capture
+from l2o_splat.scenes.photos import PhotosError, pose_photos
+
+FOX = Path(__file__).resolve().parents[3] / "shared" / "data" / "fox"
+
+
+def picture(path: Path, size: tuple[int, int] = (120, 90)) -> None:
+    noise = np.random.default_rng(len(path.name)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(PhotosError, match=r"no folder .*nowhere"):
+        pose_photos(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_the_capture_must_lie_outside_the_photographs(photos):
+    with pytest.raises(PhotosError, match="lies within"):
+        pose_photos(photos, photos / "out")
+
+
+def test_a_folder_in_use_is_not_touched(photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(PhotosError, match="already holds something"):
+        pose_photos(photos, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+
+def test_a_capture_that_cannot_be_created_is_refused(photos, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PhotosError, match="cannot be created"):
+        pose_photos(photos, tmp_path / "file" / "out")
+
+
+def test_a_missing_pycolmap_is_explained(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    with pytest.raises(PhotosError, match=r"pip install 'l2o_splat\[photos\]'"):
+        pose_photos(photos, tmp_path / "out")
+
+
+def test_too_few_readable_photographs_are_counted_and_the_others_named(photos, tmp_path):
+    pytest.importorskip("pycolmap")
+    picture(photos / "a.png")
+    (photos / "b.jpg").write_bytes((photos / "a.png").read_bytes()[:300])
+    (photos / "c.heic").write_bytes(b"not for us")
+    (photos / "notes.txt").write_text("ignored")
+    with pytest.raises(PhotosError, match=r"1 readable photographs.*b\.jpg, c\.heic;"):
+        pose_photos(photos, tmp_path / "out", report=lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_photographs_of_two_sizes_are_counted(photos, tmp_path):
+    pytest.importorskip("pycolmap")
+    for name in "abc":
+        picture(photos / f"{name}.png")
+    picture(photos / "tall.png", (90, 120))
+    with pytest.raises(PhotosError, match="3 of 120 x 90, 1 of 90 x 120"):
+        pose_photos(photos, tmp_path / "out", report=lambda _: None)
+
+
+def test_unrelated_pictures_cannot_be_posed(photos, tmp_path):
+    pytest.importorskip("pycolmap")
+    for name in ("a", "bb", "ccc"):
+        picture(photos / f"{name}.png")
+    with pytest.raises(PhotosError, match="None of the 3 photographs"):
+        pose_photos(photos, tmp_path / "out", report=lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.fixture(scope="module")
+def posed(tmp_path_factory):
+    """Eight neighbouring photographs of the fox, posed at 480 pixels."""
+    pytest.importorskip("pycolmap")
+    if not FOX.is_dir():
+        pytest.skip(f"needs the capture {FOX}")
+    folder = tmp_path_factory.mktemp("fox")
+    (folder / "photos").mkdir()
+    for path in sorted((FOX / "images").iterdir())[:8]:
+        shutil.copy(path, folder / "photos" / path.name)
+    lines: list[str] = []
+    result = pose_photos(folder / "photos", folder / "out", max_size=480, report=lines.append)
+    return folder, result, lines
+
+
+def test_most_photographs_are_posed_and_reported(posed):
+    folder, result, lines = posed
+    assert result.num_photos == 8
+    assert result.num_registered >= 7
+    assert result.num_points > 300
+    assert result.mean_reprojection_error < 1
+    assert lines[-1].startswith(f"Posed {result.num_registered} of 8 photographs")
+    assert sorted(path.name for path in folder.iterdir()) == ["out", "photos"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "images",
+        "sparse",
+        "sparse_pc.ply",
+        "transforms.json",
+    ]
+    assert len(list((folder / "photos").iterdir())) == 8
+
+
+def test_poses_agree_with_the_reference(posed):
+    folder, result, _ = posed
+    found = read_capture(folder / "out")
+    assert max(found.views.cameras.width, found.views.cameras.height) <= 490
+    names = [
+        Path(frame["file_path"]).name for frame in json.loads((folder / "out/transforms.json").read_text())["frames"]
+    ]
+    assert len(names) == result.num_registered
+    reference = {
+        Path(frame["file_path"]).name: np.array(frame["transform_matrix"])
+        for frame in json.loads((FOX / "transforms.json").read_text())["frames"]
+    }
+    theirs = np.stack([reference[name] for name in names])
+    a, b = found.views.cameras.centres.double().numpy(), theirs[:, :3, 3]
+    # Least-squares similarity (Umeyama 1991) from our centres to theirs.
+    u, singular, vt = np.linalg.svd((b - b.mean(0)).T @ (a - a.mean(0)))
+    flip = np.diag([1, 1, np.linalg.det(u @ vt)])
+    rotation = u @ flip @ vt
+    scale = np.trace(flip @ np.diag(singular)) / ((a - a.mean(0)) ** 2).sum()
+    residual = scale * (a - a.mean(0)) @ rotation.T - (b - b.mean(0))
+    extent = np.linalg.norm(b - b.mean(0), axis=1).max()
+    assert np.sqrt((residual**2).sum(1).mean()) < 0.02 * extent
+    ours = found.views.cameras.viewmats[:, :3, :3].double().numpy().transpose(0, 2, 1) * [1, -1, -1]
+    angles = np.einsum("vij,vij->v", rotation @ ours, theirs[:, :3, :3])
+    assert np.degrees(np.arccos(np.clip((angles - 1) / 2, -1, 1))).max() < 1
+
+
+def test_photographs_are_numbered_by_name(posed):
+    pycolmap = pytest.importorskip("pycolmap")
+    model = pycolmap.Reconstruction(posed[0] / "out" / "sparse" / "0")
+    names = [model.images[i].name for i in sorted(model.images)]
+    assert names == sorted(names)
+    assert [camera.model.name for camera in model.cameras.values()] == ["PINHOLE"]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_nerfstudio_reads_both_formats_alike(posed, split):
+    colmap = pytest.importorskip("nerfstudio.data.dataparsers.colmap_dataparser")
+    nerfstudio = pytest.importorskip("nerfstudio.data.dataparsers.nerfstudio_dataparser")
+    out = posed[0] / "out"
+    options = {"data": out, "downscale_factor": 1, "eval_mode": "interval", "auto_scale_poses": False}
+    options |= {"orientation_method": "none", "center_method": "none"}
+    a = colmap.ColmapDataParserConfig(
+        **options, colmap_path=Path("sparse/0"), assume_colmap_world_coordinate_convention=False
+    )
+    b = nerfstudio.NerfstudioDataParserConfig(**options, load_3D_points=True)
+    a, b = a.setup().get_dataparser_outputs(split), b.setup().get_dataparser_outputs(split)
+    assert a.image_filenames == b.image_filenames
+    assert all(path.is_file() for path in a.image_filenames)
+    torch.testing.assert_close(a.cameras.camera_to_worlds, b.cameras.camera_to_worlds, rtol=0, atol=1e-4)
+    torch.testing.assert_close(a.cameras.fx, b.cameras.fx)
+    torch.testing.assert_close(a.cameras.cy, b.cameras.cy)
+    mine, theirs = (outputs.metadata["points3D_xyz"].sort(dim=0).values for outputs in (a, b))
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
