@@ -1,0 +1,46 @@
+"""How the functions of the cpu backend are compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+
+_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("cpu_*.py"))))
+
+# "contract" fuses multiplications and additions; unlike all of fastmath it leaves infinities and NaN as they are.
+_OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy"}
+
+
+def kernel(function: Callable) -> Callable:
+    """Compile ``function`` on first use and keep the machine code on disk.
+
+    Kernels release the global interpreter lock, so that :mod:`l2o_splat.rendering.threads` can run several at a
+    time. The code is kept beside the source, or in the user's cache folder where that is read-only, or in
+    ``NUMBA_CACHE_DIR``.
+    """
+    # numba looks for edits in the file of the kernel alone, yet constants and helpers come from other files. So the
+    # name under which the machine code is kept says which version of all of them it was made from.
+    function.__qualname__ = f"{function.__qualname__}_{_SOURCES.hexdigest()[:8]}"
+    try:
+        return numba.njit(nogil=True, cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        warnings.warn(
+            "No folder can be written to keep compiled kernels in, so every process will compile them again for about "
+            "20 seconds; set NUMBA_CACHE_DIR to a folder that can.",
+            stacklevel=2,
+        )
+        return numba.njit(nogil=True, **_OPTIONS)(function)
+
+
+def helper(function: Callable) -> Callable:
+    """Compile ``function`` for use in kernels; the compiler may copy it into them."""
+    return numba.njit(**_OPTIONS)(function)
+
+
+def inlined(function: Callable) -> Callable:
+    """Compile ``function`` for use in kernels, and always copy it into them: needed where every instruction counts."""
+    return numba.njit(inline="always", **_OPTIONS)(function)

@@ -1,0 +1,40 @@
+"""One tiny image, so that kernels are compiled and known to work before anything depends on them."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.views import PinholeCameras
+
+
+def draw_trial_image(device: torch.device | str) -> float:
+    """Draw and differentiate one Gaussian with the backend that the device uses.
+
+    numba and gsplat compile at the first image, for up to a minute. A viewer may abort an image at any line, and a
+    clock should not start inside a compiler, so both call this first.
+
+    Returns:
+        Seconds it took; a fraction of one where the kernels were in the cache.
+
+    Raises:
+        RuntimeError: when the image is not the one expected.
+    """
+    start = time.perf_counter()
+    rows = torch.zeros(1, 14)
+    rows[0, 6] = 1  # the identity rotation
+    rows[0, 10:14] = 2  # opaque and bright
+    rows = rows.to(device).requires_grad_()
+    viewmat = torch.eye(4)[None].clone()
+    viewmat[0, 2, 3] = 5
+    K = torch.tensor([[[16.0, 0, 8], [0, 16, 8], [0, 0, 1]]])
+    cameras = PinholeCameras(viewmat, K, width=16, height=16).to(device)
+    rendering = render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True))
+    rendering.rgb.sum().backward()
+    middle = float(rendering.alpha[0, 8, 8].detach())
+    if not 0.5 < middle < 1 or not torch.isfinite(rows.grad).all() or not rows.grad.any():
+        raise RuntimeError(f"The renderer drew a trial image with opacity {middle:.3f}; about 0.88 is expected.")
+    return time.perf_counter() - start
