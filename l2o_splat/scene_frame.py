@@ -29,6 +29,21 @@ def _reach(camera_centres: Tensor) -> float:
 
 
 @dataclass(frozen=True)
+class SceneCameras:
+    """What a rule may know of the cameras of a scene."""
+
+    centres: Float[Tensor, "v 3"]
+    """Centres of the training cameras, scene units."""
+    rescaled_by: float = 1.0
+    """Scene units per unit of the dataset (nerfstudio's ``dataparser_scale``)."""
+
+    @property
+    def extent(self) -> float:
+        """:func:`scene_extent`, or 1 where all cameras are in one place."""
+        return scene_extent(self.centres) or 1.0
+
+
+@dataclass(frozen=True)
 class SceneFrame:
     """``training = scale * (scene - centre)`` for points; frozen, so that a resumed run uses the same one."""
 

@@ -121,7 +121,8 @@ def _search_leaves(points: Tensor, tree: _Tree, first: int, last: int, k: int) -
     """All queries of some leaves and their neighbours."""
     own = tree.leaves[first:last]
     leaf_of_query = torch.arange(first, first + len(own), device=points.device)[:, None].expand_as(own)
-    valid = own >= 0
+    # Every nonzero makes the host wait for the device, a mask as an index hides one in each use.
+    valid = (own >= 0).nonzero(as_tuple=True)
     queries, leaf_of_query = own[valid], leaf_of_query[valid]
     positions = points[queries]
     members = tree.leaves[leaf_of_query]
@@ -138,12 +139,13 @@ def _search_leaves(points: Tensor, tree: _Tree, first: int, last: int, k: int) -
         near = outside.clamp(min=0).square().sum(dim=2) < bound[row]
         if level == len(tree.lower) - 1:
             near &= node != leaf_of_query[row]
-            break
-        row, node = row[near], node[near]
+        kept = near.nonzero(as_tuple=True)
+        row, node = row[kept], node[kept]
+        if level == len(tree.lower) - 1:
+            return queries, _merge(points, tree, queries, best, found, row, node)
         row = row[:, None].expand(-1, 2)
         node = torch.stack([2 * node, 2 * node + 1], dim=1)
         level += 1
-    return queries, _merge(points, tree, queries, best, found, row[near], node[near])
 
 
 def _merge(
@@ -163,7 +165,6 @@ def _merge(
     all_rows = torch.cat(rows)
     by_distance = torch.cat(distances).argsort()
     by_query = by_distance[all_rows[by_distance].argsort(stable=True)]
-    counts = all_rows.bincount(minlength=len(queries))
-    starts = counts.cumsum(0) - counts
+    starts = torch.searchsorted(all_rows[by_query], torch.arange(len(queries), device=points.device))
     nearest = by_query[starts[:, None] + torch.arange(k, device=points.device)]
     return torch.cat(indices)[nearest]

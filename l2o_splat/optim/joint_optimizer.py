@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,15 @@ from torch.nn import Parameter
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.rule import Feedback, UpdateRule
+from l2o_splat.scene_frame import SceneCameras
 
 logger = logging.getLogger(__name__)
 
 MAX_REFUSED_STEPS = 20
 """After so many refused steps in a row the run cannot recover, and the next one is an error."""
+
+TRIAL_GAUSSIANS = 2000
+"""Gaussians of the trial that tells how long a rule will need."""
 
 
 class RuleMismatchError(ValueError):
@@ -34,14 +39,14 @@ class JointOptimizer(torch.optim.Optimizer):
     Args:
         parameters: The six fields; any mapping (a ``ParameterDict``) will do.
         rule: Moves the parameters. Its own weights are not optimized and not saved here.
-        scene_extent: 1.1 x the largest distance of a training camera from their mean, scene units.
-            Rules whose rates are in units of the capture need it.
+
+    Rules whose rates are in units of the capture need :meth:`bind` before the first step.
     """
 
-    def __init__(self, parameters: Mapping[str, Parameter], rule: UpdateRule, scene_extent: float = 1.0) -> None:
+    def __init__(self, parameters: Mapping[str, Parameter], rule: UpdateRule) -> None:
         Gaussians.from_mapping(parameters)  # Names the field that is missing or misshapen.
         groups: list[dict[str, Any]] = [{"params": [parameters[name]], "name": name} for name in FIELDS]
-        groups[0] |= {"rule": rule.fingerprint, "step": 0, "scene_extent": scene_extent}
+        groups[0] |= {"rule": rule.fingerprint, "step": 0, "scene_extent": 1.0}
         super().__init__(groups, defaults={})
         self.rule = rule
         self._features: Tensor | None = None
@@ -61,16 +66,16 @@ class JointOptimizer(torch.optim.Optimizer):
     def _means(self) -> Parameter:
         return self.param_groups[0]["params"][0]
 
-    def bind(self, scene_extent: float, features: Float[Tensor, "n f"] | None = None) -> None:
-        """Tell the rule what is known of the scene before the first step; a resumed run keeps what it had.
+    def bind(self, scene: SceneCameras, features: Float[Tensor, "n f"] | None = None) -> None:
+        """Tell the rule what is known of the scene, before the first step or a saved state is loaded.
 
         Args:
-            scene_extent: See the class.
+            scene: The training cameras.
             features: What the initializer knows of each Gaussian, for rules that start from it.
         """
-        if self.inner_step == 0:
-            self.param_groups[0]["scene_extent"] = scene_extent
-            self._features = features
+        self.rule = self.rule.in_scene(scene)
+        self.param_groups[0] |= {"rule": self.rule.fingerprint, "scene_extent": scene.extent}
+        self._features = features
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -103,6 +108,23 @@ class JointOptimizer(torch.optim.Optimizer):
         self.state[self._means] = new_state
         self.param_groups[0]["step"] += 1
         return loss
+
+    @torch.no_grad()
+    def expected_seconds_per_step(self) -> float:
+        """Seconds that the rule will need per step here, from a trial on some of the Gaussians; nothing changes.
+
+        Raises:
+            ValueError: when the rule cannot work on the scene at all.
+        """
+        gaussians = self.gaussians[:TRIAL_GAUSSIANS]
+        state = self.rule.init_state(gaussians)
+        feedback = Feedback(gaussians.map(torch.ones_like), 0, self.param_groups[0]["scene_extent"])
+        self.rule(gaussians, feedback, state)  # The first call pays for what is built once.
+        start = time.perf_counter()
+        self.rule(gaussians, feedback, state)
+        if gaussians.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) * len(self._means) / max(len(gaussians), 1)
 
     def _refuses(self, what: str, values: Gaussians) -> bool:
         counts = values.count_non_finite()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.scene_frame import SceneCameras
 
 RuleState = dict[str, Tensor]
 """What a rule remembers between steps: named tensors of any dtype with one row per Gaussian (``"n ..."``)."""
@@ -34,6 +36,13 @@ class UpdateRule(nn.Module):
     state it is handed and returns, row-aligned with the Gaussians, so that saving, resuming and
     changing the number of Gaussians work for every rule in the same way.
     """
+
+    trained_raster: dict[str, Any] | None = None
+    """``RasterSettings`` the rule was trained with, those that differ from the defaults; None where any will do."""
+
+    def in_scene(self, scene: SceneCameras) -> UpdateRule:
+        """This rule for scenes whose cameras are known; rules that work in units of their own are framed here."""
+        return self
 
     @property
     @abstractmethod

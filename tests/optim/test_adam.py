@@ -8,9 +8,10 @@ import torch
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer
+from l2o_splat.scene_frame import SceneCameras, scene_extent
 
 HORIZON = 30
-EXTENT = 2.5
+EXTENT = scene_extent(torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]]))
 GSPLAT_RATES = {
     "means": 1.6e-4 * EXTENT,
     "scales": 5e-3,
@@ -36,7 +37,8 @@ def set_random_gradients(parameters, generator) -> None:
 
 def run_beside_torch(preset: str, rates: dict[str, float], betas=(0.9, 0.999), means_decay=1.0, steps=2 * HORIZON):
     ours, theirs = random_parameters(), random_parameters()
-    optimizer = JointOptimizer(ours, AdamRule(adam_options(preset, HORIZON)), scene_extent=EXTENT)
+    optimizer = JointOptimizer(ours, AdamRule(adam_options(preset, HORIZON)))
+    optimizer.bind(SceneCameras(torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]])))
     references = {name: torch.optim.Adam([theirs[name]], lr=rates[name], betas=betas, eps=1e-15) for name in FIELDS}
     generator = torch.Generator().manual_seed(1)
     for step in range(steps):

@@ -1,0 +1,1 @@
+"""Training of update rules: unrolls, their losses and the buffer they resume from."""

@@ -1,0 +1,296 @@
+"""Learn2Splat (arXiv 2605.15760): a point transformer proposes the step of every Gaussian."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.nets.knn import nearest_neighbours
+from l2o_splat.nets.update_network import SH_START, UpdateNetwork, UpdateNetworkShape
+from l2o_splat.optim.framed import FramedRule
+from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
+from l2o_splat.scene_frame import FrameConvention, SceneCameras, SceneFrame
+from l2o_splat.weights.format import Weights, WeightsCard
+
+logger = logging.getLogger(__name__)
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-15
+"""Moments of the Adam direction; the weights are trained with these."""
+
+
+@dataclass(frozen=True)
+class Learn2SplatConfig:
+    """Behaviour that the tensors of the weights do not tell; the defaults are those of the released weights."""
+
+    neighbours: int = 4
+    """Gaussians each one attends to, itself among them."""
+    active_only: bool = True
+    """Process only Gaussians with a gradient; the others keep parameters, state and counters."""
+    knn_refresh_interval: int = 1
+    """Steps between neighbour searches; above 1 only if all Gaussians are processed (active_only off)."""
+    log_scale_range: tuple[float, float] = (-8.0, 1.0986)
+    """Log-scales are clamped to this range before and after every step; training units."""
+    opacity_logit_limit: float = 7.0
+    """Opacity logits are clamped to plus and minus this before every step."""
+    sh_limit: float = 2.0
+    """SH coefficients are clamped to plus and minus this after every step."""
+    cap_sh_degree: int | None = None
+    """SH bands above this degree are held at zero; None leaves all free."""
+    latent_init: Literal["random", "zeros"] = "random"
+    """Latent state of a scene without features: independent standard normal numbers, or zeros."""
+    use_features: bool = True
+    """Start the latent state from the initializer's features where there are any."""
+    seed: int = 0
+    """Seed of the random latent state."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network; auto is bfloat16 autocast on CUDA, as in training, and float32 elsewhere."""
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples, and the same options must read the same in a fingerprint.
+        object.__setattr__(self, "log_scale_range", tuple(self.log_scale_range))
+        if self.knn_refresh_interval < 1:
+            raise ValueError(f"knn_refresh_interval is {self.knn_refresh_interval}; at least 1 step is needed.")
+        if self.active_only and self.knn_refresh_interval > 1:
+            raise ValueError(
+                f"knn_refresh_interval is {self.knn_refresh_interval} with active_only on; neighbours can be kept only "
+                "while the same Gaussians are processed: turn active_only off, or refresh in every step."
+            )
+        if self.latent_init not in ("random", "zeros"):
+            raise ValueError(f"latent_init is {self.latent_init!r}; 'random' or 'zeros' is needed.")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}; 'auto', 'float32' or 'bfloat16' is needed.")
+
+    def fast(self) -> Learn2SplatConfig:
+        """The flags of the published benchmarks: all Gaussians in every step, neighbours kept for 100 steps."""
+        return replace(self, active_only=False, knn_refresh_interval=100)
+
+
+def paper_columns(sh_bands: int) -> Int[Tensor, " d"]:
+    """Column of :meth:`Gaussians.pack` that each number of the paper's packing comes from.
+
+    The paper keeps quaternions as x, y, z, w and all red SH coefficients before green and blue;
+    ``Gaussians`` keeps w, x, y, z and the three colours of a band together.
+    """
+    spherical_harmonics = torch.arange(SH_START, SH_START + 3 * sh_bands).view(sh_bands, 3).T.flatten()
+    return torch.cat([torch.tensor([0, 1, 2, 3, 4, 5, 7, 8, 9, 6, 10]), spherical_harmonics])
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the network makes of one step, for the active Gaussians and in the paper's packing."""
+
+    active: Int[Tensor, " m"] | None
+    """Rows of the active Gaussians; None if all are."""
+    parameters: Float[Tensor, "m d"]
+    """Parameters as the network sees them, clamped."""
+    gradients: Float[Tensor, "m d"]
+    direction: Float[Tensor, "m d"]
+    """Adam direction of the gradients."""
+    step: Float[Tensor, "m d"]
+    """Numbers to add to ``parameters``."""
+    state: RuleState
+    """State of all n Gaussians for the next step."""
+
+
+class Learn2SplatRule(UpdateRule):
+    """The update rule of Learn2Splat on Gaussians in the units its weights were trained in.
+
+    Under ``torch.no_grad`` it works through a large scene in portions. With gradients on it keeps the
+    graph that meta-training needs: from the delta and the latent state to the weights and the latent
+    states of earlier steps; parameters and gradients enter detached.
+
+    State: ``latent [n 256]``, ``adam_m [n 59]`` and ``adam_v [n 59]`` (the paper's packing),
+    ``adam_t [n]`` (int64), and ``neighbours [n 4]`` (int64) while a search is kept for several steps.
+    """
+
+    def __init__(self, network: UpdateNetwork, config: Learn2SplatConfig = Learn2SplatConfig()) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.frame_convention: FrameConvention = "raw"
+        self.register_buffer("_paper_columns", paper_columns(network.shape.sh_bands), persistent=False)
+        self.register_buffer("_paper_rank", self._paper_columns.argsort(), persistent=False)
+
+    @classmethod
+    def from_weights(cls, weights: Weights, **options: Any) -> Learn2SplatRule:
+        """The rule that weights describe.
+
+        Args:
+            weights: Of the learn2splat system.
+            options: Fields of :class:`Learn2SplatConfig` that replace those of the weights.
+
+        Raises:
+            ValueError: If the weights are of another method or architecture, or an option is unknown.
+        """
+        tensors = weights.require("learn2splat").tensors
+        with torch.device("meta"):
+            network = UpdateNetwork(UpdateNetworkShape.of(tensors))
+        network.load_state_dict(tensors, assign=True)
+        known = {entry.name for entry in fields(Learn2SplatConfig)}
+        if unknown := sorted(options.keys() - known):
+            raise ValueError(f"learn2splat has no options {unknown}; {sorted(known)} can be set.")
+        if unknown := sorted(weights.card.behaviour.keys() - known):
+            raise ValueError(
+                f"The weights from {weights.card.source} have unknown options {unknown}; update l2o_splat."
+            )
+        rule = cls(network, Learn2SplatConfig(**weights.card.behaviour | options))
+        rule.trained_raster, rule.frame_convention = weights.card.raster, weights.card.scene_frame
+        return rule
+
+    def in_scene(self, scene: SceneCameras) -> UpdateRule:
+        return FramedRule(self, SceneFrame.from_cameras(self.frame_convention, scene.centres, scene.rescaled_by))
+
+    def to_weights(self, card: WeightsCard) -> Weights:
+        """These weights for saving; architecture and behaviour of the card are filled in from the rule."""
+        card = replace(card, architecture=asdict(self.network.shape), behaviour=asdict(self.config))
+        return Weights({name: tensor.detach() for name, tensor in self.network.state_dict().items()}, card)
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return f"learn2splat weights {digest.hexdigest()[:16]} {self.config}"
+
+    def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
+        """See :meth:`UpdateRule.init_state`.
+
+        Raises:
+            ValueError: If the features do not fit the Gaussians or the weights.
+        """
+        n, device = len(gaussians), gaussians.device
+        width, latent_width = self.network.shape.parameter_width, self.network.shape.latent_width
+        if features is not None and self.config.use_features:
+            if features.shape != (n, self.network.shape.feature_width):
+                raise ValueError(
+                    f"The features have shape {tuple(features.shape)}; {n} Gaussians and these weights need "
+                    f"({n}, {self.network.shape.feature_width}): turn use_features off to start without."
+                )
+            latent = self.network.latent_from_features(features).detach()
+        elif self.config.latent_init == "random":
+            # Drawn on the CPU, so that a seed means the same on every device.
+            generator = torch.Generator().manual_seed(self.config.seed)
+            latent = torch.randn(n, latent_width, generator=generator).to(device)
+        else:
+            latent = torch.zeros(n, latent_width, device=device)
+        return {
+            "latent": latent.to(self._latent_dtype(device)),
+            "adam_m": torch.zeros(n, width, device=device),
+            "adam_v": torch.zeros(n, width, device=device),
+            "adam_t": torch.zeros(n, dtype=torch.int64, device=device),
+        }
+
+    def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
+        """See :meth:`UpdateRule.forward`.
+
+        Raises:
+            ValueError: If there are fewer Gaussians than neighbours wanted.
+        """
+        proposal = self.propose(gaussians, feedback, state)
+        return self.delta(gaussians, proposal), proposal.state
+
+    def propose(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> Proposal:
+        """The network's step, before clamps."""
+        n, k = len(gaussians), self.config.neighbours
+        if n < k:
+            raise ValueError(f"There are {n} Gaussians; these weights attend to {k} neighbours and need at least {k}.")
+        parameters, gradients = self._read(gaussians), self._to_paper(feedback.gradients)
+        active = self._active(gradients, feedback.step)
+        new_state = dict(state)
+        if active is not None:
+            parameters, gradients = parameters[active], gradients[active]
+            state = {name: rows[active] for name, rows in state.items()}
+            if not len(active):
+                return Proposal(active, parameters, gradients, gradients, gradients, new_state)
+
+        direction, moments = _adam_direction(gradients, state)
+        neighbours = state.get("neighbours")
+        if neighbours is None or feedback.step % self.config.knn_refresh_interval == 0:
+            neighbours = nearest_neighbours(parameters[:, :3], k)
+        with self._autocast(parameters.device):
+            latent = state["latent"].to(self._latent_dtype(parameters.device))
+            step, latent = self.network(parameters, latent, direction, neighbours)
+        if self.config.knn_refresh_interval > 1:
+            new_state["neighbours"] = neighbours
+        for name, rows in {"latent": latent, **moments}.items():
+            new_state[name] = rows if active is None else new_state[name].to(rows.dtype).index_copy(0, active, rows)
+        return Proposal(active, parameters, gradients, direction, step, new_state)
+
+    def delta(self, gaussians: Gaussians, proposal: Proposal) -> Gaussians:
+        """What to add to the Gaussians so that the active ones become ``clamp(parameters + step)``."""
+        moved = proposal.parameters + proposal.step
+        log_scales = moved[:, 3:6].clamp(*self.config.log_scale_range)
+        harmonics = moved[:, SH_START:].clamp(-self.config.sh_limit, self.config.sh_limit)
+        moved = torch.cat([moved[:, :3], log_scales, moved[:, 6:SH_START], harmonics], dim=1)[:, self._paper_rank]
+        packed = gaussians.detach().pack()
+        width = min(packed.shape[1], moved.shape[1])
+        rows = packed if proposal.active is None else packed[proposal.active]
+        target = torch.cat([moved[:, :width], rows[:, width:]], dim=1)
+        if proposal.active is not None:
+            target = packed.index_copy(0, proposal.active, target)
+        if self.config.cap_sh_degree is not None:
+            free = SH_START + 3 * (self.config.cap_sh_degree + 1) ** 2
+            target = F.pad(target[:, :free], (0, max(packed.shape[1] - free, 0)))
+        return Gaussians.unpack(target - packed)
+
+    def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
+        """Added Gaussians take latent state and counter from their parents and start with zero moments."""
+        resized = super().resize_state(state, source, fresh)
+        resized["latent"] = state["latent"][source]
+        resized["adam_t"] = state["adam_t"][source]
+        resized.pop("neighbours", None)
+        return resized
+
+    def _active(self, gradients: Float[Tensor, "n d"], step: int) -> Int[Tensor, " m"] | None:
+        """Rows to process; None for all, and none where too few have a gradient to attend to each other."""
+        if not self.config.active_only:
+            return None
+        active = gradients.any(dim=1).nonzero()[:, 0]
+        if len(active) < self.config.neighbours:
+            logger.warning("Step %d moves nothing: only %d Gaussians have a gradient.", step, len(active))
+            return active[:0]
+        return None if len(active) == len(gradients) else active
+
+    def _to_paper(self, gaussians: Gaussians) -> Float[Tensor, "n d"]:
+        """Detached rows in the paper's packing; SH bands that the weights have and the scene lacks are zero."""
+        packed = gaussians.detach().pack()
+        width = len(self._paper_columns)
+        return F.pad(packed[:, :width], (0, max(width - packed.shape[1], 0)))[:, self._paper_columns]
+
+    def _read(self, gaussians: Gaussians) -> Float[Tensor, "n d"]:
+        """Parameters as the network sees them."""
+        rows = self._to_paper(gaussians)
+        # The paper stores linear scales and reads them with this floor; it shows in scales near the lower clamp.
+        rows[:, 3:6].exp_().add_(1e-8).log_().clamp_(*self.config.log_scale_range)
+        rows[:, 10].clamp_(-self.config.opacity_logit_limit, self.config.opacity_logit_limit)
+        if self.config.cap_sh_degree is not None:
+            rows[:, SH_START:].unflatten(1, (3, -1))[:, :, (self.config.cap_sh_degree + 1) ** 2 :] = 0
+        return rows
+
+    def _latent_dtype(self, device: torch.device) -> torch.dtype:
+        wanted = {"auto": torch.bfloat16 if device.type == "cuda" else torch.float32}
+        return wanted.get(self.config.precision) or getattr(torch, self.config.precision)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager:
+        bfloat16 = self._latent_dtype(device) == torch.bfloat16
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
+
+
+def _adam_direction(gradients: Float[Tensor, "m d"], state: RuleState) -> tuple[Float[Tensor, "m d"], RuleState]:
+    """Bias-corrected Adam direction (arXiv 1412.6980) with one step counter per Gaussian, and the new moments."""
+    t = state["adam_t"] + 1
+    m = state["adam_m"] * BETA1 + gradients * (1 - BETA1)
+    v = state["adam_v"] * BETA2 + gradients.square() * (1 - BETA2)
+    correction1, correction2 = (1 - beta ** t[:, None].float() for beta in (BETA1, BETA2))
+    direction = (m / correction1) / ((v / correction2).sqrt() + EPS)
+    return direction, {"adam_m": m, "adam_v": v, "adam_t": t}

@@ -1,0 +1,62 @@
+"""One rule after another: a learned rule for the first steps, another to finish, say."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
+from l2o_splat.scene_frame import SceneCameras
+
+
+class SequencedRule(UpdateRule):
+    """Uses ``first`` for ``switch_after`` steps and ``second`` from then on.
+
+    The second rule starts afresh at the switch: its state is initialized on the Gaussians as they are,
+    and its steps count from zero, so that its rates decay over its own horizon. The state of the first
+    is dropped. Changes in the number of Gaussians reach whichever rule is at work.
+    """
+
+    def __init__(self, first: UpdateRule, second: UpdateRule, switch_after: int) -> None:
+        super().__init__()
+        if switch_after < 1:
+            raise ValueError(f"The second rule should follow after {switch_after} steps; at least 1 is needed.")
+        self.first = first
+        self.second = second
+        self.switch_after = switch_after
+        self.trained_raster = first.trained_raster
+
+    def in_scene(self, scene: SceneCameras) -> UpdateRule:
+        return SequencedRule(self.first.in_scene(scene), self.second.in_scene(scene), self.switch_after)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"[{self.first.fingerprint}] for {self.switch_after} steps, then [{self.second.fingerprint}]"
+
+    def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
+        return _prefixed("first", self.first.init_state(gaussians, features))
+
+    def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
+        if feedback.step < self.switch_after:
+            delta, state = self.first(gaussians, feedback, _own("first", state))
+            return delta, _prefixed("first", state)
+        own = _own("second", state) or self.second.init_state(gaussians)
+        late = Feedback(feedback.gradients, feedback.step - self.switch_after, feedback.scene_extent)
+        delta, own = self.second(gaussians, late, own)
+        return delta, _prefixed("second", own)
+
+    def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
+        resized: RuleState = {}
+        for prefix, rule in (("first", self.first), ("second", self.second)):
+            if own := _own(prefix, state):
+                resized |= _prefixed(prefix, rule.resize_state(own, source, fresh))
+        return resized
+
+
+def _prefixed(prefix: str, state: RuleState) -> RuleState:
+    return {f"{prefix}.{name}": value for name, value in state.items()}
+
+
+def _own(prefix: str, state: RuleState) -> RuleState:
+    return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}

@@ -1,0 +1,98 @@
+"""``l2o weights``: list, show, fetch and convert weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from l2o_splat.weights.catalogue import CATALOGUE, fetch
+from l2o_splat.weights.format import Weights, save_weights
+from l2o_splat.weights.load import load_weights
+
+
+@dataclass
+class ListWeights:
+    """Published weights that can be named in place of a path."""
+
+    def run(self) -> None:
+        """Print one entry per name."""
+        for entry in CATALOGUE.values():
+            print(f"{entry.name} ({entry.system}): {entry.description}\n  {entry.location}\n  licence: {entry.licence}")
+
+
+@dataclass
+class ShowWeights:
+    """What weights are: method, widths, settings they were trained with, licence, source."""
+
+    weights: tyro.conf.Positional[str]
+    """Path, hf://owner/repo/file[@revision], name in the catalogue, or random:SEED."""
+
+    def run(self) -> None:
+        """Print the card."""
+        print(describe(load_weights(self.weights)))
+
+
+@dataclass
+class FetchWeights:
+    """Download weights into the hub's local cache, so that later runs need no network."""
+
+    weights: tyro.conf.Positional[str]
+    """hf://owner/repo/file[@revision], or name in the catalogue."""
+
+    def run(self) -> None:
+        """Download, check by loading, and print where they are."""
+        location = CATALOGUE[self.weights].location if self.weights in CATALOGUE else self.weights
+        local, _ = fetch(location)
+        print(f"{local}\n{describe(load_weights(self.weights))}")
+
+
+@dataclass
+class ConvertWeights:
+    """Write weights as NAME.safetensors and NAME.json."""
+
+    weights: tyro.conf.Positional[str]
+    """Original .ckpt or .pth file, or any other reference to weights."""
+    output: tyro.conf.Positional[Path]
+    """NAME of the pair of files to write."""
+    licence: str | None = None
+    """Licence to record; what the source says by default."""
+    strict: bool = True
+    """Refuse files with tensors that the network does not have, rather than leave these out."""
+
+    def run(self) -> None:
+        """Read, write and print what was written."""
+        print(describe(convert(self.weights, self.output, licence=self.licence, strict=self.strict)))
+
+
+def convert(source: str | Path, output: str | Path, licence: str | None = None, strict: bool = True) -> Weights:
+    """Write weights in the format of this package, see :class:`ConvertWeights`.
+
+    Returns:
+        The weights, with the card as written.
+
+    Raises:
+        WeightsError: If the source cannot be read.
+    """
+    weights = load_weights(source, strict=strict)
+    if licence is not None:
+        weights = replace(weights, card=replace(weights.card, licence=licence))
+    return replace(weights, card=save_weights(output, weights))
+
+
+def describe(weights: Weights) -> str:
+    """The card as indented JSON, and the number of parameters."""
+    numbers = sum(tensor.numel() for tensor in weights.tensors.values())
+    return f"{numbers} parameters in {len(weights.tensors)} tensors\n{json.dumps(asdict(weights.card), indent=2)}"
+
+
+WeightsCommand = (
+    Annotated[ListWeights, tyro.conf.subcommand("list")]
+    | Annotated[ShowWeights, tyro.conf.subcommand("show")]
+    | Annotated[FetchWeights, tyro.conf.subcommand("fetch")]
+    | Annotated[ConvertWeights, tyro.conf.subcommand("convert")]
+)
+"""All subcommands; ``tyro.cli(WeightsCommand).run()`` parses and runs one."""

@@ -1,0 +1,74 @@
+"""One way to name weights: a path, a file on the hub, a catalogue name or a seed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
+from l2o_splat.weights.catalogue import CATALOGUE, fetch
+from l2o_splat.weights.format import System, Weights, WeightsCard, WeightsError, file_pair, read_weights
+from l2o_splat.weights.original import SUFFIXES, read_original
+
+
+def load_weights(reference: str | Path, system: System | None = None, strict: bool = True) -> Weights:
+    """Weights on the CPU.
+
+    Args:
+        reference: A path (``.safetensors`` with its ``.json``, the same without suffix, an original ``.ckpt`` or
+            ``.pth``, or a folder that holds one of these), ``hf://owner/repo/path/to/file[@revision]``, a
+            catalogue name, or ``random:SEED`` for learn2splat weights set by hand to follow Adam.
+        system: Method the weights must belong to; None takes any.
+        strict: Refuse original files with tensors that the network does not have, see :func:`read_original`.
+
+    Raises:
+        WeightsError: If the weights cannot be found, are damaged, or belong to another method.
+    """
+    text = str(reference)
+    if text.startswith("random:"):
+        weights = _random_weights(text)
+    elif text in CATALOGUE:
+        entry = CATALOGUE[text]
+        local, location = fetch(entry.location)
+        weights = read_original(local, entry.system, strict)
+        card = replace(weights.card, licence=entry.licence, scene_frame=entry.scene_frame, source=location)
+        weights = replace(weights, card=replace(card, raster=card.raster or entry.raster))
+    elif text.startswith("hf://"):
+        local, location = fetch(text)
+        weights = _read(local, strict)
+        if weights.card.sha256 is None:
+            weights = replace(weights, card=replace(weights.card, source=location))
+    else:
+        weights = _read(_find(Path(reference)), strict)
+    return weights if system is None else weights.require(system)
+
+
+def _read(path: Path, strict: bool) -> Weights:
+    return read_original(path, strict=strict) if path.suffix in SUFFIXES else read_weights(path)
+
+
+def _find(path: Path) -> Path:
+    """The file that a local reference means."""
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix == ".safetensors")
+        found = found or sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        if len(found) != 1:
+            names = [file.name for file in found]
+            raise WeightsError(f"The folder {path} holds {len(found)} weights files {names}; give the path of one.")
+        return found[0]
+    if not path.exists() and not file_pair(path)[0].exists():
+        raise WeightsError(
+            f"{path} is no file or folder and no name in the catalogue ({', '.join(CATALOGUE)}); give one of these, "
+            "hf://owner/repo/file or random:SEED."
+        )
+    return path
+
+
+def _random_weights(reference: str) -> Weights:
+    seed = reference.removeprefix("random:")
+    if not seed.isdecimal():
+        raise WeightsError(f"{reference!r} names no seed; random:0 does.")
+    shape = UpdateNetworkShape()
+    tensors = UpdateNetwork(shape).reset_to_adam(int(seed)).state_dict()
+    card = WeightsCard("learn2splat", asdict(shape), licence="none", source=reference, training={"trained": False})
+    return Weights(tensors, card)

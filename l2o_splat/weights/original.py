@@ -1,0 +1,211 @@
+"""Reads the files of the original projects: Learn2Splat's Lightning checkpoints and ReSplat's ``.pth`` files.
+
+Only tensors are read. A pickle that holds code is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2o_splat.nets.update_network import UpdateNetworkShape
+from l2o_splat.weights.format import System, Weights, WeightsCard, WeightsError, refuse_non_finite
+
+SUFFIXES = (".ckpt", ".pth", ".pt")
+
+_RENAMED_SEGMENTS = {
+    "update_proj": "state_proj",
+    "update_module": "point_transformer",
+    "update_head": "delta_head",
+    "update_input_norm": "input_norm",
+    "update_feature": "error_feature_extractor",
+}
+"""Names in files of the original ReSplat naming, and those of the released Learn2Splat module."""
+
+_LEARN2SPLAT_PARTS = ("state_proj", "point_transformer", "state_scale_head", "delta_head")
+
+_REQUIRED = {
+    "pt_heads": 1,
+    "pt_qk_norm": False,
+    "norm_pt_block": False,
+    "no_tran_block_norm": False,
+    "tran_block_act": "gelu",
+    "input_gradient": True,
+    "input_error": False,
+    "concat_init_state": False,
+    "condition_pt_feature": True,
+    "predict_state_scale": True,
+    "delta_head_layer_num": 2,
+    "delta_head_scalar_scale": True,
+    "per_param_heads": False,
+    "per_param_scales": False,
+    "use_time_encoding": False,
+    "opt_scales_before_act": True,
+}
+"""Settings of the original configuration that select another network or update; only these values are built."""
+
+
+def read_original(path: Path, system: System | None = None, strict: bool = True) -> Weights:
+    """Weights in a file of one of the original projects.
+
+    Args:
+        path: A ``.ckpt``, ``.pth`` or ``.pt`` file. A ``config.yaml`` beside it, or beside its folder
+            ``checkpoints``, is read as well.
+        system: Method the file belongs to; None decides by the names of the tensors.
+        strict: Refuse tensors of a learn2splat optimizer that the network does not have; otherwise they are
+            left out, and the training record names them.
+
+    Raises:
+        WeightsError: If the file is damaged, holds anything but data, or belongs to another architecture.
+    """
+    state_dict, other = _state_dict(_load(path), path)
+    optimizer = _optimizer_tensors(state_dict)
+    found: System | None = None
+    if any(name.split(".")[0] in _LEARN2SPLAT_PARTS for name in optimizer):
+        found = "learn2splat"
+    elif any(name.startswith("encoder.") for name in state_dict):
+        found = "resplat"
+    if found is None or (system is not None and system != found):
+        some = ", ".join(sorted(state_dict)[:3])
+        raise WeightsError(
+            f"{path} holds {len(state_dict)} tensors ({some}, ...), which are of {found or 'no known method'}; "
+            f"{system or 'learn2splat or resplat'} weights are needed."
+        )
+    training = {"original_file": path.name} | other
+    if found == "resplat":
+        refuse_non_finite(state_dict, path)
+        architecture = {"tensors": len(state_dict), "numbers": sum(tensor.numel() for tensor in state_dict.values())}
+        return Weights(state_dict, WeightsCard("resplat", architecture, source=str(path), training=training))
+    tensors, dropped = _known_tensors(optimizer, path, strict)
+    if dropped:
+        training["dropped_tensors"] = dropped
+    behaviour, raster, settings = _read_config(path)
+    if settings:
+        training["config"] = settings
+    refuse_non_finite(tensors, path)
+    return Weights(
+        tensors,
+        WeightsCard(
+            "learn2splat",
+            asdict(UpdateNetworkShape.of(tensors)),
+            behaviour=behaviour,
+            raster=raster,
+            source=str(path),
+            training=training,
+        ),
+    )
+
+
+def _load(path: Path) -> Any:
+    if not path.exists():
+        raise WeightsError(f"There is no {path}; give the path of a file that exists.")
+    try:
+        # Mapped, so that only the tensors that are kept are ever read; the format before torch 1.6 cannot be.
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch raises eight kinds for damaged files.
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code:
+            raise WeightsError(
+                f"{path} holds more than tensors and plain data, and code in a pickle ({code[1]}) is not run here; "
+                "save its state_dict alone with torch.save."
+            ) from None
+        reason = str(error).split("\n")[0]
+        raise WeightsError(f"{path} is truncated or no torch file ({reason}); download it again.") from None
+
+
+def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The named tensors, and what the checkpoint says about its training."""
+    record = {}
+    if isinstance(content, Mapping):
+        record = {key: content[key] for key in ("epoch", "global_step") if isinstance(content.get(key), int)}
+        for container in ("state_dict", "model"):
+            if isinstance(content.get(container), Mapping):
+                content = content[container]
+                break
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__} without tensors; a state dict is needed, bare or in 'state_dict'."
+        )
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if len(tensors) != len(content):
+        some = sorted(str(name) for name in content.keys() - tensors.keys())[:3]
+        raise WeightsError(f"{path} has entries without a tensor ({some}); a state dict of tensors is needed.")
+    return tensors, record
+
+
+def _optimizer_tensors(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the update network under the names of the released module."""
+    names = {name: name.replace("scene_trainer.", "", 1) for name in state_dict}
+    if any(name.startswith("optimizer.") for name in names.values()):
+        names = {old: name.removeprefix("optimizer.") for old, name in names.items() if name.startswith("optimizer.")}
+    renamed = {}
+    for old, name in names.items():
+        segments = name.split(".")
+        renamed[".".join(_RENAMED_SEGMENTS.get(segment, segment) for segment in segments)] = state_dict[old]
+    return renamed
+
+
+def _known_tensors(tensors: dict[str, Tensor], path: Path, strict: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """Copies of the network's own tensors in float32, and the names of all others."""
+    known = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in _LEARN2SPLAT_PARTS}
+    other = sorted(tensors.keys() - known.keys())
+    if other and strict:
+        raise WeightsError(
+            f"{path} has tensors that the update network lacks ({', '.join(other[:3])}); it may be of a variant that "
+            "is not supported: leave them out with strict off only if the variant computes the same."
+        )
+    try:
+        UpdateNetworkShape.of(known)
+    except ValueError as error:
+        raise WeightsError(f"{path} is of another architecture: {error}") from None
+    return {name: tensor.to(torch.float32, copy=True) for name, tensor in known.items()}, other
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
+    """Behaviour, raster settings and the raw settings of the ``config.yaml`` that belongs to a checkpoint."""
+    folder = path.absolute().parent
+    folders = [folder, folder.parent] if folder.name == "checkpoints" else [folder]
+    config_file = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").exists()), None)
+    if config_file is None:
+        return {}, None, {}
+    import yaml
+
+    try:
+        content = yaml.safe_load(config_file.read_text())
+        trainer = content["scene_trainer"]
+        settings = trainer["scene_optimizer"]
+        found = {name: settings[name] for name in _REQUIRED if name in settings}
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise WeightsError(
+            f"{config_file} has no readable scene_trainer.scene_optimizer ({type(error).__name__}: {error}); "
+            "fetch it again, or move it away to convert with the settings of the released weights."
+        ) from None
+    wrong = {name: value for name, value in found.items() if value != _REQUIRED[name]}
+    wrong |= {name: value for name, value in settings.items() if name.startswith("freeze_") and value}
+    if wrong:
+        needed = {name: _REQUIRED.get(name, False) for name in wrong}
+        raise WeightsError(f"{config_file} says {wrong}, a variant that is not supported; {needed} is.")
+    behaviour = {
+        ours: settings[theirs]
+        for theirs, ours in {
+            "knn_samples": "neighbours",
+            "update_only_nonzero_grad": "active_only",
+            "knn_idx_update_every": "knn_refresh_interval",
+        }.items()
+        if theirs in settings
+    }
+    if "init_state_type" in settings:
+        kind, scale = settings["init_state_type"], settings.get("init_state_scale", 1.0)
+        if scale != 0 and (kind, scale) != ("random", 1):
+            raise WeightsError(f"{config_file} starts states as {kind} x {scale}; random x 1, or x 0, is supported.")
+        behaviour["latent_init"] = "random" if scale else "zeros"
+    decoder = trainer.get("decoder") or {}
+    raster = {name: decoder[name] for name in ("rasterize_mode", "eps2d") if name in decoder}
+    return behaviour, raster or None, settings
