@@ -1,0 +1,27 @@
+# `make demo` and `make test` set everything up first. Needs Python 3.10 or newer with venv, and about 10 GB of disk.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/l2o check --fix
+	touch $@
+
+demo: setup
+	$(BIN)/l2o demo $(DEMO)
+
+test: setup
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,103 @@
+"""Configurations of the runs of ``l2o bench``: registered methods, changed in nothing but what a spec says."""
+
+from __future__ import annotations
+
+import shlex
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.plugins.registry import discover_methods
+
+from l2o_splat.bench.environment import environment
+from l2o_splat.bench.spec import RunSpec
+from l2o_splat.plugin.bench_split import use_protocol_split
+
+
+def registered_config(method: str) -> TrainerConfig:
+    """A copy of the configuration that ``ns-train METHOD`` starts from.
+
+    Raises:
+        KeyError: when there is no such method.
+    """
+    methods, _ = discover_methods()
+    if method not in methods:
+        # Only where needed: this imports every method of nerfstudio.
+        from nerfstudio.configs.method_configs import all_methods as methods
+    return deepcopy(methods[method])
+
+
+def horizons(config: TrainerConfig) -> list[tuple[Any, str]]:
+    """Where a method keeps the length of its schedules: objects and their attribute."""
+    places = []
+    for group in config.optimizers.values():
+        for part, attribute in ((group["optimizer"], "horizon"), (group["scheduler"], "max_steps")):
+            if getattr(part, attribute, None) is not None:
+                places.append((part, attribute))
+    return places
+
+
+def dataparser_config(words: tuple[str, ...]) -> DataParserConfig:
+    """The dataparser that these words of a command line mean."""
+    return tyro.cli(AnnotatedDataParserUnion, args=list(words), prog="--dataparser")
+
+
+def run_config(spec: RunSpec, folder: Path) -> TrainerConfig:
+    """The registered configuration, changed in what the spec says and in nothing else that could move a number."""
+    config = registered_config(spec.method)
+    datamanager = config.pipeline.datamanager
+    datamanager.dataparser = dataparser_config(spec.dataparser)
+    use_protocol_split(datamanager.dataparser, spec.views)
+    datamanager.camera_res_scale_factor = spec.scale
+    config.data = datamanager.data = None if spec.data is None else Path(spec.data)
+    config.max_num_iterations = spec.steps
+    for part, attribute in horizons(config):
+        setattr(part, attribute, spec.horizon)
+
+    config.machine.seed = spec.seed
+    seeded = [(datamanager, "view_seed"), (datamanager, "train_cameras_sampling_seed")]
+    seeded.append((getattr(config.pipeline, "initialization", None), "seed"))
+    for part, attribute in seeded:
+        if hasattr(part, attribute):
+            setattr(part, attribute, spec.seed)
+
+    config.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    config.output_dir, config.experiment_name, config.timestamp = folder / "train", spec.scene, "run"
+    config.vis = "tensorboard"  # That is: no viewer.
+    config.logging.local_writer.enable = False
+    # Evaluation and checkpoints are this module's, so that they are not on the clock.
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
+    config.steps_per_save = 0
+    return config
+
+
+def describe(question: dict[str, list]) -> dict[str, Any]:
+    """What a sweep must know before it starts: methods with a horizon, the environment, and what is wrong.
+
+    Args:
+        question: ``methods``, and ``dataparsers`` with their options.
+    """
+    answer: dict[str, Any] = {"errors": [], "has_horizon": {}, "environment": environment()}
+    for method in question["methods"]:
+        try:
+            answer["has_horizon"][method] = bool(horizons(registered_config(method)))
+        except KeyError:
+            known = ", ".join(sorted(discover_methods()[0]))
+            answer["errors"].append(
+                f"--methods {method} is not registered with nerfstudio; known are {known}, and nerfstudio's own such "
+                "as splatfacto (`ns-train --help` lists all)."
+            )
+    for words in question["dataparsers"]:
+        try:
+            dataparser_config(words)
+        except SystemExit:
+            answer["errors"].append(
+                f"--dataparser {shlex.join(words)!r} is not understood; give a dataparser of nerfstudio and its "
+                f"options, as listed by `ns-train l2o-adam {words[0]} --help`."
+            )
+    return answer

@@ -1,0 +1,112 @@
+"""The benchmark's split of views for any dataparser of nerfstudio: all its views, parted by the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+
+from l2o_splat.bench.errors import BenchError
+from l2o_splat.bench.spec import Views
+from l2o_splat.bench.split import split_views
+from l2o_splat.plugin.capture_checks import CaptureError
+
+
+def use_protocol_split(config: DataParserConfig, views: Views) -> None:
+    """Let the dataparser that this config builds hand out the protocol's split instead of its own.
+
+    Images are read at full size, whatever smaller copies lie beside them, so that scaling happens in memory alone.
+    """
+    if hasattr(config, "downscale_factor"):
+        config.downscale_factor = 1
+    config._target = partial(_build, config._target, views)
+
+
+def _build(target: type[DataParser], views: Views, config: DataParserConfig) -> ProtocolDataParser:
+    return ProtocolDataParser(target(config), views)
+
+
+class ProtocolDataParser:
+    """Stands in for a dataparser: the same cameras, points and world frame, another split."""
+
+    def __init__(self, parser: DataParser, views: Views) -> None:
+        self._parser = parser
+        self._views = views
+
+    @property
+    def includes_time(self) -> bool:
+        return self._parser.includes_time
+
+    def get_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        """The training views for ``train``, the held-out ones for any other split."""
+        centres = self._all_views.cameras.camera_to_worlds[:, :3, 3].numpy().astype(np.float64)
+        try:
+            training, held_out = split_views(centres, self._views)
+        except BenchError as error:
+            raise CaptureError(str(error)) from error
+        return _take(self._all_views, training if split == "train" else held_out)
+
+    @cached_property
+    def _all_views(self) -> DataparserOutputs:
+        """Both splits of the dataparser as one, in the order of file names, no view twice."""
+        parts = [self._parser.get_dataparser_outputs(split) for split in ("train", "val")]
+        names = [name for part in parts for name in part.image_filenames]
+        first = {name: index for index, name in reversed(list(enumerate(names)))}
+        return _take(_join(*parts), [first[name] for name in sorted(first)])
+
+
+def _join(train: DataparserOutputs, val: DataparserOutputs) -> DataparserOutputs:
+    masks = None
+    if train.mask_filenames is not None and val.mask_filenames is not None:
+        masks = [*train.mask_filenames, *val.mask_filenames]
+    return replace(
+        train,
+        image_filenames=[*train.image_filenames, *val.image_filenames],
+        mask_filenames=masks,
+        cameras=_join_cameras(train.cameras, val.cameras),
+        metadata={
+            name: [*value, *val.metadata[name]] if _per_view(train, value) else value
+            for name, value in train.metadata.items()
+        },
+    )
+
+
+def _join_cameras(train: Cameras, val: Cameras) -> Cameras:
+    tensors = (
+        "camera_to_worlds",
+        "fx",
+        "fy",
+        "cx",
+        "cy",
+        "width",
+        "height",
+        "camera_type",
+        "distortion_params",
+        "times",
+    )
+    values = {name: (getattr(train, name), getattr(val, name)) for name in tensors}
+    return Cameras(
+        **{name: None if pair[0] is None else torch.cat(pair) for name, pair in values.items()}, metadata=train.metadata
+    )
+
+
+def _take(outputs: DataparserOutputs, views: list[int]) -> DataparserOutputs:
+    return replace(
+        outputs,
+        image_filenames=[outputs.image_filenames[view] for view in views],
+        mask_filenames=outputs.mask_filenames and [outputs.mask_filenames[view] for view in views],
+        cameras=outputs.cameras[torch.tensor(views)],
+        metadata={
+            name: [value[view] for view in views] if _per_view(outputs, value) else value
+            for name, value in outputs.metadata.items()
+        },
+    )
+
+
+def _per_view(outputs: DataparserOutputs, value: Any) -> bool:
+    return isinstance(value, list) and len(value) == len(outputs.image_filenames)

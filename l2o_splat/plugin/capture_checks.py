@@ -1,0 +1,108 @@
+"""What a capture must fulfil before any long work starts; each fault has a sentence of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from PIL import Image
+
+MODELLED_CAMERAS = {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value}
+"""Camera types whose images are undistorted to a pinhole, which is all that the rasterizer draws."""
+
+
+class CaptureError(ValueError):
+    """The capture cannot be trained on; the message says what was found, what is needed and what to do."""
+
+
+def check_data_path(path: Path) -> None:
+    """Refuse a ``--data`` that does not exist."""
+    if not path.exists():
+        raise CaptureError(f"--data {path} does not exist; give the folder of a capture (or no --data for l2o-demo).")
+
+
+def check_training_split(outputs: DataparserOutputs) -> None:
+    """Refuse a capture without images, with fewer than two training views, or with unusable cameras."""
+    filenames = outputs.image_filenames
+    if len(filenames) == 0:
+        raise CaptureError(
+            "The capture holds no training images; at least two posed images are needed: check the folder, the "
+            "dataparser and its eval split."
+        )
+    if len(filenames) < 2:
+        raise CaptureError(
+            f"The capture holds only one training view ({filenames[0].name}); at least two are needed: add photographs "
+            "or hold fewer out for evaluation."
+        )
+    check_cameras(outputs)
+
+
+def check_cameras(outputs: DataparserOutputs) -> None:
+    """Refuse missing image files, cameras that are not finite and lenses that cannot be undistorted."""
+    missing = [path for path in outputs.image_filenames if not path.exists()]
+    if missing:
+        raise CaptureError(
+            f"{len(missing)} of {len(outputs.image_filenames)} images do not exist, the first is {missing[0]}; "
+            "put them there or take their poses out of the capture."
+        )
+    cameras = outputs.cameras
+    names = [path.name for path in outputs.image_filenames]
+    intrinsics = torch.cat([cameras.fx, cameras.fy, cameras.cx, cameras.cy], dim=1)
+    for what, values in (("pose", cameras.camera_to_worlds.flatten(1)), ("intrinsics", intrinsics)):
+        broken = (~torch.isfinite(values).all(dim=1)).nonzero().flatten().tolist()
+        if broken:
+            # Automatic centring spreads one broken pose to all of them.
+            spread = " (automatic centring spreads one broken pose to all)" if len(broken) == len(names) > 1 else ""
+            raise CaptureError(
+                f"The {what} of {names[broken[0]]} holds NaN or infinite numbers, {len(broken)} of {len(names)} "
+                f"cameras in all{spread}; every camera must be finite: repair it or take the image out."
+            )
+    if (intrinsics[:, :2] <= 0).any():
+        raise CaptureError("A camera has a focal length that is not positive; repair its intrinsics.")
+    _check_lens(cameras, names)
+
+
+def _check_lens(cameras: Cameras, names: list[str]) -> None:
+    types = cameras.camera_type.flatten().tolist()
+    for name, kind in zip(names, types, strict=True):
+        if kind not in MODELLED_CAMERAS:
+            raise CaptureError(
+                f"The camera of {name} is of type {CameraType(kind).name}; the rasterizer draws pinhole images, so "
+                "only PERSPECTIVE and FISHEYE can be undistorted: undistort the capture first."
+            )
+    distortion = cameras.distortion_params
+    if distortion is not None:
+        fourth = distortion[:, 3] * (cameras.camera_type.flatten() == CameraType.PERSPECTIVE.value)
+        if (fourth != 0).any():
+            raise CaptureError(
+                f"The camera of {names[int(fourth.nonzero()[0])]} has a radial distortion k4, which cannot be "
+                "undistorted; use k1, k2, k3, p1, p2, or undistort the capture first."
+            )
+
+
+class CheckedDataset(InputDataset):
+    """nerfstudio's dataset, with a sentence of its own for images that cannot be read or have another size."""
+
+    def get_numpy_image(self, image_idx: int) -> np.ndarray:
+        path = self._dataparser_outputs.image_filenames[image_idx]
+        try:
+            with Image.open(path) as image:
+                found = image.size
+            pixels = super().get_numpy_image(image_idx)
+        except (OSError, SyntaxError, AssertionError) as error:
+            raise CaptureError(
+                f"{path} cannot be read as an image ({error}); save it again as an 8-bit JPEG or PNG, or take it out "
+                "of the capture."
+            ) from error
+        camera = self._dataparser_outputs.cameras
+        needed = (int(camera.width[image_idx]), int(camera.height[image_idx]))
+        if found != needed:
+            raise CaptureError(
+                f"{path} is {found[0]} x {found[1]} pixels, its camera says {needed[0]} x {needed[1]}; bring both to "
+                "the same size (for images scaled in memory use --pipeline.datamanager.camera-res-scale-factor)."
+            )
+        return pixels

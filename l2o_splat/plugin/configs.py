@@ -1,0 +1,57 @@
+"""The methods nerfstudio finds by entry point.
+
+Entry points are loaded unguarded, so this module must import on every machine: without a GPU, a CUDA
+toolkit, or weights.
+"""
+
+from __future__ import annotations
+
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from l2o_splat.plugin.datamanager import L2ODataManagerConfig
+from l2o_splat.plugin.model import L2OModelConfig
+from l2o_splat.plugin.optimizer_config import JointOptimizerConfig, RuleName
+from l2o_splat.plugin.pipeline import L2OPipelineConfig
+from l2o_splat.plugin.trainer import L2OTrainer
+
+NUM_STEPS = 2000
+
+
+def _method(name: str, rule: RuleName, description: str) -> MethodSpecification:
+    config = TrainerConfig(
+        _target=L2OTrainer,
+        method_name=name,
+        max_num_iterations=NUM_STEPS,
+        steps_per_save=100,
+        steps_per_eval_batch=0,
+        steps_per_eval_image=0,
+        steps_per_eval_all_images=100,
+        pipeline=L2OPipelineConfig(
+            datamanager=L2ODataManagerConfig(dataparser=NerfstudioDataParserConfig(load_3D_points=True)),
+            model=L2OModelConfig(),
+        ),
+        optimizers={
+            "gaussians": {"optimizer": JointOptimizerConfig(rule=rule, horizon=NUM_STEPS), "scheduler": None},
+        },
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer+tensorboard",
+    )
+    return MethodSpecification(config=config, description=description)
+
+
+l2o_adam = _method(
+    "l2o-adam", "adam", "Baseline: Adam with gsplat's rates, moving all Gaussian parameters as one joint optimizer."
+)
+l2o_adam_tuned = _method(
+    "l2o-adam-tuned",
+    "adam-own-scale",
+    "Strong baseline: Adam with position steps in units of each Gaussian's own scale and decaying rates.",
+)
+learn2splat = _method(
+    "learn2splat",
+    "learn2splat",
+    "Learn2Splat (arXiv 2605.15760): a meta-learned optimizer in Adam's place; name its weights.",
+)

@@ -1,0 +1,145 @@
+"""The data manager: V posed photographs per step, chosen by seed and step alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from l2o_splat.plugin.capture_checks import (
+    CaptureError,
+    CheckedDataset,
+    check_cameras,
+    check_data_path,
+    check_training_split,
+)
+from l2o_splat.view_sampling import ViewSampler, ViewStrategy
+from l2o_splat.views import PinholeCameras, Views, opencv_from_opengl
+
+
+def pinhole_cameras(cameras: Cameras) -> PinholeCameras:
+    """nerfstudio cameras of one image size as ours; the images must be undistorted already."""
+    return PinholeCameras(
+        viewmats=opencv_from_opengl(cameras.camera_to_worlds),
+        Ks=cameras.get_intrinsics_matrices().to(cameras.camera_to_worlds),
+        width=int(cameras.width[0]),
+        height=int(cameras.height[0]),
+    )
+
+
+@dataclass
+class L2ODataManagerConfig(FullImageDatamanagerConfig):
+    """Which views a step sees. The rest is nerfstudio's."""
+
+    _target: type = field(default_factory=lambda: L2ODataManager)
+    views_per_step: int = 8
+    """Training views rendered in each step; a capture with fewer shows all of them."""
+    view_strategy: ViewStrategy = "fps"
+    """How they are chosen: farthest point sampling over camera centres, random, sequential or neighbours."""
+    view_seed: int = 0
+    """Another seed gives another order of views."""
+    # Drawing views is ours; nerfstudio's own options for it would have no effect.
+    train_cameras_sampling_strategy: tyro.conf.Suppress[Literal["random", "fps"]] = "random"
+    train_cameras_sampling_seed: tyro.conf.Suppress[int] = 42
+    fps_reset_every: tyro.conf.Suppress[int] = 100
+
+
+class L2ODataManager(FullImageDatamanager[CheckedDataset]):
+    """Photographs cached on the device, handed out as :class:`Views`.
+
+    Raises:
+        CaptureError: when the capture cannot be trained on; see :mod:`l2o_splat.plugin.capture_checks`.
+    """
+
+    config: L2ODataManagerConfig
+
+    def __init__(self, config: L2ODataManagerConfig, device="cpu", test_mode="val", **kwargs) -> None:
+        data = config.data or config.dataparser.data
+        check_data_path(data)
+        try:
+            super().__init__(config, device=device, test_mode=test_mode, **kwargs)
+        except CaptureError:
+            raise
+        except (AssertionError, OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
+            detail = " ".join(str(error).split()) or "no reason given"
+            raise CaptureError(
+                f"{type(config.dataparser).__name__.removesuffix('Config')} cannot read {data} "
+                f"({type(error).__name__}: {detail}); it must be a capture in that dataparser's format: use "
+                "`nerfstudio-data` for a transforms.json, `colmap --colmap-path sparse/0` for a COLMAP model, or "
+                "`l2o photos` to pose plain photographs."
+            ) from error
+        if test_mode == "val":
+            # Read now: a broken image must not stop a run that has begun.
+            _ = self.cached_train, self.cached_eval
+
+    def create_train_dataset(self) -> CheckedDataset:
+        check_training_split(self.train_dataparser_outputs)
+        return super().create_train_dataset()
+
+    def create_eval_dataset(self) -> CheckedDataset:
+        dataset = super().create_eval_dataset()
+        check_cameras(dataset._dataparser_outputs)
+        if len(dataset) == 0:
+            CONSOLE.log("The capture holds no image out for evaluation, so no held-out quality will be reported.")
+        return dataset
+
+    def _load_images(self, split, cache_images_device):
+        # nerfstudio pins memory when it caches on the CPU, which needs CUDA.
+        on_cpu = torch.device(self.device).type == "cpu"
+        return super()._load_images(split, "gpu" if on_cpu else cache_images_device)
+
+    @cached_property
+    def view_sampler(self) -> ViewSampler:
+        """Draws the training views of each step."""
+        centres = self.train_dataset.cameras.camera_to_worlds[:, :3, 3].numpy().astype(np.float64)
+        return ViewSampler(centres, self.config.views_per_step, self.config.view_strategy, self.config.view_seed)
+
+    def next_train(self, step: int) -> tuple[Cameras, dict]:
+        """Cameras of the step, and under ``"views"`` their photographs in nerfstudio's form."""
+        indices = self.view_sampler.views(step)
+        return self.train_cameras[torch.tensor(indices)], {"views": [self.cached_train[i] for i in indices]}
+
+    def next_train_views(self, step: int, background: Tensor) -> list[Views]:
+        """The views of a step, one entry per image size.
+
+        Args:
+            step: Training step.
+            background: ``[3]``, put under photographs with an alpha channel, sRGB 0 to 1.
+        """
+        cameras, batch = self.next_train(step)
+        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for position, size in enumerate(zip(cameras.height.flatten(), cameras.width.flatten(), strict=True)):
+            by_size[tuple(map(int, size))].append(position)
+        return [
+            stack_views(cameras[torch.tensor(positions)], (batch["views"][i] for i in positions), background)
+            for positions in by_size.values()
+        ]
+
+
+def photograph_and_mask(data: dict, background: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Image ``[h, w, 3]``, sRGB 0 to 1, on the background where it has alpha, and mask ``[h, w, 1]`` or None."""
+    image = data["image"].to(background.device)
+    if image.dtype == torch.uint8:
+        image = image.float() / 255
+    if image.shape[-1] == 4:
+        alpha = image[..., 3:]
+        image = alpha * image[..., :3] + (1 - alpha) * background
+    mask = data["mask"].to(background.device).float() if "mask" in data else None
+    return image, mask
+
+
+def stack_views(cameras: Cameras, photographs: Iterable[dict], background: Tensor) -> Views:
+    """Cameras and photographs of one size, in nerfstudio's form, as :class:`Views` on the device of ``background``."""
+    images, masks = zip(*(photograph_and_mask(data, background) for data in photographs), strict=True)
+    stacked_masks = None if masks[0] is None else torch.stack(masks)
+    return Views(pinhole_cameras(cameras.to(background.device)), torch.stack(images), stacked_masks)

@@ -1,0 +1,201 @@
+"""The model: Gaussians in nerfstudio's parametrisation, drawn by our renderer on any device."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.utils.colors import get_color
+from torch import Tensor
+from torch.nn import Parameter
+
+from l2o_splat.gaussians import FIELDS, SH_C0, Gaussians
+from l2o_splat.losses import photometric_loss
+from l2o_splat.metrics import Lpips, psnr, ssim
+from l2o_splat.plugin.datamanager import photograph_and_mask, pinhole_cameras
+from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
+from l2o_splat.views import PinholeCameras, Views
+
+
+@dataclass
+class L2OModelConfig(ModelConfig):
+    """How Gaussians are stored, drawn and compared with the photographs."""
+
+    _target: type = field(default_factory=lambda: L2OModel)
+    sh_degree: int = 3
+    """Degree of the spherical harmonics, 0 to 3; all bands are used from the first step."""
+    rasterize_mode: Literal["classic", "antialiased"] | None = None
+    """As in splatfacto. None: as the rule's weights were trained with, else classic, which PLY viewers expect."""
+    eps2d: float | None = None
+    """Screen-space blur, pixels squared. None: as the rule's weights were trained with, else 0.3, as in PLY viewers."""
+    background_color: Literal["black", "white"] = "black"
+    """Colour behind the scene."""
+    image_rules: ImageRules = "1.4"
+    """gsplat release whose image rules the CPU renderer follows; on CUDA the installed gsplat's hold."""
+    ssim_weight: float = 0.2
+    """Share of the SSIM term in the training loss."""
+
+
+class RasterSettingsMismatchError(ValueError):
+    """A checkpoint was trained with other raster settings than the run that loads it."""
+
+
+class L2OModel(SplatfactoModel):
+    """Gaussians that one joint optimizer moves; viewer and exporter take it for a splatfacto model.
+
+    It starts empty. The pipeline fills it from an initializer, or a checkpoint does.
+    """
+
+    config: L2OModelConfig
+
+    def populate_modules(self) -> None:
+        Model.populate_modules(self)
+        if not 0 <= self.config.sh_degree <= 3:
+            raise ValueError(f"sh_degree is {self.config.sh_degree}; 0, 1, 2 or 3 is needed.")
+        bands = (self.config.sh_degree + 1) ** 2 - 1
+        shapes = {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (1,), "features_dc": (3,)}
+        shapes["features_rest"] = (bands, 3)
+        self.gauss_params = torch.nn.ParameterDict({name: Parameter(torch.empty(0, *shapes[name])) for name in FIELDS})
+        self.crop_box = None
+        self.background = get_color(self.config.background_color)
+        self._raster = RasterSettings(
+            background=tuple(self.background.tolist()), image_rules=self.config.image_rules, **self._chosen_raster()
+        )
+        self.step = 0
+        self.lpips = Lpips()
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """The parameters; gradients flow into them."""
+        return Gaussians.from_mapping(self.gauss_params)
+
+    def set_background(self, background_color: Tensor) -> None:
+        """Ignored: the viewer sets its own colour while it draws, which would change training and checkpoints."""
+
+    def set_gaussians(self, gaussians: Gaussians) -> None:
+        """Put other Gaussians into the parameters, which stay the same objects."""
+        if gaussians.sh_degree != self.config.sh_degree:
+            raise ValueError(
+                f"The Gaussians have SH degree {gaussians.sh_degree}, the model {self.config.sh_degree}; set "
+                f"--pipeline.model.sh-degree {gaussians.sh_degree}."
+            )
+        for name, value in gaussians.items():
+            self.gauss_params[name].data = value.detach().to(self.device, torch.float32).clone()
+
+    @property
+    def colors(self) -> Tensor:
+        return 0.5 + SH_C0 * self.features_dc
+
+    @property
+    def shs_0(self) -> Tensor:
+        return self.features_dc
+
+    def raster_settings(self, depth: bool = False) -> RasterSettings:
+        """Settings of every image this model draws."""
+        return replace(self._raster, depth=depth)
+
+    def _chosen_raster(self) -> dict[str, Any]:
+        """Raster settings the user has chosen; the others follow the rule's weights or a checkpoint."""
+        chosen = {"rasterize_mode": self.config.rasterize_mode, "eps2d": self.config.eps2d}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def adopt_raster(self, trained: dict[str, Any]) -> None:
+        """Draw as the weights of a rule were trained with, where the user has not chosen otherwise."""
+        chosen = self._chosen_raster()
+        self._raster = replace(self._raster, **{name: trained[name] for name in trained.keys() - chosen.keys()})
+
+    def get_extra_state(self) -> dict:
+        settings = asdict(self.raster_settings())
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+    def set_extra_state(self, state: dict) -> None:
+        # What the user has not chosen follows the checkpoint.
+        self.adopt_raster({name: state[name] for name in ("rasterize_mode", "eps2d") if name in state})
+        expected = self.get_extra_state()
+        changed = {name: value for name, value in state.items() if expected.get(name) != value}
+        if changed:
+            now = {name: expected.get(name) for name in changed}
+            raise RasterSettingsMismatchError(
+                f"The checkpoint was trained with raster settings {changed}, this run has {now}; set them as in the "
+                "checkpoint's config.yml."
+            )
+
+    def load_state_dict(self, dict, **kwargs):
+        """Copy a checkpoint into the parameters, whatever its number of Gaussians."""
+        self.set_gaussians(Gaussians.from_mapping({name: dict[f"gauss_params.{name}"] for name in FIELDS}))
+        return Model.load_state_dict(self, dict, **kwargs)
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """One group: the six fields in packing order, for one joint optimizer."""
+        return {"gaussians": [self.gauss_params[name] for name in FIELDS]}
+
+    def get_training_callbacks(self, training_callback_attributes) -> list:
+        """None: there is no densification and no schedule."""
+        return []
+
+    def render(self, cameras: PinholeCameras, depth: bool = False) -> Rendering:
+        """Draw all Gaussians."""
+        return render(self.gaussians, cameras, self.raster_settings(depth))
+
+    def training_loss(self, views: list[Views]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Loss (mean over pixels, sum over views) and metrics of one step's views, one entry per image size."""
+        loss, squared_error = torch.zeros((), device=self.device), []
+        for group in views:
+            rgb = self.render(group.cameras).rgb
+            loss = loss + photometric_loss(rgb, group.images, group.masks, self.config.ssim_weight)
+            squared_error.append((rgb.detach() - group.images).square().mean(dim=(1, 2, 3)))
+        train_psnr = -10 * torch.log10(torch.cat(squared_error)).mean()
+        return {"photometric": loss}, {"psnr": train_psnr, "gaussian_count": torch.tensor(float(self.num_points))}
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Tensor]:
+        """Draw one camera: ``rgb`` clamped to 0..1, ``depth`` (scene units), ``accumulation``, ``background``.
+
+        Raises:
+            ValueError: for a camera that is no pinhole; images of other cameras are undistorted when loaded,
+                so only a render path can ask for one.
+        """
+        if camera.shape[0] != 1:
+            raise ValueError(f"{camera.shape[0]} cameras were given; views are drawn one at a time here.")
+        if self.training is False and int(camera.camera_type[0]) not in (
+            CameraType.PERSPECTIVE.value,
+            CameraType.FISHEYE.value,
+        ):
+            raise ValueError(
+                f"A {CameraType(int(camera.camera_type[0])).name} camera cannot be rasterized; use a perspective one."
+            )
+        cameras = pinhole_cameras(camera.to(self.device))
+        gaussians = self.gaussians
+        if self.crop_box is not None and not self.training:
+            gaussians = gaussians[self.crop_box.within(self.means).squeeze(-1)]
+        rendering = render(gaussians, cameras, self.raster_settings(depth=True))
+        alpha, depth = rendering.alpha[0], rendering.depth[0]
+        return {
+            "rgb": rendering.rgb[0].clamp(0, 1),
+            "depth": torch.where(alpha > 0, depth, depth.detach().max()),
+            "accumulation": alpha,
+            "background": self.background.to(self.device).expand(cameras.height, cameras.width, 3),
+        }
+
+    def get_metrics_dict(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
+        rendered = outputs["rgb"]
+        photograph, mask = photograph_and_mask(batch, self.background.to(self.device))
+        return {"psnr": torch.tensor(psnr(rendered, photograph, mask)), "gaussian_count": torch.tensor(self.num_points)}
+
+    def get_loss_dict(self, outputs: dict, batch: dict, metrics_dict: dict | None = None) -> dict[str, Tensor]:
+        rendered = outputs["rgb"]
+        photograph, mask = photograph_and_mask(batch, self.background.to(self.device))
+        masks = None if mask is None else mask[None]
+        return {"photometric": photometric_loss(rendered[None], photograph[None], masks, self.config.ssim_weight)}
+
+    def get_image_metrics_and_images(self, outputs: dict, batch: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
+        rendered = outputs["rgb"]
+        photograph, mask = photograph_and_mask(batch, self.background.to(self.device))
+        metrics = {"psnr": psnr(rendered, photograph, mask), "ssim": ssim(rendered, photograph, mask)}
+        distance = self.lpips(rendered, photograph)
+        if distance is not None:
+            metrics["lpips"] = distance
+        return metrics, {"img": torch.cat([photograph, rendered], dim=1)}

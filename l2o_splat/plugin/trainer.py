@@ -1,0 +1,127 @@
+"""nerfstudio's trainer, with the device this machine has and checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+WORTH_TELLING_SECONDS = 60.0
+"""A rule that needs more in a whole run is announced with the time it will take."""
+
+
+class CheckpointError(OSError):
+    """The last checkpoint of a run could not be written."""
+
+
+class L2OTrainer(Trainer):
+    """Stock trainer; one joint optimizer steps or skips the scene as a whole.
+
+    Raises:
+        ValueError: for trainer options that would change the loss scale or split a step.
+    """
+
+    def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        _refuse_options(config)
+        if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+            CONSOLE.log("No CUDA device was found, so this run uses the CPU.")
+            config.machine.device_type = "cpu"
+        super().__init__(config, local_rank, world_size)
+
+    def setup(self, test_mode="val") -> None:
+        try:
+            self.config.optimizers["gaussians"]["optimizer"].check()
+            super().setup(test_mode)
+            seconds = self.optimizers.optimizers["gaussians"].expected_seconds_per_step()
+        except ValueError as error:
+            # The sentence is all a user needs; a stack trace would bury it.
+            raise SystemExit(f"l2o_splat: {error}") from error
+        if seconds * self.config.max_num_iterations > WORTH_TELLING_SECONDS:
+            CONSOLE.log(
+                f"The rule needs about {seconds:.2f} s per step for {self.pipeline.model.num_points} Gaussians on this "
+                f"machine, {timedelta(seconds=round(seconds * self.config.max_num_iterations))} for "
+                f"{self.config.max_num_iterations} steps, and rendering comes on top."
+            )
+        horizon = self.config.optimizers["gaussians"]["optimizer"].horizon
+        last = self._start_step + self.config.max_num_iterations
+        if last != horizon:
+            CONSOLE.log(
+                f"Decaying rates reach their end at step {horizon}, this run ends at step {last}; "
+                "--optimizers.gaussians.optimizer.horizon sets the former."
+            )
+
+    def setup_optimizers(self) -> Optimizers:
+        """The joint optimizer, told of the scene before a checkpoint is loaded into it."""
+        optimizers = super().setup_optimizers()
+        self.pipeline.bind(optimizers.optimizers["gaussians"])
+        return optimizers
+
+    def train_iteration(self, step: int):
+        result = super().train_iteration(step)
+        if step == self._start_step:
+            # From the first step on a killed run leaves something to go on from.
+            self.save_checkpoint(step)
+        return result
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write beside the checkpoints, then move into place, so that a kill at any moment leaves a whole one.
+
+        Where the write fails (a full disk), the last good checkpoint stays and training goes on.
+
+        Raises:
+            CheckpointError: when it fails at the end of training.
+        """
+        final_dir = self.checkpoint_dir
+        # Not inside final_dir: nerfstudio takes every file there for a checkpoint.
+        staging_dir = final_dir.parent / ".checkpoint-being-written"
+        shutil.rmtree(staging_dir, ignore_errors=True)
+        self.checkpoint_dir = staging_dir
+        try:
+            super().save_checkpoint(step)
+            (staged,) = staging_dir.iterdir()
+            with staged.open("rb") as file:
+                os.fsync(file.fileno())
+            final_dir.mkdir(parents=True, exist_ok=True)
+            os.replace(staged, final_dir / staged.name)
+        except (OSError, RuntimeError) as error:
+            self._report_failed_save(step, final_dir, error)
+            return
+        finally:
+            self.checkpoint_dir = final_dir
+            shutil.rmtree(staging_dir, ignore_errors=True)
+        if self.config.save_only_latest_checkpoint:
+            for older in set(final_dir.glob("*.ckpt")) - {final_dir / staged.name}:
+                older.unlink()
+
+    def _report_failed_save(self, step: int, final_dir: Path, error: Exception) -> None:
+        kept = max((path.name for path in final_dir.glob("*.ckpt")), default="none yet")
+        free = shutil.disk_usage(final_dir if final_dir.exists() else final_dir.parent).free / 2**20
+        message = (
+            f"The checkpoint of step {step} could not be saved to {final_dir} ({error}; {free:.0f} MiB free); the last "
+            f"good one is {kept}: free some space or choose another --output-dir."
+        )
+        if self.training_state == "completed":
+            raise CheckpointError(message) from error
+        CONSOLE.log(f"[bold yellow]{message} Training goes on.")
+
+
+def _refuse_options(config: TrainerConfig) -> None:
+    accumulated = {group: steps for group, steps in config.gradient_accumulation_steps.items() if steps != 1}
+    if accumulated:
+        raise SystemExit(
+            f"l2o_splat: gradient accumulation is on ({accumulated}), but a rule needs the gradient of one step; "
+            "leave it off and raise --pipeline.datamanager.views-per-step instead."
+        )
+    if config.mixed_precision or config.use_grad_scaler:
+        raise SystemExit(
+            "l2o_splat: mixed precision or a gradient scaler is on, but a rule needs unscaled float32 gradients; leave "
+            "--mixed-precision and --use-grad-scaler off."
+        )
