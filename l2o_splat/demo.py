@@ -56,10 +56,8 @@ def _run(command: list[str | Path]) -> None:
     print(f"\n$ {shlex.join(words)}", flush=True)
     scripts = Path(sys.executable).parent
     # The scripts beside this python, wherever the PATH points.
-    environment = os.environ | {
-        "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
-        "PYTHONWARNINGS": "ignore",
-    }
+    path = f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
     result = subprocess.run([str(scripts / words[0]), *words[1:]], env=environment)
     if result.returncode:
         raise DemoError(f"{words[0]} ended with status {result.returncode}; `l2o check` tells what this machine lacks.")

@@ -102,8 +102,7 @@ class CpuLinearization(Linearization):
                 self._rules.alpha_limit, self._background, *(image[v] for image in self._images),
             )  # fmt: skip
 
-        views = range(len(self._views))
-        self._run_over_tiles(composite, views)
+        self._run_over_tiles(composite, range(len(self._views)))
 
     @property
     def rendering(self) -> Rendering:

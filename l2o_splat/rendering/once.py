@@ -13,7 +13,9 @@ def differentiable_once(backend: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     ``torch.autograd.function.once_differentiable`` does not help: its error lies beside the way from the gradient to
     the inputs, where ``torch.autograd.grad`` never comes by if there is another way.
     """
-    return _Guard.apply(backend, *tensors)
+    needing = [tensor for tensor in tensors if tensor.requires_grad]
+    guarded = iter(_Guard.apply(backend, *needing) if needing else ())
+    return tuple(next(guarded) if tensor.requires_grad else tensor for tensor in tensors)
 
 
 class _Guard(torch.autograd.Function):
