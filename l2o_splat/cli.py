@@ -36,7 +36,7 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder for the results; what an earlier demo left in it is replaced."""
-    steps: int = 150
+    steps: int = 100
     """Training steps."""
     seed: int = 0
     """Another seed gives another capture."""

@@ -171,6 +171,18 @@ def test_a_state_of_other_weights_or_options_is_refused(weights, tmp_path):
             optimizer.load_state_dict(saved)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_many_rows_are_shared_among_threads_and_give_the_same(weights, monkeypatch, precision):
+    whole, portions = make_splats(200), make_splats(200)
+    threads = torch.get_num_threads()
+    train(whole, LearnedOptimizer(whole, weights, precision=precision), range(2))
+    monkeypatch.setattr("l2o_splat.nets.point_transformer.ROWS_ON_CPU", 16)
+    train(portions, LearnedOptimizer(portions, weights, precision=precision), range(2))
+    for name in SPLATS:
+        torch.testing.assert_close(portions[name], whole[name], rtol=1e-4, atol=1e-5)
+    assert torch.get_num_threads() == threads and torch.is_grad_enabled()
+
+
 def test_it_is_a_torch_optimizer(weights):
     splats = make_splats()
     optimizer = LearnedOptimizer(splats, weights)

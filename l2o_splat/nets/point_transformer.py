@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from l2o_splat.rendering.threads import run
 
 ROWS_ON_CPU = 1024
 """Rows passed through a layer together on the CPU; its hidden values then stay in the cache."""
@@ -18,19 +21,36 @@ ROWS_ON_DEVICE = 1 << 17
 def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """``function(*inputs)`` for a function that treats every row alone, some rows at a time.
 
+    On the CPU each thread takes portions of its own: threads that shared every operation would wait for each
+    other after each, which costs most of the time on a machine that runs other programs as well.
+
     While a graph is recorded all rows go at once, since the graph keeps every intermediate value anyway.
     """
     n = len(inputs[0])
-    at_once = ROWS_ON_CPU if inputs[0].device.type == "cpu" else ROWS_ON_DEVICE
+    on_cpu = inputs[0].device.type == "cpu"
+    at_once = ROWS_ON_CPU if on_cpu else ROWS_ON_DEVICE
     if torch.is_grad_enabled() or n <= at_once:
         return function(*inputs)
-    result = None
-    for start in range(0, n, at_once):
-        part = function(*(rows[start : start + at_once] for rows in inputs))
-        if result is None:
-            result = part.new_empty(n, *part.shape[1:])
-        result[start : start + at_once] = part
-    return result
+    if on_cpu:
+        at_once = min(at_once, math.ceil(n / torch.get_num_threads()))
+    portions = list(zip(*(rows.split(at_once) for rows in inputs), strict=True))
+    return torch.cat(_on_threads(function, portions) if on_cpu else [function(*portion) for portion in portions])
+
+
+def _on_threads(function: Callable[..., Tensor], portions: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """``function`` of every portion, each computed by one thread, with the autocast of this one."""
+    num_threads, autocast = torch.get_num_threads(), torch.is_autocast_enabled("cpu")
+
+    def compute(index: int) -> Tensor:
+        # These are settings of a thread, and the threads of the pool have none yet.
+        torch.set_num_threads(1)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return function(*portions[index])
+
+    try:
+        return run(compute, len(portions))
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 class NeighbourAttention(nn.Module):

@@ -27,6 +27,7 @@ def random_scene(n=150, width=60, height=45, views=2, degree=3, seed=0, dtype=to
         features_dc=normal(n, 3),
         features_rest=0.15 * normal(n, (degree + 1) ** 2 - 1, 3),
     )
+    gaussians.opacities[::9] = 9.0  # beyond the largest alpha
     viewmats = torch.eye(4, dtype=torch.float64).repeat(views, 1, 1)
     for view in range(views):
         angle = 0.15 * view

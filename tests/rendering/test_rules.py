@@ -7,7 +7,6 @@ import torch
 
 from l2o_splat.gaussians import SH_C0, Gaussians
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.views import PinholeCameras
 from tests.rendering.scenes import RULES, merge, one_camera, one_gaussian, random_scene
 
 pytestmark = pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -86,17 +85,17 @@ def test_least_compensation(backend, rules, alpha):
 
 @pytest.mark.parametrize(("rules", "drawn"), [("1.4", False), ("1.5", True), ("1.6", True)])
 def test_tiles_cut_at_three_sigma(backend, rules, drawn):
-    """gsplat 1.4 stops at the 16-pixel tiles that a square of three sigma touches, here after column 15."""
+    """gsplat 1.4 stops at the 16-pixel tiles that a square of three sigma touches, here pixels 16 to 31."""
     variance, opacity, focal = 6.95, 0.98, 40.0
-    K = torch.tensor([[[focal, 0, 8], [0, focal, 8], [0, 0, 1]]])
-    camera = PinholeCameras(torch.eye(4)[None], K, 32, 32)
     gaussian = one_gaussian((0, 0, 2), math.sqrt(variance - 0.3) * 2 / focal, opacity)
-    found = render(gaussian, camera, RasterSettings(image_rules=rules), backend).alpha[0, 7, :, 0]
-    # Columns 15 and 16 are 7.5 and 8.5 pixels away; three sigma, rounded up, are 8.
-    for column, distance, expected in ((15, 7.5, True), (16, 8.5, drawn)):
+    found = render(gaussian, one_camera(48, 48, focal), RasterSettings(image_rules=rules), backend).alpha[0, :, :, 0]
+    # The middle is between pixels 23 and 24; three sigma, rounded up, are 8 pixels.
+    for distance, expected in ((7.5, True), (8.5, drawn)):
         alpha = opacity * math.exp(-(distance**2 + 0.5**2) / (2 * variance))
         assert alpha > 1 / 255
-        assert found[column].item() == pytest.approx(alpha if expected else 0, abs=1e-6)
+        low, high = int(23.5 - distance), int(23.5 + distance)
+        for pixel in ((23, low), (23, high), (low, 23), (high, 23)):
+            assert found[pixel].item() == pytest.approx(alpha if expected else 0, abs=1e-6)
 
 
 def test_colour_in_all_directions(backend):

@@ -63,8 +63,19 @@ def test_renderings_at_the_same_time():
     assert not wrong
 
 
+def threads_used():
+    """How many threads take part in a handful of slow jobs."""
+
+    def job(_):
+        time.sleep(0.02)
+        return threading.get_ident()
+
+    return len(set(threads.run(job, 20)))
+
+
 def render_in_child(queue):
     queue.put([tensor.numpy().tobytes() for tensor in everything()])
+    queue.put(threads_used())
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
@@ -77,23 +88,17 @@ def test_after_fork():
     child.start()
     try:
         assert queue.get(timeout=120) == expected
+        assert queue.get(timeout=120) == 2
     finally:
         child.join(timeout=20)
         child.kill()
 
 
 def test_jobs_are_shared_and_in_order():
-    used = set()
-
-    def job(index):
-        used.add(threading.get_ident())
-        time.sleep(0.02)
-        return index * index
-
     set_num_threads(2)
-    assert threads.run(job, 20) == [index * index for index in range(20)]
-    assert len(used) == 2
-    assert threads.run(job, 0) == []
+    assert threads_used() == 2
+    assert threads.run(lambda index: index * index, 20) == [index * index for index in range(20)]
+    assert threads.run(lambda index: index, 0) == []
 
 
 @pytest.mark.parametrize("failing", range(3))
