@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,29 @@ def registered_config(method: str) -> TrainerConfig:
     return deepcopy(methods[method])
 
 
+def method_config(method: str, options: Sequence[str] = ()) -> TrainerConfig:
+    """The configuration that ``ns-train METHOD OPTIONS`` would run.
+
+    Raises:
+        KeyError: when there is no such method.
+        SystemExit: when it has no such options; what is wrong was printed.
+    """
+    config = registered_config(method)
+    if not options:
+        return config
+    known = tyro.extras.subcommand_type_from_defaults({method: config})
+    return tyro.cli(
+        tyro.conf.SuppressFixed[tyro.conf.FlagConversionOff[known]], args=[method, *options], prog="ns-train"
+    )
+
+
 def horizons(config: TrainerConfig) -> list[tuple[Any, str]]:
     """Where a method keeps the length of its schedules: objects and their attribute."""
     places = []
     for group in config.optimizers.values():
         for part, attribute in ((group["optimizer"], "horizon"), (group["scheduler"], "max_steps")):
-            if getattr(part, attribute, None) is not None:
+            # A rule that decays nothing may say so.
+            if getattr(part, attribute, None) is not None and getattr(part, "has_horizon", True):
                 places.append((part, attribute))
     return places
 
@@ -49,7 +67,7 @@ def dataparser_config(words: tuple[str, ...]) -> DataParserConfig:
 
 def run_config(spec: RunSpec, folder: Path) -> TrainerConfig:
     """The registered configuration, changed in what the spec says and in nothing else that could move a number."""
-    config = registered_config(spec.method)
+    config = method_config(spec.method, spec.options)
     datamanager = config.pipeline.datamanager
     datamanager.dataparser = dataparser_config(spec.dataparser)
     use_protocol_split(datamanager.dataparser, spec.views)
@@ -62,13 +80,14 @@ def run_config(spec: RunSpec, folder: Path) -> TrainerConfig:
     config.machine.seed = spec.seed
     seeded = [(datamanager, "view_seed"), (datamanager, "train_cameras_sampling_seed")]
     seeded.append((getattr(config.pipeline, "initialization", None), "seed"))
+    seeded += [(group["optimizer"], "seed") for group in config.optimizers.values()]
     for part, attribute in seeded:
         if hasattr(part, attribute):
             setattr(part, attribute, spec.seed)
 
     config.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
     config.output_dir, config.experiment_name, config.timestamp = folder / "train", spec.scene, "run"
-    config.vis = "tensorboard"  # That is: no viewer.
+    config.vis = "none"  # Neither viewer nor event files; the log is all that is written.
     config.logging.local_writer.enable = False
     # Evaluation and checkpoints are this module's, so that they are not on the clock.
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
@@ -80,17 +99,23 @@ def describe(question: dict[str, list]) -> dict[str, Any]:
     """What a sweep must know before it starts: methods with a horizon, the environment, and what is wrong.
 
     Args:
-        question: ``methods``, and ``dataparsers`` with their options.
+        question: ``methods`` (label, name and options of each), and ``dataparsers`` with their options.
     """
     answer: dict[str, Any] = {"errors": [], "has_horizon": {}, "environment": environment()}
     for method in question["methods"]:
         try:
-            answer["has_horizon"][method] = bool(horizons(registered_config(method)))
+            config = method_config(method["name"], method["options"])
+            answer["has_horizon"][method["label"]] = bool(horizons(config))
         except KeyError:
             known = ", ".join(sorted(discover_methods()[0]))
             answer["errors"].append(
-                f"--methods {method} is not registered with nerfstudio; known are {known}, and nerfstudio's own such "
-                "as splatfacto (`ns-train --help` lists all)."
+                f"--methods {method['name']} is not registered with nerfstudio; known are {known}, and nerfstudio's "
+                "own such as splatfacto (`ns-train --help` lists all)."
+            )
+        except SystemExit:
+            answer["errors"].append(
+                f"--methods {method['name']} has no such options: {shlex.join(method['options'])}; `ns-train "
+                f"{method['name']} --help` lists them."
             )
     for words in question["dataparsers"]:
         try:

@@ -1,0 +1,136 @@
+"""The clock of a run: what a step took, and how much of it counts.
+
+It runs from the start of a training iteration to its end (views, render, loss, backward, update, densification) and
+stands still for evaluation, checkpoints and logging. The initializer's time is where it starts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+
+PARTS = ("render", "backward", "update")
+"""Parts of a step: views, render and loss; backward; the optimizer (neighbour search, network, Adam) to the end."""
+
+WARM_STEPS = 5
+"""So many steps after the first one of a process tell what that one would have taken without compiling."""
+
+
+class StepTimer:
+    """Splits a step into parts, by CUDA events on a GPU (synchronised before and after), else by the host's clock."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._on_gpu = torch.device(device).type == "cuda"
+        self._marks: list[tuple[str | None, float | torch.cuda.Event]] = []
+
+    def start(self, part: str) -> None:
+        """A step begins, with this part."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        self._marks = [(part, self._now())]
+
+    def mark(self, part: str | None) -> None:
+        """From here on time belongs to another part; None stops the clock. No effect between steps."""
+        if self._marks:
+            self._marks.append((part, self._now()))
+
+    @property
+    def part(self) -> str | None:
+        """The part that is being timed."""
+        return self._marks[-1][0] if self._marks else None
+
+    def stop(self) -> dict[str, float]:
+        """The step is over; seconds of each part."""
+        marks, self._marks = [*self._marks, (None, self._now())], []
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        seconds = dict.fromkeys(PARTS, 0.0)
+        for (part, begin), (_, end) in pairwise(marks):
+            if part is not None:
+                seconds[part] += begin.elapsed_time(end) / 1000 if self._on_gpu else end - begin
+        return seconds
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """What one step took."""
+
+    parts: dict[str, float]
+    """Seconds of each part."""
+    first: bool = False
+    """True for the first step of a process, which compiles kernels and warms caches."""
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole step."""
+        return sum(self.parts.values())
+
+
+@dataclass
+class RunClock:
+    """Seconds that count, after each step.
+
+    The first step of a process counts as the median of the (up to five) steps after it, if it took longer; the rest is
+    compile time. Until a second step is known it counts nothing.
+    """
+
+    initializer_seconds: float = 0.0
+    steps: list[StepTime] = field(default_factory=list)
+    _warm_seconds: float = field(default=0.0, init=False)
+    _firsts: list[int] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        steps, self.steps = self.steps, []
+        for step in steps:
+            self.add(step)
+
+    def add(self, step: StepTime) -> None:
+        """One more step was taken."""
+        if step.first:
+            self._firsts.append(len(self.steps))
+        else:
+            self._warm_seconds += step.total
+        self.steps.append(step)
+
+    @property
+    def now(self) -> float:
+        """Seconds on the clock."""
+        return self.initializer_seconds + self._warm_seconds + sum(self._charge(index) for index in self._firsts)
+
+    @property
+    def compile_seconds(self) -> float:
+        """What first steps took beyond what counts."""
+        return sum(self.steps[index].total - self._charge(index) for index in self._firsts)
+
+    def after_each_step(self) -> list[float]:
+        """Seconds on the clock after 0, 1, 2, ... steps, as far as known now."""
+        seconds = [self.initializer_seconds]
+        for index, step in enumerate(self.steps):
+            seconds.append(seconds[-1] + (self._charge(index) if step.first else step.total))
+        return seconds
+
+    def _charge(self, index: int) -> float:
+        following = _leading_warm(self.steps[index + 1 : index + 1 + WARM_STEPS])
+        return min(self.steps[index].total, statistics.median(following)) if following else 0.0
+
+
+def _leading_warm(steps: Sequence[StepTime]) -> list[float]:
+    """Totals of the steps before the next process began."""
+    totals = []
+    for step in steps:
+        if step.first:
+            break
+        totals.append(step.total)
+    return totals

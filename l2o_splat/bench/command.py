@@ -1,0 +1,156 @@
+"""``l2o bench`` and ``l2o bench compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from l2o_splat.bench.captures import find_capture
+from l2o_splat.bench.compare import compare as find_changes
+from l2o_splat.bench.compare import same_machine
+from l2o_splat.bench.environment import command
+from l2o_splat.bench.errors import BenchError
+from l2o_splat.bench.markdown import summary_markdown
+from l2o_splat.bench.measures import Results
+from l2o_splat.bench.methods import find_method
+from l2o_splat.bench.pictures import find_pictures
+from l2o_splat.bench.processes import ask
+from l2o_splat.bench.report import REPORT_NAME, write_report
+from l2o_splat.bench.results import read_results, write_results, write_whole
+from l2o_splat.bench.run_log import LogInUseError
+from l2o_splat.bench.spec import RunSpec, SweepOptions, Views, plan_runs
+from l2o_splat.bench.sweep import RUNS_NAME, read_run, run_sweep
+from l2o_splat.bench.tables import Table, summary
+
+SUMMARY_NAME = "summary.md"
+
+LEFT_TO_THE_REPORT = ("lost since best", "steps", "Gaussians", "peak MiB", "ms per step")
+"""Columns of the summary that the terminal has no room for."""
+
+
+def bench(
+    data: tuple[str, ...],
+    methods: tuple[str, ...] = ("l2o-adam", "l2o-adam-tuned"),
+    steps: int = 500,
+    seconds: float | None = None,
+    views: Views = "all",
+    scale: float = 1.0,
+    seeds: int = 1,
+    horizons: tuple[int, ...] = (),
+    out: Path = Path("outputs/bench"),
+    images: bool = True,
+    dataparser: str | None = None,
+    ray: str | None = None,
+    cores_per_run: int | None = None,
+) -> int:
+    """Compare methods on captures: held-out quality after how many steps and seconds, from the same start.
+
+    Every combination of capture, method and seed is trained in a process of its own. A run that fails keeps its row,
+    with the reason; a sweep that was interrupted goes on with the same command, and what failed is tried again.
+
+    Args:
+        data: Folders of captures, or l2o-demo:SEED for a built-in procedural one.
+        methods: Methods that ns-train knows; the first one is the baseline of ratios and of equal wall-clock. With
+            options of ns-train, and under another name:
+            'mine=learn2splat --optimizers.gaussians.optimizer.weights FILE'.
+        steps: Training steps of each run.
+        seconds: Seconds on the clock after which a run ends even if steps are left.
+        views: K for the sparse protocol (K context views by farthest-point sampling, views between them held out), all
+            for the dense one (every 8th view held out).
+        scale: Images are scaled by this factor, in memory.
+        seeds: Runs per method; seeds change the order of views and random initialization.
+        horizons: Run each method whose rates decay once per number of steps given here, to decay over; without, they
+            decay over --steps.
+        out: Folder for the report; what is finished in it is kept.
+        images: Show held-out views in the report; leave them out for captures that may not be published.
+        dataparser: nerfstudio's dataparser with its options in quotes, for captures that are not recognised by their
+            files.
+        ray: Run on the Ray cluster at this address, or auto for the one on this machine. The captures must be at the
+            same paths on every node.
+        cores_per_run: Cores of each run on a cluster; without, as many as the smallest node has, so that nothing
+            disturbs the clock. Here: threads of each run.
+    """
+    console = Console()
+    try:
+        specs, environment = _plan(
+            data, methods, SweepOptions(steps, seconds, views, scale, seeds, horizons), dataparser, console
+        )
+        try:
+            run_sweep(specs, out, images, console, ray, cores_per_run)
+        except KeyboardInterrupt:
+            console.print("Interrupted; the same command goes on from here.")
+        results = write_all(specs, environment, out, images)
+    except (BenchError, LogInUseError) as error:
+        raise SystemExit(f"l2o bench: {error}") from error
+    console.print(_rich(summary(results)))
+    console.print(f"Report: {out / REPORT_NAME}", highlight=False, soft_wrap=True)
+    return int(any(run.status in ("failed", "out_of_memory", "pending") for run in results.runs))
+
+
+def compare(before: tyro.conf.Positional[Path], after: tyro.conf.Positional[Path]) -> int:
+    """Tell what moved by more than the seed spread between two reports.
+
+    Args:
+        before: The --out folder of one ``l2o bench``.
+        after: That of another.
+    """
+    console = Console()
+    try:
+        old, new = read_results(before), read_results(after)
+    except BenchError as error:
+        raise SystemExit(f"l2o bench compare: {error}") from error
+    changes = find_changes(old, new)
+    if not same_machine(old, new):
+        console.print("The machines differ: times are compared as ratios to the baseline.")
+    if not changes:
+        console.print("Nothing moved by more than the seed spread.")
+        return 0
+    table = RichTable("Scene", "Method", "Measure", title="Moved by more than the seed spread")
+    for title in (str(before), str(after), "Change", "Seed spread"):
+        table.add_column(title, justify="right")
+    colours = {True: "green", False: "red", None: None}
+    for change in changes:
+        values = (change.before, change.after, change.change, change.spread)
+        table.add_row(change.scene, change.method, change.measure, *values, style=colours[change.better])
+    console.print(table)
+    return 0
+
+
+def write_all(specs: Sequence[RunSpec], environment: dict, out: Path, images: bool) -> Results:
+    """Write report, JSON, CSV and Markdown from the logs in ``out``."""
+    results = Results(environment, [read_run(spec, out) for spec in specs])
+    write_results(results, out)
+    folders = [
+        (spec.scene, spec.label, out / RUNS_NAME / spec.folder_name) for spec in specs if images and spec.seed == 0
+    ]
+    write_report(results, out, find_pictures(folders))
+    write_whole(out / SUMMARY_NAME, summary_markdown(results))
+    return results
+
+
+def _plan(
+    data: Sequence[str], names: Sequence[str], options: SweepOptions, dataparser: str | None, console: Console
+) -> tuple[list[RunSpec], dict]:
+    if not data or not names:
+        raise BenchError("At least one capture (--data) and one method (--methods) are needed.")
+    captures = [find_capture(text, dataparser) for text in data]
+    methods = [find_method(text) for text in names]
+    with console.status("Asking nerfstudio for its methods"):
+        answer = ask(methods, sorted({capture.dataparser for capture in captures}))
+    specs = plan_runs(captures, methods, answer["has_horizon"], options)
+    return specs, answer["environment"] | {"command": command()}
+
+
+def _rich(table: Table) -> RichTable:
+    """For the terminal: what fits beside each other there."""
+    used = [i for i, title in enumerate(table.columns) if title not in LEFT_TO_THE_REPORT]
+    shown = RichTable()
+    for i in used:
+        shown.add_column(table.columns[i], justify="left" if i < 2 else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(f"[bold]{row[i].text}[/bold]" if row[i].kind == "best" else row[i].text for i in used))
+    return shown

@@ -1,0 +1,5 @@
+"""The one error that a user of ``l2o bench`` can meet before the first run."""
+
+
+class BenchError(ValueError):
+    """The sweep cannot be run as asked; the message says what was found, what is needed and what to do."""

@@ -1,0 +1,189 @@
+"""Derived numbers: medians and spreads over seeds, means over scenes, equal wall-clock, ratios.
+
+A run that failed counts as failed: a cell that holds one has no number but says how many failed. The same goes for a
+value that not every run of the cell has reached: it stays blank rather than being a median of those that have.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from l2o_splat.bench.methods import split_horizon
+from l2o_splat.bench.run import Run
+from l2o_splat.bench.spec import REPORTED_SECONDS
+
+Measure = Callable[[Run], float | None]
+
+ALL_SCENES = "all scenes"
+
+QUALITIES = ("psnr", "ssim", "lpips")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table."""
+
+    value: float | None
+    """Median over seeds."""
+    spread: float | None = None
+    """Largest minus smallest over seeds; None with one seed."""
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    """Why there is no number: ``failed 1/2``, ``unavailable``, ``pending 1/2``; empty where it is blank."""
+
+
+@dataclass
+class Results:
+    """All runs of a sweep."""
+
+    environment: dict[str, Any]
+    runs: list[Run]
+    scenes: list[str] = field(init=False)
+    methods: list[str] = field(init=False)
+    """In the order in which they were named; the first one is the baseline."""
+    seeds: list[int] = field(init=False)
+    _by_place: dict[tuple[str, str], list[Run]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.scenes, self.methods = (
+            list(dict.fromkeys(getattr(run, name) for run in self.runs)) for name in ("scene", "method")
+        )
+        self.seeds = sorted({run.seed for run in self.runs})
+        self._by_place = defaultdict(list)
+        for run in self.runs:
+            for scene in (run.scene, ALL_SCENES):
+                self._by_place[scene, run.method].append(run)
+
+    @property
+    def baseline(self) -> str:
+        """The method that others are compared with: the first one, with the longest of its horizons."""
+        name, _ = split_horizon(self.methods[0])
+        return max(
+            (one for one in self.methods if split_horizon(one)[0] == name), key=lambda one: split_horizon(one)[1]
+        )
+
+    @property
+    def scene_groups(self) -> list[str]:
+        """Every scene, after all of them together where there are several."""
+        return [ALL_SCENES, *self.scenes] if len(self.scenes) > 1 else self.scenes
+
+    def of(self, scene: str, method: str) -> list[Run]:
+        """Runs of one method on one scene, or on all of them."""
+        return self._by_place[scene, method]
+
+    def cell(self, scene: str, method: str, measure: Measure) -> Cell:
+        """Median and spread over seeds; on all scenes of the mean over scenes."""
+        return over_seeds(self.of(scene, method), measure)
+
+    def step_ratio(self, scene: str, method: str) -> Cell:
+        """Step time as a multiple of the baseline's on the same scene; geometric mean over scenes."""
+        scenes = self.scenes if scene == ALL_SCENES else [scene]
+        runs = self.of(scene, method)
+        cells = [(self.cell(one, method, step_time), self.cell(one, self.baseline, step_time)) for one in scenes]
+        if any(cell.value is None or base.value is None for cell, base in cells):
+            return Cell(None, note=shortfall(runs))
+        return Cell(math.exp(statistics.fmean(math.log(cell.value / base.value) for cell, base in cells)))
+
+    @cached_property
+    def _budgets(self) -> dict[tuple[str, int], float]:
+        return {(run.scene, run.seed): run.seconds for run in self.of(ALL_SCENES, self.baseline) if run.ok}
+
+    def budget(self, run: Run) -> float | None:
+        """Equal wall-clock: the seconds that the baseline took on the same scene with the same seed."""
+        return self._budgets.get((run.scene, run.seed))
+
+    def in_budget(self, scene: str, method: str, measure: Measure) -> Cell:
+        """Like :meth:`cell`, of runs that end when their budget is used up."""
+
+        def measured(run: Run) -> float | None:
+            budget = self.budget(run)
+            return None if budget is None else measure(run.within(budget))
+
+        return over_seeds(self.of(scene, method), measured)
+
+
+def step_time(run: Run) -> float | None:
+    """Median seconds of a step."""
+    return run.step_seconds.get("total")
+
+
+def last(name: str) -> Measure:
+    """A quality at the end."""
+    return lambda run: getattr(run.last, name, None)
+
+
+def best(name: str) -> Measure:
+    """A quality where PSNR is highest."""
+    return lambda run: getattr(run.best, name, None)
+
+
+def at_step(name: str, step: int) -> Measure:
+    """A quality after so many steps."""
+    return lambda run: getattr(run.at_step(step), name, None)
+
+
+def at_seconds(name: str, seconds: float) -> Measure:
+    """A quality at a clock time."""
+    return lambda run: getattr(run.at_seconds(seconds), name, None)
+
+
+def degradation(run: Run) -> float | None:
+    """PSNR lost between the best evaluation and the last, dB."""
+    return run.best.psnr - run.last.psnr if run.last else None
+
+
+def shortfall(runs: Sequence[Run]) -> str:
+    """How many of these runs did not come to a good end; empty if all did."""
+    for statuses, word in ((("failed", "out_of_memory"), "failed"), (("unavailable",), "unavailable")):
+        count = sum(run.status in statuses for run in runs)
+        if count:
+            return word if count == len(runs) == 1 or word == "unavailable" else f"{word} {count}/{len(runs)}"
+    pending = sum(not run.ok for run in runs)
+    return f"pending {pending}/{len(runs)}" if pending else ""
+
+
+def over_seeds(runs: Sequence[Run], measure: Measure) -> Cell:
+    """Median over seeds of the mean over scenes."""
+    note = shortfall(runs)
+    if note or not runs:
+        return Cell(None, note=note)
+    values: dict[int, list[float | None]] = {}
+    for run in runs:
+        values.setdefault(run.seed, []).append(measure(run))
+    if any(value is None for scenes in values.values() for value in scenes):
+        return Cell(None)
+    means = [statistics.fmean(scenes) for scenes in values.values()]
+    low, high = min(means), max(means)
+    return Cell(statistics.median(means), high - low if len(means) > 1 else None, low, high)
+
+
+def curve(results: Results, scene: str, method: str, quality: str) -> dict[str, list[list[float]]]:
+    """Points to draw: ``[x, median, low, high]`` over ``steps`` and over ``seconds``.
+
+    On one scene seconds are the median clock at each evaluated step; on all scenes, where a step takes a different
+    time on each, the values at the reported clock times.
+    """
+    runs = results.of(scene, method)
+    steps = sorted({point.step for run in runs for point in run.curve})
+    over_steps, over_seconds = [], []
+    for step in steps:
+        cell = over_seeds(runs, at_step(quality, step))
+        if cell.value is None:
+            continue
+        over_steps.append([step, cell.value, cell.low, cell.high])
+        if scene != ALL_SCENES:
+            seconds = over_seeds(runs, at_step("seconds", step)).value
+            over_seconds.append([seconds, cell.value, cell.low, cell.high])
+    if scene == ALL_SCENES:
+        for second in REPORTED_SECONDS:
+            cell = over_seeds(runs, at_seconds(quality, second))
+            if cell.value is not None:
+                over_seconds.append([second, cell.value, cell.low, cell.high])
+    return {"steps": over_steps, "seconds": over_seconds}

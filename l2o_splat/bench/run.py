@@ -1,0 +1,138 @@
+"""One run and what its log says of it; everything in the report is computed from these."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from l2o_splat.bench.clock import PARTS, RunClock
+from l2o_splat.bench.run_log import LogContents
+from l2o_splat.bench.spec import RunSpec
+
+Status = Literal["ok", "failed", "out_of_memory", "unavailable", "pending"]
+"""``unavailable``: cannot run on this machine. ``pending``: not finished yet. Only ``ok`` has numbers that count."""
+
+FROM_START = ("initializer_seconds", "loading_seconds", "training_views", "held_out_views", "machine", "commit")
+"""What a log notes before the first step, under the names of :class:`Run`."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Held-out quality, mean over the views held out."""
+
+    step: int
+    """Steps taken; 0 is after initialization, before any update."""
+    seconds: float
+    """On the clock."""
+    psnr: float
+    """dB."""
+    ssim: float
+    lpips: float | None
+    """None where its backbone is not there."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run; its first eight fields are the format of ``results.json``, the others stand beside them."""
+
+    scene: str
+    method: str
+    seed: int
+    status: Status
+    num_gaussians: int | None
+    """At the end."""
+    peak_memory_mib: float | None
+    """On a GPU what torch allocated, evaluation left out; on a CPU the resident memory of the whole process."""
+    step_seconds: dict[str, float]
+    """Median seconds of a step and of its parts; empty before the second step."""
+    curve: tuple[Point, ...]
+    reason: str = ""
+    """Why there is nothing, or no more."""
+    steps: int = 0
+    """Steps taken."""
+    seconds: float = 0.0
+    """On the clock at the end."""
+    initializer_seconds: float = 0.0
+    """Part of ``seconds``."""
+    compile_seconds: float = 0.0
+    """Not part of ``seconds``: what the first step took beyond a usual one."""
+    loading_seconds: float = 0.0
+    """Not part of ``seconds``: reading the capture, decoding and scaling its images."""
+    training_views: int = 0
+    held_out_views: int = 0
+    machine: str = ""
+    """Processor or GPU."""
+    commit: str = ""
+    """Of the sources it was made with."""
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @property
+    def best(self) -> Point | None:
+        """The evaluation with the highest PSNR."""
+        return max(self.curve, key=lambda point: point.psnr, default=None)
+
+    @property
+    def last(self) -> Point | None:
+        """The last evaluation."""
+        return self.curve[-1] if self.curve else None
+
+    def at_step(self, step: int) -> Point | None:
+        """The evaluation after so many steps."""
+        return next((point for point in self.curve if point.step == step), None)
+
+    def at_seconds(self, seconds: float) -> Point | None:
+        """The last evaluation before a clock time; None if the run had ended, or not begun, by then."""
+        if self.seconds < seconds:
+            return None
+        return next((point for point in reversed(self.curve) if point.seconds <= seconds), None)
+
+    def within(self, seconds: float) -> Run:
+        """The same run, ended when the clock says so."""
+        curve = tuple(point for point in self.curve if point.seconds <= seconds)
+        return Run(**{entry.name: getattr(self, entry.name) for entry in fields(self)} | {"curve": curve})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Run:
+        """From an entry of ``results.json``; numbers that it does not have are left at their defaults."""
+        known = {entry.name for entry in fields(cls)}
+        curve = tuple(Point(**point) for point in values["curve"])
+        return cls(**{name: value for name, value in values.items() if name in known} | {"curve": curve})
+
+
+def run_from_log(spec: RunSpec, log: LogContents) -> Run:
+    """What a log says of the run that it belongs to."""
+    start, end = log.start or {}, log.end or {}
+    clock = RunClock(start.get("initializer_seconds", 0.0), log.steps)
+    seconds = clock.after_each_step()
+    evaluations = [log.evaluations[step] for step in sorted(log.evaluations)]
+    warm = [step for step in log.steps if not step.first]
+    step_seconds = {}
+    if warm:
+        step_seconds["total"] = statistics.median(step.total for step in warm)
+        step_seconds |= {part: statistics.median(step.parts[part] for step in warm) for part in PARTS}
+    return Run(
+        scene=spec.scene,
+        method=spec.label,
+        seed=spec.seed,
+        status=end.get("status", "pending"),
+        num_gaussians=evaluations[-1]["num_gaussians"] if evaluations else None,
+        peak_memory_mib=end.get("peak_memory_mib"),
+        step_seconds=step_seconds,
+        curve=tuple(
+            Point(record["step"], seconds[record["step"]], record["psnr"], record["ssim"], record["lpips"])
+            for record in evaluations
+            if record["step"] < len(seconds)
+        ),
+        reason=end.get("reason", "") if end else "not finished yet; the same command goes on with it",
+        steps=len(log.steps),
+        seconds=seconds[-1],
+        compile_seconds=clock.compile_seconds,
+        **{name: start[name] for name in FROM_START if name in start},
+    )

@@ -1,0 +1,109 @@
+"""The log of a run: JSON lines, only ever appended to, so that a run killed at any moment can be continued.
+
+Records, by their ``kind``:
+
+* ``start``: a process begins the run; what came before it does not count. ``resume``: a process goes on after ``step``
+  steps; what came after that step does not count.
+* ``step``: a step was taken, with its times. ``evaluation``: held-out quality after ``step`` steps.
+* ``end``: the run is over, with ``status`` and ``reason``. A run without it was interrupted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from l2o_splat.bench.clock import StepTime
+
+LOG_NAME = "log.jsonl"
+
+
+class LogInUseError(RuntimeError):
+    """Another process is writing this log."""
+
+
+@dataclass
+class LogContents:
+    """What a log says."""
+
+    start: dict[str, Any] | None = None
+    steps: list[StepTime] = field(default_factory=list)
+    evaluations: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """By number of steps taken."""
+    end: dict[str, Any] | None = None
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after a step."""
+        del self.steps[step:]
+        self.evaluations = {taken: record for taken, record in self.evaluations.items() if taken <= step}
+        self.end = None
+
+
+def read_log(path: Path) -> LogContents:
+    """Contents of a log; empty if there is none. A last line that was cut off is left out."""
+    contents = LogContents()
+    if not path.exists():
+        return contents
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        kind = record.pop("kind")
+        if kind == "start":
+            contents = LogContents(start=record)
+        elif kind == "resume":
+            contents.rewind(record["step"])
+        elif kind == "step":
+            # A step that is taken again after a kill replaces the first try.
+            del contents.steps[record["step"] - 1 :]
+            contents.steps.append(StepTime(record["seconds"], record["first"]))
+        elif kind == "evaluation":
+            contents.evaluations[record["step"]] = record
+        else:
+            contents.end = record
+    return contents
+
+
+class RunLog:
+    """Writer of a log; while it is open no other process can write to it.
+
+    Raises:
+        LogInUseError: when another one does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise LogInUseError(
+                f"{path} is being written by another process; wait for the other `l2o bench`, or use another --out."
+            ) from error
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")  # A kill cut the last line off; the next one must be whole.
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Append a record. Steps may be lost with the machine's power, everything else is on the disk on return."""
+        line = json.dumps({"kind": kind, **values}, allow_nan=False, separators=(",", ":"))
+        os.write(self._file, line.encode() + b"\n")
+        if kind != "step":
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,164 @@
+"""What a sweep runs: every combination of scene, method, horizon and seed, one spec per run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from l2o_splat.bench.captures import Capture
+from l2o_splat.bench.errors import BenchError
+from l2o_splat.bench.methods import Method, with_horizon
+
+PROTOCOL = 1
+"""Raised whenever clock, split or measures change, so that runs of an older protocol are not taken for new ones."""
+
+REPORTED_STEPS = (0, 1, 2, 4, 10, 20, 50, 100, 200, 500, 1000, 2000)
+"""Steps whose quality the report lists."""
+STEPS_BETWEEN = (30, 70, 150, 300, 400, 700, 1400)
+"""Evaluated as well, so that the last evaluation before any moment is never far from it."""
+REPORTED_SECONDS = (1, 3, 10, 30, 60, 120)
+"""Clock times whose quality the report lists."""
+
+Views = int | Literal["all"]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: everything that its numbers depend on."""
+
+    scene: str
+    dataparser: tuple[str, ...]
+    """Name of nerfstudio's dataparser and its options, as ``ns-train`` takes them."""
+    data: str | None
+    """Folder of the capture; None where the dataparser needs none."""
+    method: str
+    """Registered name."""
+    options: tuple[str, ...]
+    """Of the method, as ``ns-train`` takes them."""
+    label: str
+    """Name in the report, with the horizon where several are compared."""
+    horizon: int
+    """Steps over which decaying rates decay; of no effect where nothing decays."""
+    seed: int
+    steps: int
+    seconds: float | None
+    views: Views
+    scale: float
+    protocol: int = PROTOCOL
+
+    @property
+    def folder_name(self) -> str:
+        """Readable, and another one for every other spec."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        words = (self.scene, self.label, f"seed{self.seed}", digest)
+        # Most file systems allow 255 characters.
+        return "--".join(re.sub(r"[^\w.@-]+", "_", word)[:100] for word in words)
+
+    @property
+    def reported_steps(self) -> tuple[int, ...]:
+        """Those of ``REPORTED_STEPS`` that the run can reach, and its last."""
+        return (*(step for step in REPORTED_STEPS if step < self.steps), self.steps)
+
+    @property
+    def evaluated_steps(self) -> frozenset[int]:
+        """Steps after which held-out quality is measured, apart from clock times."""
+        return frozenset(step for step in (*self.reported_steps, *STEPS_BETWEEN) if step <= self.steps)
+
+    @property
+    def evaluated_seconds(self) -> tuple[float, ...]:
+        """Clock times before which it is measured: the reported ones, and the end of the budget."""
+        limit = float("inf") if self.seconds is None else self.seconds
+        return (*(second for second in REPORTED_SECONDS if second < limit), *([] if self.seconds is None else [limit]))
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2))
+
+    @classmethod
+    def read(cls, path: Path) -> RunSpec:
+        values = json.loads(path.read_text())
+        return cls(**values | {name: tuple(values[name]) for name in ("dataparser", "options")})
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What all runs of a sweep have in common."""
+
+    steps: int
+    seconds: float | None
+    views: Views
+    scale: float
+    seeds: int
+    horizons: tuple[int, ...]
+    """Empty: each method once, its rates decaying over ``steps``."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise BenchError(f"--steps is {self.steps}; at least 1 is needed.")
+        if self.seconds is not None and not self.seconds > 0:
+            raise BenchError(f"--seconds is {self.seconds}; a positive time is needed, or none.")
+        if self.views != "all" and self.views < 2:
+            raise BenchError(f"--views is {self.views}; at least 2 context views are needed, or `all`.")
+        if not 0 < self.scale <= 1:
+            raise BenchError(f"--scale is {self.scale}; images can be made smaller only: give a number in (0, 1].")
+        if self.seeds < 1:
+            raise BenchError(f"--seeds is {self.seeds}; at least 1 run per method is needed.")
+        if any(horizon < 1 for horizon in self.horizons):
+            raise BenchError(f"--horizons are {self.horizons}; each must be at least 1 step.")
+        if len(set(self.horizons)) < len(self.horizons):
+            raise BenchError(f"--horizons {self.horizons} names one twice.")
+
+
+def plan_runs(
+    captures: Sequence[Capture], methods: Sequence[Method], has_horizon: Mapping[str, bool], options: SweepOptions
+) -> list[RunSpec]:
+    """All runs of a sweep in the order in which they are started: scene, then seed, then method.
+
+    Args:
+        captures: With distinct names.
+        methods: With distinct labels, the baseline first.
+        has_horizon: Whether a method's rates decay over a horizon, by label.
+        options: Common to all.
+
+    Raises:
+        BenchError: when two captures, or two methods, have the same name.
+    """
+    for what, names in (
+        ("captures", [capture.scene for capture in captures]),
+        ("methods", [method.label for method in methods]),
+    ):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise BenchError(f"Two {what} are called {twice[0]}; every one needs a name of its own.")
+    variants = [
+        (method, label, horizon)
+        for method in methods
+        for label, horizon in (
+            [(with_horizon(method.label, horizon), horizon) for horizon in options.horizons]
+            if options.horizons and has_horizon[method.label]
+            else [(method.label, options.steps)]
+        )
+    ]
+    return [
+        RunSpec(
+            scene=capture.scene,
+            dataparser=capture.dataparser,
+            data=capture.data,
+            method=method.name,
+            options=method.options,
+            label=label,
+            horizon=horizon,
+            seed=seed,
+            steps=options.steps,
+            seconds=options.seconds,
+            views=options.views,
+            scale=options.scale,
+        )
+        for capture in captures
+        for seed in range(options.seeds)
+        for method, label, horizon in variants
+    ]

@@ -1,0 +1,242 @@
+"""The report's tables as rows of cells, for HTML, Markdown and the terminal alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from l2o_splat.bench.measures import (
+    QUALITIES,
+    Cell,
+    Results,
+    at_seconds,
+    at_step,
+    best,
+    degradation,
+    last,
+    step_time,
+)
+from l2o_splat.bench.run import Run
+from l2o_splat.bench.spec import REPORTED_SECONDS, REPORTED_STEPS
+
+QUALITY_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
+QUALITY_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell as it is shown."""
+
+    text: str
+    sort: float | str | None
+    """What the column is sorted by; None comes last."""
+    hint: str = ""
+    """Shown when pointed at."""
+    kind: str = "number"
+    """``number``, ``text``, ``note`` (why there is no number) or ``best`` (of its scene and column)."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; the first column of most is the scene."""
+
+    name: str
+    title: str
+    explanation: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Entry]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers: one cell for each scene and method."""
+
+    title: str
+    cell: Callable[[str, str], Cell]
+    digits: int
+    better: int = 0
+    """1 where more is better, -1 where less is, 0 where neither is marked."""
+    factor: float = 1.0
+    """From the unit of the measure to that of the column."""
+    suffix: str = ""
+
+    def shown(self, value: float) -> str:
+        """The value as text, without the suffix."""
+        return f"{value * self.factor:,.{self.digits}f}"
+
+
+def all_tables(results: Results) -> list[Table]:
+    """Every table of the report, in its order."""
+    return [summary(results), equal_time(results), *quality_tables(results), runs_table(results)]
+
+
+def summary(results: Results) -> Table:
+    """One line per scene and method: where it ended, what it cost."""
+    columns = [
+        _quality(results, "PSNR, last", last("psnr"), "psnr"),
+        _quality(results, "PSNR, best", best("psnr"), "psnr"),
+        Column("lost since best", lambda *at: results.cell(*at, degradation), 2, -1),
+        _quality(results, "SSIM, last", last("ssim"), "ssim"),
+        _quality(results, "LPIPS, last", last("lpips"), "lpips"),
+        Column("steps", lambda *at: results.cell(*at, last("step")), 0),
+        Column("seconds", lambda *at: results.cell(*at, last("seconds")), 1),
+        Column("ms per step", lambda *at: results.cell(*at, step_time), 1, -1, factor=1000),
+        Column("step time ratio", results.step_ratio, 2, -1, suffix=" x"),
+        Column("Gaussians", lambda *at: results.cell(*at, lambda run: run.num_gaussians), 0),
+        Column("peak MiB", lambda *at: results.cell(*at, lambda run: run.peak_memory_mib), 0),
+    ]
+    explanation = (
+        f"Held-out quality at the end of each run, median over {_seeds(results)}; all scenes: mean over scenes. "
+        f"“Lost since best” is how far PSNR (dB) has fallen from its best evaluation. Step time ratio: to "
+        f"{results.baseline} on the same scene."
+    )
+    return _table("summary", "Summary", explanation, results, columns)
+
+
+def equal_time(results: Results) -> Table:
+    """Every method with the baseline's time (Learn2Splat, arXiv 2605.15760, main table)."""
+
+    def used(scene: str, method: str) -> Cell:
+        def share(run: Run) -> float | None:
+            budget = results.budget(run)
+            return budget and min(run.seconds / budget, 1.0)
+
+        return results.cell(scene, method, share)
+
+    def in_budget(title: str, measure, digits: int, better: int) -> Column:
+        return Column(title, lambda *at: results.in_budget(*at, measure), digits, better)
+
+    columns = [
+        Column(
+            "budget s", lambda scene, method: results.in_budget(scene, results.baseline, lambda run: run.seconds), 1
+        ),
+        in_budget("PSNR, best", best("psnr"), 2, 1),
+        in_budget("PSNR, at end", last("psnr"), 2, 1),
+        in_budget("SSIM, at end", last("ssim"), 4, 1),
+        in_budget("LPIPS, at end", last("lpips"), 4, -1),
+        in_budget("steps", last("step"), 0, 0),
+        Column("budget used", used, 0, factor=100, suffix=" %"),
+        Column("peak MiB", lambda *at: results.cell(*at, lambda run: run.peak_memory_mib), 0),
+    ]
+    explanation = (
+        f"Every method gets the time that {results.baseline} took on the same scene with the same seed. Best: the "
+        "evaluation with the highest PSNR within it; at end: the last evaluation within it. A method that uses less "
+        "than 100 % had taken all its steps before the time was up."
+    )
+    return _table("equal-time", "Equal wall-clock", explanation, results, columns)
+
+
+def quality_tables(results: Results) -> list[Table]:
+    """For each quality: after so many steps, and at clock times."""
+    reached = {point.step for run in results.runs for point in run.curve}
+    ends = {run.last.step for run in results.runs if run.ok}
+    steps = sorted(reached & {*REPORTED_STEPS, *ends})
+    longest = max((run.seconds for run in results.runs), default=0.0)
+    seconds = [second for second in REPORTED_SECONDS if second <= longest]
+    tables = []
+    for name in QUALITIES:
+        if not any(getattr(point, name) is not None for run in results.runs for point in run.curve):
+            continue
+        title = QUALITY_NAMES[name]
+        over_steps = [_quality(results, f"{step:,}", at_step(name, step), name) for step in steps]
+        over_time = [_quality(results, f"{second} s", at_seconds(name, second), name) for second in seconds]
+        explanation = f"Median over {_seeds(results)}; step 0 is after initialization, before any update."
+        tables.append(_table(f"{name}-steps", f"{title} after so many steps", explanation, results, over_steps))
+        if over_time:
+            explanation = (
+                "The last evaluation before that time on the clock; blank where a run had ended or was still "
+                "initializing."
+            )
+            tables.append(_table(f"{name}-seconds", f"{title} at clock times", explanation, results, over_time))
+    return tables
+
+
+def runs_table(results: Results) -> Table:
+    """Every single run with its status and where its time went."""
+    columns = ["Scene", "Method", "Seed", "Status", "Steps", "PSNR, last", "Clock s", "Initializer s", "ms per step"]
+    columns += ["Render", "Backward", "Update", "Compile s", "Loading s", "Gaussians", "Peak MiB", "Views", "Machine"]
+    explanation = (
+        "The clock holds initializer and steps; compiling at the first step and loading images are not on it. Render, "
+        "backward and update are shares of a step in ms (medians). Views: trained on + held out."
+    )
+    return Table("runs", "Runs", explanation, columns, [_run_row(run) for run in results.runs])
+
+
+def _run_row(run: Run) -> list[Entry]:
+    def number(value: float | None, digits: int, factor: float = 1.0) -> Entry:
+        return Entry("", None) if value is None else Entry(f"{value * factor:,.{digits}f}", value)
+
+    status = run.status.replace("_", " ")
+    parts = [number(run.step_seconds.get(part), 1, 1000) for part in ("total", "render", "backward", "update")]
+    return [
+        Entry(run.scene, run.scene, kind="text"),
+        Entry(run.method, run.method, kind="text"),
+        Entry(str(run.seed), run.seed),
+        Entry(f"{status}: {run.reason}" if run.reason else status, status, kind="text" if run.ok else "note"),
+        number(run.steps, 0),
+        number(run.last and run.last.psnr, 2),
+        number(run.seconds, 1),
+        number(run.initializer_seconds, 2),
+        *parts,
+        number(run.compile_seconds, 1),
+        number(run.loading_seconds, 1),
+        number(run.num_gaussians, 0),
+        number(run.peak_memory_mib, 0),
+        Entry(f"{run.training_views} + {run.held_out_views}", run.training_views),
+        Entry(run.machine, run.machine, kind="text"),
+    ]
+
+
+def _quality(results: Results, title: str, measure: Callable[[Run], float | None], name: str) -> Column:
+    better = -1 if name == "lpips" else 1
+    return Column(title, lambda *at: results.cell(*at, measure), QUALITY_DIGITS[name], better)
+
+
+def _table(name: str, title: str, explanation: str, results: Results, columns: Sequence[Column]) -> Table:
+    rows = []
+    for scene in results.scene_groups:
+        cells = {method: [column.cell(scene, method) for column in columns] for method in results.methods}
+        winners = [
+            _best_of(column, [cells[method][i] for method in results.methods]) for i, column in enumerate(columns)
+        ]
+        for method in results.methods:
+            names = [Entry(scene, scene, kind="text"), Entry(method, method, kind="text")]
+            entries = [_entry(*parts) for parts in zip(cells[method], columns, winners, strict=True)]
+            rows.append(names + _note_once(entries))
+    # A quality that nothing could measure (LPIPS without its backbone) has no column.
+    used = [i for i in range(len(columns) + 2) if any(row[i].text for row in rows)]
+    titles = ["Scene", "Method", *(column.title for column in columns)]
+    return Table(name, title, explanation, [titles[i] for i in used], [[row[i] for i in used] for row in rows])
+
+
+def _note_once(entries: Sequence[Entry]) -> list[Entry]:
+    """The same reason in every cell of a row is read once."""
+    notes = [i for i, entry in enumerate(entries) if entry.kind == "note"]
+    return [Entry("", None) if i in notes[1:] else entry for i, entry in enumerate(entries)]
+
+
+def _best_of(column: Column, cells: Sequence[Cell]) -> str:
+    """What the best of these is shown as; empty where all look alike."""
+    values = [cell.value for cell in cells if cell.value is not None]
+    if not column.better or len({column.shown(value) for value in values}) < 2:
+        return ""
+    return column.shown(max(values) if column.better > 0 else min(values))
+
+
+def _entry(cell: Cell, column: Column, winner: str) -> Entry:
+    if cell.value is None:
+        return Entry(cell.note, None, kind="note" if cell.note else "number")
+    text = column.shown(cell.value)
+    kind = "best" if text == winner else "number"
+    text += column.suffix
+    hint = ""
+    if cell.spread is not None:
+        hint = f"seeds from {column.shown(cell.low)} to {column.shown(cell.high)}"
+        if column.shown(cell.spread / 2) != column.shown(0.0):
+            text += f" ±{column.shown(cell.spread / 2)}"
+    return Entry(text, cell.value, hint, kind)
+
+
+def _seeds(results: Results) -> str:
+    count = len(results.seeds)
+    return "1 seed" if count == 1 else f"{count} seeds (± half of their range)"
