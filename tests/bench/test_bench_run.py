@@ -1,0 +1,201 @@
+"""Real runs of registered methods on the tiny capture, by nerfstudio's own trainer."""
+
+import hashlib
+import json
+import sys
+from collections import defaultdict
+from dataclasses import asdict
+
+import pytest
+from PIL import Image
+
+from l2o_splat.bench.captures import find_capture
+from l2o_splat.bench.command import bench
+from l2o_splat.bench.errors import BenchError
+from l2o_splat.bench.measures import at_step
+from l2o_splat.bench.methods import Method, find_method
+from l2o_splat.bench.processes import ask
+from l2o_splat.bench.run import Run, run_from_log
+from l2o_splat.bench.run_log import LOG_NAME, read_log
+from l2o_splat.bench.spec import SweepOptions, plan_runs
+from l2o_splat.plugin import bench_run
+from l2o_splat.plugin.bench_config import horizons, registered_config, run_config
+from tests.plugin.captures import method_config, train, write_tiny_capture
+
+
+@pytest.fixture
+def capture(tmp_path):
+    return write_tiny_capture(tmp_path / "tiny")
+
+
+def tiny_spec(capture, method="l2o-adam-tuned", seed=0, horizon=(), **options):
+    options = {"steps": 6, "seconds": None, "views": "all", "scale": 1.0} | options
+    specs = plan_runs(
+        [find_capture(str(capture))],
+        [find_method(method)],
+        defaultdict(lambda: True),
+        SweepOptions(**options, seeds=seed + 1, horizons=horizon),
+    )
+    return specs[-1]
+
+
+def run(spec, folder, pictures=False) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    bench_run.run(spec, folder, pictures)
+    return run_from_log(spec, read_log(folder / LOG_NAME))
+
+
+def test_watching_a_run_does_not_change_it(capture, tmp_path):
+    """The same numbers as ns-train and its own evaluation give."""
+    config = method_config(capture, tmp_path / "plain", "l2o-adam-tuned", steps=6)
+    config.optimizers["gaussians"]["optimizer"].horizon = 6
+    config.pipeline.datamanager.views_per_step = registered_config("l2o-adam-tuned").pipeline.datamanager.views_per_step
+    expected = train(config).pipeline.get_average_eval_image_metrics()
+    watched = run(tiny_spec(capture), tmp_path / "watched")
+    assert watched.status == "ok", watched.reason
+    assert watched.last.psnr == pytest.approx(expected["psnr"], abs=1e-5)
+    assert watched.last.ssim == pytest.approx(expected["ssim"], abs=1e-6)
+
+
+def test_a_run_is_measured_and_the_capture_is_left_alone(capture, tmp_path):
+    def contents():
+        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in capture.rglob("*") if path.is_file()}
+
+    before = contents()
+    result = run(tiny_spec(capture, scale=0.75), tmp_path / "run", pictures=True)
+    assert contents() == before
+    assert [point.step for point in result.curve if point.step in (0, 1, 2, 4, 6)] == [0, 1, 2, 4, 6]
+    assert result.last.psnr > result.curve[0].psnr
+    seconds = [point.seconds for point in result.curve]
+    assert seconds == sorted(seconds) and seconds[0] == result.initializer_seconds > 0
+    assert (result.training_views, result.held_out_views, result.num_gaussians, result.steps) == (7, 2, 60, 6)
+    assert result.step_seconds["total"] >= max(result.step_seconds[part] for part in ("render", "backward", "update"))
+    assert min(result.step_seconds.values()) > 0 and result.peak_memory_mib > 0 and result.loading_seconds > 0
+    assert not (tmp_path / "run" / "train").exists()
+    pictures = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
+    assert pictures == [
+        f"{view}.{kind}.jpg" for view in ("000-000", "001-008") for kind in ("end", "error", "photograph", "start")
+    ]
+    with Image.open(tmp_path / "run" / "pictures" / pictures[0]) as picture:
+        assert picture.size == (36, 27)
+
+
+def test_a_run_killed_midway_goes_on_to_the_same_numbers(capture, tmp_path, monkeypatch):
+    spec = tiny_spec(capture)
+    whole = run(spec, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        evaluate = bench_run.Watcher.evaluate
+
+        def killed(self, taken):
+            if taken == 4:
+                raise KeyboardInterrupt
+            evaluate(self, taken)
+
+        patch.setattr(bench_run.Watcher, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(spec, tmp_path / "parts")
+    continued = run(spec, tmp_path / "parts")
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "parts" / LOG_NAME).read_text().splitlines()]
+    assert kinds.count("start") == kinds.count("resume") == kinds.count("end") == 1
+    assert (continued.status, continued.steps) == ("ok", 6)
+    for step in (0, 1, 2, 4, 6):
+        assert at_step("psnr", step)(continued) == at_step("psnr", step)(whole)
+
+
+def test_a_budget_of_seconds_ends_a_run(capture, tmp_path):
+    result = run(tiny_spec(capture, steps=100_000, seconds=0.7), tmp_path / "run")
+    assert result.status == "ok"
+    assert 0 < result.steps < 100_000
+    assert result.last.seconds <= 0.7 <= result.seconds
+    assert result.at_seconds(0.7) == result.last
+
+
+def test_seeds_change_the_order_of_views(capture):
+    configs = [run_config(tiny_spec(capture, seed=seed), capture.parent) for seed in (0, 1)]
+    assert [config.pipeline.datamanager.view_seed for config in configs] == [0, 1]
+    assert [config.pipeline.initialization.seed for config in configs] == [0, 1]
+    assert [config.machine.seed for config in configs] == [0, 1]
+
+
+def test_sparse_runs_train_on_context_views_alone(tmp_path):
+    capture = write_tiny_capture(tmp_path / "wide", num_views=13)
+    result = run(tiny_spec(capture, views=3, steps=2), tmp_path / "run")
+    assert (result.training_views, result.held_out_views) == (3, 2)
+
+
+def test_splatfacto_without_cuda_keeps_its_row_with_the_reason(capture, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_run.torch.cuda, "is_available", lambda: False)
+    result = run(tiny_spec(capture, "splatfacto"), tmp_path / "run")
+    assert result.status == "unavailable"
+    assert "splatfacto needs a CUDA device" in result.reason
+
+
+def test_the_horizon_is_set_wherever_a_method_keeps_one(capture, tmp_path):
+    ours = run_config(tiny_spec(capture, horizon=(123,)), tmp_path)
+    assert ours.optimizers["gaussians"]["optimizer"].horizon == 123
+    theirs = run_config(tiny_spec(capture, "splatfacto", horizon=(123,)), tmp_path)
+    assert theirs.optimizers["means"]["scheduler"].max_steps == 123
+    assert {attribute for _, attribute in horizons(theirs)} == {"max_steps"}
+
+
+def test_options_of_ns_train_reach_the_run(capture, tmp_path):
+    result = run(
+        tiny_spec(capture, "fewer=l2o-adam --pipeline.initialization.num-points 20", steps=1), tmp_path / "run"
+    )
+    assert (result.method, result.num_gaussians) == ("fewer", 20)
+
+
+def test_a_learned_rule_without_weights_keeps_its_row_with_the_reason(capture, tmp_path):
+    result = run(tiny_spec(capture, "learn2splat"), tmp_path / "run")
+    assert result.status == "unavailable"
+    assert "needs weights" in result.reason
+
+
+def test_a_learned_rule_runs(capture, tmp_path):
+    method = "l2s=learn2splat --optimizers.gaussians.optimizer.weights random:0"
+    result = run(tiny_spec(capture, method, steps=2), tmp_path / "run")
+    assert (result.status, result.method, result.steps) == ("ok", "l2s", 2), result.reason
+
+
+def test_a_broken_capture_fails_with_its_own_sentence(capture, tmp_path):
+    (capture / "images" / "003.png").write_bytes(b"no picture")
+    result = run(tiny_spec(capture), tmp_path / "run")
+    assert result.status == "failed"
+    assert "003.png cannot be read as an image" in result.reason
+
+
+def test_running_out_of_memory_is_told_apart(capture, tmp_path, monkeypatch):
+    def exhausted(self, taken):
+        raise bench_run.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+    monkeypatch.setattr(bench_run.Watcher, "evaluate", exhausted)
+    result = run(tiny_spec(capture), tmp_path / "run")
+    assert (result.status, result.reason) == ("out_of_memory", "CUDA out of memory. Tried to allocate 20 GiB.")
+
+
+def test_what_nerfstudio_does_not_know_is_refused_before_anything_runs():
+    methods = [Method("mine", "l2o-adam"), Method("?", "l2o-nonsense"), Method("!", "l2o-adam", ("--nonsense", "1"))]
+    question = {"methods": [asdict(method) for method in methods], "dataparsers": [["no-such-parser"]]}
+    answer = bench_run.describe(question)
+    assert answer["has_horizon"] == {"mine": True}
+    assert len(answer["errors"]) == 3
+    assert "l2o-nonsense is not registered" in answer["errors"][0]
+    assert "no such options: --nonsense 1" in answer["errors"][1]
+    assert "no-such-parser" in answer["errors"][2]
+    fails = (sys.executable, "-c", "import sys; sys.exit('no such module')")
+    with pytest.raises(BenchError, match="no such module"):
+        ask(methods, [], command=fails)
+
+
+def test_the_command_gives_the_report_in_one_go(capture, tmp_path, capsys):
+    out = tmp_path / "out"
+    status = bench((str(capture),), ("l2o-adam",), steps=2, out=out, horizons=(2,))
+    output = capsys.readouterr().out
+    assert status == 0, output
+    assert "1/1" in output and "Report:" in output
+    values = json.loads((out / "results.json").read_text())
+    (run,) = values["runs"]
+    assert (run["scene"], run["method"], run["status"]) == ("tiny", "l2o-adam@2", "ok")
+    assert values["environment"]["torch"] and values["environment"]["command"]
+    assert "l2o-adam@2" in (out / "report.html").read_text()
+    assert {"results.csv", "summary.md"} <= {path.name for path in out.iterdir()}
