@@ -37,7 +37,7 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder for the results; what an earlier demo left in it is replaced."""
-    steps: int = 100
+    steps: int = 80
     """Training steps."""
     seed: int = 0
     """Another seed gives another capture."""
