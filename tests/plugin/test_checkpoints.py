@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -46,26 +47,32 @@ def test_a_killed_run_leaves_a_checkpoint_that_loads_and_resumes(tiny_capture, t
     assert train(resumed).step == saved["step"] + 1
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Files can grow no further than a few bytes, as on a full disk."""
+    """Files can grow no further than a few bytes, as on a full disk.
+
+    Around the writes under test alone: the test runner's own output may be a long file too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(tiny_capture, tmp_path, full_disk, capsys):
+def test_a_full_disk_keeps_the_last_good_checkpoint(tiny_capture, tmp_path, capsys):
     config = method_config(tiny_capture, tmp_path / "out", steps=3)
     trainer = train(config)
     good = last_checkpoint(config).read_bytes()
     trainer.training_state = "training"
-    full_disk()
-    trainer.save_checkpoint(7)
+    with full_disk():
+        trainer.save_checkpoint(7)
     assert "The checkpoint of step 7 could not be saved" in " ".join(capsys.readouterr().out.split())
     trainer.training_state = "completed"
-    with pytest.raises(CheckpointError, match=r"last good one is step-000000002\.ckpt: free some space"):
+    with full_disk(), pytest.raises(CheckpointError, match=r"last good one is step-000000002\.ckpt: free some space"):
         trainer.save_checkpoint(8)
     assert [path.name for path in config.get_checkpoint_dir().iterdir()] == ["step-000000002.ckpt"]
     assert last_checkpoint(config).read_bytes() == good
