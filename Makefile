@@ -1,6 +1,7 @@
 # `make demo` and `make test` set everything up first. Needs Python 3.10 or newer with venv, and about 10 GB of disk.
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= dev
 BIN := $(VENV)/bin
 
 # Idle threads of torch should sleep, not spin: the renderer has threads of its own.
@@ -12,7 +13,7 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	$(BIN)/l2o check --fix
 	touch $@
 

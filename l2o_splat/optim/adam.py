@@ -43,6 +43,11 @@ class AdamOptions:
     beta2: float = 0.999
     eps: float = 1e-15
 
+    @property
+    def decays(self) -> bool:
+        """Whether any rate depends on the horizon."""
+        return any(factor != 1 for factor in asdict(self.final_factor).values())
+
 
 _CONSTANT = Rates(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 

@@ -44,6 +44,12 @@ class JointOptimizerConfig(OptimizerConfig):
     eps: tyro.conf.Suppress[float] = 1e-15
     max_norm: tyro.conf.Suppress[float | None] = None
 
+    @property
+    def has_horizon(self) -> bool:
+        """Whether ``horizon`` changes anything: some rule of this config has rates that decay over it."""
+        presets = [_ADAM_PRESETS[name] for name in (self.rule, self.finish_with) if name in _ADAM_PRESETS]
+        return any(adam_options(preset, self.horizon).decays for preset in presets)
+
     def check(self) -> None:
         """Refuse options that do not go together, before any long work.
 

@@ -174,10 +174,15 @@ def test_running_out_of_memory_is_told_apart(capture, tmp_path, monkeypatch):
 
 
 def test_what_nerfstudio_does_not_know_is_refused_before_anything_runs():
-    methods = [Method("mine", "l2o-adam"), Method("?", "l2o-nonsense"), Method("!", "l2o-adam", ("--nonsense", "1"))]
+    methods = [
+        Method("mine", "l2o-adam"),
+        Method("no-schedule", "learn2splat"),
+        Method("?", "l2o-nonsense"),
+        Method("!", "l2o-adam", ("--nonsense", "1")),
+    ]
     question = {"methods": [asdict(method) for method in methods], "dataparsers": [["no-such-parser"]]}
     answer = bench_run.describe(question)
-    assert answer["has_horizon"] == {"mine": True}
+    assert answer["has_horizon"] == {"mine": True, "no-schedule": False}
     assert len(answer["errors"]) == 3
     assert "l2o-nonsense is not registered" in answer["errors"][0]
     assert "no such options: --nonsense 1" in answer["errors"][1]
