@@ -12,6 +12,10 @@ import tyro
 from l2o_splat.bench.command import bench, compare
 from l2o_splat.check import check
 from l2o_splat.demo import DemoError, demo
+from l2o_splat.meta.command import MetaTrain as MetaTrainCommand
+from l2o_splat.meta.command import MetaTrainError
+from l2o_splat.meta.prefetch import SourceError
+from l2o_splat.meta.training_state import ResumeError
 from l2o_splat.scenes.photos import PhotosError, pose_photos
 from l2o_splat.weights import WeightsError
 from l2o_splat.weights.cli import WeightsCommand
@@ -79,6 +83,17 @@ class Weights:
         self.command.run()
 
 
+@dataclass
+class MetaTrain(MetaTrainCommand):
+    __doc__ = MetaTrainCommand.__doc__
+
+    def run(self) -> None:
+        """Train; captures are read by nerfstudio."""
+        from l2o_splat.plugin.training_captures import read_training_capture
+
+        super().run(read_training_capture)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``l2o`` command; expected failures are one sentence, not a stack trace."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -92,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "demo": Demo,
                 "photos": Photos,
                 "weights": Weights,
+                "meta-train": MetaTrain,
                 "bench": bench,
                 "bench-compare": compare,
             },
@@ -100,6 +116,6 @@ def main(arguments: list[str] | None = None) -> None:
             description="Learned optimization for Gaussian splats.",
         )
         # The bench's functions have run by now and give an exit status; the others are run here.
-        sys.exit(result.run() if isinstance(result, Check | Demo | Photos | Weights) else result)
-    except (DemoError, PhotosError, WeightsError) as error:
+        sys.exit(result.run() if isinstance(result, Check | Demo | Photos | Weights | MetaTrain) else result)
+    except (DemoError, MetaTrainError, PhotosError, ResumeError, SourceError, WeightsError) as error:
         raise SystemExit(f"l2o: {error}") from error

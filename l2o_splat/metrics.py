@@ -51,14 +51,20 @@ class Lpips:
 
     def __call__(self, rendered: Float[Tensor, "h w 3"], photograph: Float[Tensor, "h w 3"]) -> float | None:
         """Distance of two images in 0..1; lower is more alike."""
+        with torch.no_grad():
+            distances = self.distances(rendered[None], photograph[None])
+        return None if distances is None else float(distances)
+
+    def distances(
+        self, rendered: Float[Tensor, "v h w 3"], photographs: Float[Tensor, "v h w 3"]
+    ) -> Float[Tensor, " v"] | None:
+        """Distance of every pair of images in 0..1, differentiable."""
         if self._network is None and not self._unavailable:
             self._build()
         if self._network is None:
             return None
         network = self._network.to(rendered.device)
-        pair = [image.movedim(-1, 0)[None] for image in (rendered, photograph)]
-        with torch.no_grad():
-            return float(network(*pair, normalize=True))
+        return network(rendered.movedim(-1, 1), photographs.movedim(-1, 1), normalize=True).flatten()
 
     def _build(self) -> None:
         import lpips
@@ -67,7 +73,7 @@ class Lpips:
             # torch.hub announces its download attempt on stderr; the outcome is what matters.
             with _download_timeout(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
                 warnings.simplefilter("ignore")
-                self._network = lpips.LPIPS(net="alex", verbose=False).eval()
+                self._network = lpips.LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
         except OSError as error:
             self._unavailable = True
             logger.warning(

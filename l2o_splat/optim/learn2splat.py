@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.update_network import SH_START, UpdateNetwork, UpdateNetworkShape
 from l2o_splat.optim.framed import FramedRule
@@ -53,10 +55,18 @@ class Learn2SplatConfig:
     """Seed of the random latent state."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto is bfloat16 autocast on CUDA, as in training, and float32 elsewhere."""
+    units: Literal["training", "own_scale"] = "training"
+    """Unit of length. training: that of the scene frame the weights were trained in. own_scale (not the paper's):
+    position steps are in units of each Gaussian's own mean scale, and log-scales count from the median of the scene's
+    start, so that no frame is needed."""
+    step_decay: tuple[float, float] | None = None
+    """Not the paper's: with (a, p) the steps of a Gaussian shrink as (1 + t / a) ** -p over its own step count t."""
 
     def __post_init__(self) -> None:
         # JSON has no tuples, and the same options must read the same in a fingerprint.
         object.__setattr__(self, "log_scale_range", tuple(self.log_scale_range))
+        if self.step_decay is not None:
+            object.__setattr__(self, "step_decay", tuple(self.step_decay))
         if self.knn_refresh_interval < 1:
             raise ValueError(f"knn_refresh_interval is {self.knn_refresh_interval}; at least 1 step is needed.")
         if self.active_only and self.knn_refresh_interval > 1:
@@ -68,6 +78,8 @@ class Learn2SplatConfig:
             raise ValueError(f"latent_init is {self.latent_init!r}; 'random' or 'zeros' is needed.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}; 'auto', 'float32' or 'bfloat16' is needed.")
+        if self.units not in ("training", "own_scale"):
+            raise ValueError(f"units is {self.units!r}; 'training' or 'own_scale' is needed.")
 
     def fast(self) -> Learn2SplatConfig:
         """The flags of the published benchmarks: all Gaussians in every step, neighbours kept for 100 steps."""
@@ -86,7 +98,7 @@ def paper_columns(sh_bands: int) -> Int[Tensor, " d"]:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What the network makes of one step, for the active Gaussians and in the paper's packing."""
+    """What the network makes of one step, for the active Gaussians and in the network's packing."""
 
     active: Int[Tensor, " m"] | None
     """Rows of the active Gaussians; None if all are."""
@@ -96,7 +108,7 @@ class Proposal:
     direction: Float[Tensor, "m d"]
     """Adam direction of the gradients."""
     step: Float[Tensor, "m d"]
-    """Numbers to add to ``parameters``."""
+    """Numbers to add to ``parameters``; those of positions in the unit that ``Learn2SplatConfig.units`` says."""
     state: RuleState
     """State of all n Gaussians for the next step."""
 
@@ -108,17 +120,21 @@ class Learn2SplatRule(UpdateRule):
     graph that meta-training needs: from the delta and the latent state to the weights and the latent
     states of earlier steps; parameters and gradients enter detached.
 
-    State: ``latent [n 256]``, ``adam_m [n 59]`` and ``adam_v [n 59]`` (the paper's packing),
-    ``adam_t [n]`` (int64), and ``neighbours [n 4]`` (int64) while a search is kept for several steps.
+    The network is the paper's, or a smaller one of our own (:class:`GainNetwork`) behind the same interface.
+
+    State: ``latent [n 256]``, ``adam_m [n 59]`` and ``adam_v [n 59]`` (the network's packing),
+    ``adam_t [n]`` (int64), ``neighbours [n 4]`` (int64) while a search is kept for several steps, and
+    ``scale_origin [n 1]`` with ``own_scale`` units.
     """
 
-    def __init__(self, network: UpdateNetwork, config: Learn2SplatConfig = Learn2SplatConfig()) -> None:
+    def __init__(self, network: UpdateNetwork | GainNetwork, config: Learn2SplatConfig = Learn2SplatConfig()) -> None:
         super().__init__()
         self.network = network
         self.config = config
         self.frame_convention: FrameConvention = "raw"
-        self.register_buffer("_paper_columns", paper_columns(network.shape.sh_bands), persistent=False)
-        self.register_buffer("_paper_rank", self._paper_columns.argsort(), persistent=False)
+        columns = paper_columns(network.shape.sh_bands) if isinstance(network, UpdateNetwork) else None
+        self.register_buffer("_paper_columns", columns, persistent=False)
+        self.register_buffer("_paper_rank", None if columns is None else columns.argsort(), persistent=False)
 
     @classmethod
     def from_weights(cls, weights: Weights, **options: Any) -> Learn2SplatRule:
@@ -132,9 +148,7 @@ class Learn2SplatRule(UpdateRule):
             ValueError: If the weights are of another method or architecture, or an option is unknown.
         """
         tensors = weights.require("learn2splat").tensors
-        with torch.device("meta"):
-            network = UpdateNetwork(UpdateNetworkShape.of(tensors))
-        network.load_state_dict(tensors, assign=True)
+        network = load_network(tensors)
         known = {entry.name for entry in fields(Learn2SplatConfig)}
         if unknown := sorted(options.keys() - known):
             raise ValueError(f"learn2splat has no options {unknown}; {sorted(known)} can be set.")
@@ -147,6 +161,8 @@ class Learn2SplatRule(UpdateRule):
         return rule
 
     def in_scene(self, scene: SceneCameras) -> UpdateRule:
+        if self.config.units == "own_scale":
+            return self
         return FramedRule(self, SceneFrame.from_cameras(self.frame_convention, scene.centres, scene.rescaled_by))
 
     def to_weights(self, card: WeightsCard) -> Weights:
@@ -169,7 +185,8 @@ class Learn2SplatRule(UpdateRule):
             ValueError: If the features do not fit the Gaussians or the weights.
         """
         n, device = len(gaussians), gaussians.device
-        width, latent_width = self.network.shape.parameter_width, self.network.shape.latent_width
+        latent_width = self.network.shape.latent_width
+        width = SH_START + 3 * gaussians.sh.shape[1] if self._paper_columns is None else len(self._paper_columns)
         if features is not None and self.config.use_features:
             if features.shape != (n, self.network.shape.feature_width):
                 raise ValueError(
@@ -183,12 +200,15 @@ class Learn2SplatRule(UpdateRule):
             latent = torch.randn(n, latent_width, generator=generator).to(device)
         else:
             latent = torch.zeros(n, latent_width, device=device)
-        return {
+        state = {
             "latent": latent.to(self._latent_dtype(device)),
             "adam_m": torch.zeros(n, width, device=device),
             "adam_v": torch.zeros(n, width, device=device),
             "adam_t": torch.zeros(n, dtype=torch.int64, device=device),
         }
+        if self.config.units == "own_scale" and n:
+            state["scale_origin"] = gaussians.scales.detach().median().repeat(n, 1)
+        return state
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         """See :meth:`UpdateRule.forward`.
@@ -204,7 +224,7 @@ class Learn2SplatRule(UpdateRule):
         n, k = len(gaussians), self.config.neighbours
         if n < k:
             raise ValueError(f"There are {n} Gaussians; these weights attend to {k} neighbours and need at least {k}.")
-        parameters, gradients = self._read(gaussians), self._to_paper(feedback.gradients)
+        parameters, gradients = self._read(gaussians, state), self._rows(feedback.gradients)
         active = self._active(gradients, feedback.step)
         new_state = dict(state)
         if active is not None:
@@ -220,6 +240,9 @@ class Learn2SplatRule(UpdateRule):
         with self._autocast(parameters.device):
             latent = state["latent"].to(self._latent_dtype(parameters.device))
             step, latent = self.network(parameters, latent, direction, neighbours)
+        if self.config.step_decay is not None:
+            after, power = self.config.step_decay
+            step *= (1 + state["adam_t"] / after).pow(-power)[:, None]
         if self.config.knn_refresh_interval > 1:
             new_state["neighbours"] = neighbours
         for name, rows in {"latent": latent, **moments}.items():
@@ -231,10 +254,17 @@ class Learn2SplatRule(UpdateRule):
         moved = proposal.parameters + proposal.step
         log_scales = moved[:, 3:6].clamp(*self.config.log_scale_range)
         harmonics = moved[:, SH_START:].clamp(-self.config.sh_limit, self.config.sh_limit)
-        moved = torch.cat([moved[:, :3], log_scales, moved[:, 6:SH_START], harmonics], dim=1)[:, self._paper_rank]
+        means = moved[:, :3]
+        if self.config.units == "own_scale":
+            origin = _rows_of(proposal.state["scale_origin"], proposal.active)
+            own_scale = (proposal.parameters[:, 3:6] + origin).exp().mean(dim=1, keepdim=True)
+            means, log_scales = proposal.parameters[:, :3] + own_scale * proposal.step[:, :3], log_scales + origin
+        moved = torch.cat([means, log_scales, moved[:, 6:SH_START], harmonics], dim=1)
+        if self._paper_rank is not None:
+            moved = moved[:, self._paper_rank]
         packed = gaussians.detach().pack()
         width = min(packed.shape[1], moved.shape[1])
-        rows = packed if proposal.active is None else packed[proposal.active]
+        rows = _rows_of(packed, proposal.active)
         target = torch.cat([moved[:, :width], rows[:, width:]], dim=1)
         if proposal.active is not None:
             target = packed.index_copy(0, proposal.active, target)
@@ -261,20 +291,30 @@ class Learn2SplatRule(UpdateRule):
             return active[:0]
         return None if len(active) == len(gradients) else active
 
-    def _to_paper(self, gaussians: Gaussians) -> Float[Tensor, "n d"]:
-        """Detached rows in the paper's packing; SH bands that the weights have and the scene lacks are zero."""
+    def _rows(self, gaussians: Gaussians) -> Float[Tensor, "n d"]:
+        """Detached rows in the network's packing; SH bands that the paper's has and the scene lacks are zero."""
         packed = gaussians.detach().pack()
+        if self._paper_columns is None:
+            return packed
         width = len(self._paper_columns)
         return F.pad(packed[:, :width], (0, max(width - packed.shape[1], 0)))[:, self._paper_columns]
 
-    def _read(self, gaussians: Gaussians) -> Float[Tensor, "n d"]:
+    def _read(self, gaussians: Gaussians, state: RuleState) -> Float[Tensor, "n d"]:
         """Parameters as the network sees them."""
-        rows = self._to_paper(gaussians)
-        # The paper stores linear scales and reads them with this floor; it shows in scales near the lower clamp.
-        rows[:, 3:6].exp_().add_(1e-8).log_().clamp_(*self.config.log_scale_range)
+        rows, scales = self._rows(gaussians), slice(3, 6)
+        if self.config.units == "own_scale":
+            rows[:, scales] -= state["scale_origin"]
+        else:
+            # The paper stores linear scales and reads them with this floor; it shows in scales near the lower clamp.
+            rows[:, scales].exp_().add_(1e-8).log_()
+        rows[:, scales].clamp_(*self.config.log_scale_range)
         rows[:, 10].clamp_(-self.config.opacity_logit_limit, self.config.opacity_logit_limit)
         if self.config.cap_sh_degree is not None:
-            rows[:, SH_START:].unflatten(1, (3, -1))[:, :, (self.config.cap_sh_degree + 1) ** 2 :] = 0
+            free = (self.config.cap_sh_degree + 1) ** 2
+            if self._paper_columns is None:
+                rows[:, SH_START + 3 * free :] = 0
+            else:
+                rows[:, SH_START:].unflatten(1, (3, -1))[:, :, free:] = 0
         return rows
 
     def _latent_dtype(self, device: torch.device) -> torch.dtype:
@@ -284,6 +324,23 @@ class Learn2SplatRule(UpdateRule):
     def _autocast(self, device: torch.device) -> AbstractContextManager:
         bfloat16 = self._latent_dtype(device) == torch.bfloat16
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
+
+
+def load_network(tensors: Mapping[str, Tensor]) -> UpdateNetwork | GainNetwork:
+    """The network that named tensors are of.
+
+    Raises:
+        ValueError: If they fit none.
+    """
+    gains = "rates" in tensors
+    with torch.device("meta"):
+        network = GainNetwork(GainNetworkShape.of(tensors)) if gains else UpdateNetwork(UpdateNetworkShape.of(tensors))
+    network.load_state_dict(tensors, assign=True)
+    return network
+
+
+def _rows_of(rows: Tensor, active: Int[Tensor, " m"] | None) -> Tensor:
+    return rows if active is None else rows[active]
 
 
 def _adam_direction(gradients: Float[Tensor, "m d"], state: RuleState) -> tuple[Float[Tensor, "m d"], RuleState]:

@@ -1,0 +1,164 @@
+"""An episode: one training scene on its way from its initializer through inner steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
+from l2o_splat.optim.rule import RuleState, UpdateRule
+from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scenes.capture import Capture, Points
+from l2o_splat.view_sampling import ViewSampler
+from l2o_splat.views import PinholeCameras, Views
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """How a capture becomes an episode."""
+
+    target_views: int = 3
+    """Views kept from the rule, on which the meta-loss measures what a step was worth."""
+    views_per_step: tuple[int, int] = (4, 8)
+    """Fewest and most context views of an inner step, drawn once per episode."""
+    kept_points: tuple[float, float] = (0.1, 1.0)
+    """Least and largest share of the sparse points that is kept."""
+    max_points: int = 2000
+    """Of more points a random choice is taken."""
+    drop_black: bool = True
+    """Leave out points whose colour is exactly black."""
+    flip_probability: float = 0.5
+    """How often images, cameras and points are mirrored."""
+    sh_degree: int = 3
+    """Degree of the spherical harmonics."""
+
+    def __post_init__(self) -> None:
+        if self.target_views < 1 or not 1 <= self.views_per_step[0] <= self.views_per_step[1]:
+            raise ValueError(
+                f"target_views is {self.target_views} and views_per_step {self.views_per_step}; at least one target "
+                "and an ascending range from 1 are needed."
+            )
+        if not 0 < self.kept_points[0] <= self.kept_points[1] <= 1 or self.max_points < 1:
+            raise ValueError(
+                f"kept_points is {self.kept_points} and max_points {self.max_points}; an ascending range within "
+                "(0, 1] and at least one point are needed."
+            )
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A scene, the views that train it, and where its optimization stands."""
+
+    index: int
+    """Of the capture in its source; with the same options it gives the same episode again."""
+    context: Views
+    """What inner steps see."""
+    target: Views
+    """What the meta-loss sees besides."""
+    sampler: ViewSampler
+    """Context views of each inner step."""
+    scene: SceneCameras
+    gaussians: Gaussians
+    """The scene now, without a graph."""
+    state: RuleState
+    """The rule's state now; with a graph only within a recorded unroll."""
+    step: int = 0
+    """Inner steps taken."""
+
+    def moved(self, gaussians: Gaussians, state: RuleState) -> Episode:
+        """The episode one inner step later; the scene without a graph, the state as it is."""
+        return replace(self, gaussians=gaussians.detach(), state=state, step=self.step + 1)
+
+    def detached(self) -> Episode:
+        """The same with a state without a graph."""
+        return replace(self, state={name: rows.detach() for name, rows in self.state.items()})
+
+    @property
+    def inner_views(self) -> Views:
+        """Context views of the next inner step."""
+        return take_views(self.context, self.sampler.views(self.step))
+
+
+def start_episode(
+    rule: UpdateRule, capture: Capture, index: int, options: EpisodeOptions, seed: int, device: torch.device
+) -> Episode:
+    """The episode of a capture at its start; a function of its arguments alone.
+
+    Raises:
+        ValueError: If the capture has too few views.
+    """
+    random = np.random.default_rng((seed, index))
+    views, points = capture.views, capture.points
+    if random.random() < options.flip_probability:
+        views, points = mirror(views, points)
+    if len(views) <= options.target_views:
+        raise ValueError(
+            f"Capture {index} has {len(views)} views; {options.target_views} targets and at least one more are needed."
+        )
+    order = random.permutation(len(views)).tolist()
+    target = sorted(order[: options.target_views])
+    context = sorted(order[options.target_views :])
+    kept = max(int(len(points) * random.uniform(*options.kept_points)), 16)
+    gaussians = gaussians_from_points(
+        points.xyz,
+        points.rgb,
+        PointInitOptions(
+            num_points=min(kept, options.max_points),
+            drop_black=options.drop_black,
+            sh_degree=options.sh_degree,
+            seed=int(random.integers(1 << 31)),
+        ),
+    ).to(device)
+    context_views = to_device(take_views(views, context), device)
+    centres = context_views.cameras.centres
+    sampler = ViewSampler(
+        centres.cpu().numpy(),
+        int(random.integers(options.views_per_step[0], options.views_per_step[1] + 1)),
+        "fps",
+        seed=int(random.integers(1 << 31)),
+    )
+    return Episode(
+        index,
+        context_views,
+        to_device(take_views(views, target), device),
+        sampler,
+        SceneCameras(centres),
+        gaussians,
+        rule.init_state(gaussians),
+    )
+
+
+def take_views(views: Views, chosen: list[int]) -> Views:
+    """Some of the views, in the order given."""
+    index = torch.as_tensor(chosen, device=views.images.device)
+    return Views(views.cameras[index], views.images[index], None if views.masks is None else views.masks[index])
+
+
+def mirror(views: Views, points: Points) -> tuple[Views, Points]:
+    """The same scene in a mirror: images left to right, world and camera x axes negated.
+
+    A mirrored camera sees the mirrored world exactly as the camera saw the world, left to right.
+    """
+    negate = torch.ones(4)
+    negate[0] = -1
+    cameras = views.cameras
+    Ks = cameras.Ks.clone()
+    Ks[:, 0, 2] = cameras.width - Ks[:, 0, 2]
+    mirrored = PinholeCameras(negate[:, None] * cameras.viewmats * negate, Ks, cameras.width, cameras.height)
+    masks = None if views.masks is None else views.masks.flip(2)
+    return Views(mirrored, views.images.flip(2), masks), Points(_negate_x(points.xyz), points.rgb)
+
+
+def _negate_x(xyz: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
+    return xyz * xyz.new_tensor([-1.0, 1.0, 1.0])
+
+
+def to_device(views: Views, device: torch.device) -> Views:
+    """The same views on a device."""
+    masks = None if views.masks is None else views.masks.to(device)
+    return Views(views.cameras.to(device), views.images.to(device), masks)

@@ -1,0 +1,63 @@
+"""How good a rule is on captures it never saw: held-out PSNR after some steps, by the protocol of ``l2o bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o_splat.bench.split import split_views
+from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
+from l2o_splat.meta.episode import Episode, take_views, to_device
+from l2o_splat.meta.unroll import InnerLoop, roll_out
+from l2o_splat.metrics import psnr
+from l2o_splat.optim.rule import UpdateRule
+from l2o_splat.rendering import render
+from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scenes.capture import Capture
+from l2o_splat.view_sampling import ViewSampler
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Captures, each optimized from all its points; every 8th view is held out, 8 others make a step."""
+
+    captures: Sequence[Capture]
+    steps: tuple[int, ...] = (10, 20, 50, 100)
+    """Inner steps after which quality is measured, ascending."""
+    views_per_step: int = 8
+    sh_degree: int = 3
+    seed: int = 0
+    """Seed of the order of views."""
+
+    def run(self, rule: UpdateRule, loop: InnerLoop, device: torch.device) -> Float[Tensor, "captures steps"]:
+        """Mean held-out PSNR (dB) of each capture after each number of steps."""
+        return torch.tensor([self._one(rule, loop, device, capture) for capture in self.captures])
+
+    def _one(self, rule: UpdateRule, loop: InnerLoop, device: torch.device, capture: Capture) -> list[float]:
+        centres = capture.views.cameras.centres
+        training, held_out = split_views(centres.numpy(), "all")
+        points = PointInitOptions(sh_degree=self.sh_degree)
+        gaussians = gaussians_from_points(capture.points.xyz, capture.points.rgb, points).to(device)
+        sampler = ViewSampler(centres[training].numpy(), self.views_per_step, "fps", self.seed)
+        context, target = (to_device(take_views(capture.views, part), device) for part in (training, held_out))
+        scene = SceneCameras(centres[training])
+        rule = rule.in_scene(scene)
+        episode = Episode(0, context, target, sampler, scene, gaussians, rule.init_state(gaussians))
+        values = []
+        for step in self.steps:
+            episode = roll_out(rule, episode, step - episode.step, loop)
+            values.append(held_out_psnr(episode, loop))
+        return values
+
+
+@torch.no_grad()
+def held_out_psnr(episode: Episode, loop: InnerLoop) -> float:
+    """Mean PSNR (dB) of the target views."""
+    rendered = render(episode.gaussians, episode.target.cameras, loop.raster).rgb.clamp(0, 1)
+    masks = [None] * len(rendered) if episode.target.masks is None else episode.target.masks
+    pairs = zip(rendered, episode.target.images, masks, strict=True)
+    return sum(psnr(image, photograph, mask) for image, photograph, mask in pairs) / len(rendered)

@@ -1,0 +1,141 @@
+"""Captures made ahead of time by worker processes, and handed over in the order of their indices."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from l2o_splat.meta.sources import Source
+from l2o_splat.scenes.capture import Capture
+
+
+class SourceError(RuntimeError):
+    """A source cannot make a capture; the message names its index, the cause is the source's own error."""
+
+
+class Prefetched(Iterator[Capture]):
+    """Captures in order. As a context manager it ends its workers."""
+
+    waited_seconds: float
+    """Time spent in waiting for captures, so far. A trainer that spends much of its own time so is data-bound."""
+
+    def __init__(self, captures: Iterator[Capture]) -> None:
+        self._captures = captures
+        self.waited_seconds = 0.0
+
+    def __next__(self) -> Capture:
+        begin = time.perf_counter()
+        try:
+            return next(self._captures)
+        finally:
+            self.waited_seconds += time.perf_counter() - begin
+
+    def close(self) -> None:
+        """End the workers, if there are any; no capture follows."""
+        self._captures = iter(())  # The loader ends its workers when it is no longer referred to.
+
+    def __enter__(self) -> Prefetched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def prefetched(source: Source, indices: Iterable[int], num_workers: int = 0) -> Prefetched:
+    """The captures of ``indices``, in this order, whatever the number of workers.
+
+    Args:
+        source: Must be picklable where there are workers: each has a copy of it.
+        indices: May be endless.
+        num_workers: Processes of one thread each; two captures per worker are made ahead. 0 makes each capture here,
+            when it is asked for.
+
+    Raises:
+        ValueError: If ``num_workers`` is negative.
+        SourceError: While iterating, when the source raises an exception.
+    """
+    if num_workers < 0:
+        raise ValueError(f"{num_workers} workers were asked for; 0 (none) or more are needed.")
+    if num_workers == 0:
+        return Prefetched(_make(source, index) for index in indices)
+    source.prepare()
+    loader = DataLoader(
+        _PickledCaptures(source),
+        batch_size=None,
+        sampler=indices,
+        num_workers=num_workers,
+        # A fork would copy locks that threads of the renderer or of CUDA hold, and wait for them forever.
+        multiprocessing_context="spawn",
+        worker_init_fn=_end_with_parent,
+        generator=torch.Generator(),  # Otherwise it would draw from the caller's random numbers.
+    )
+    return Prefetched(map(_unpickled, iter(loader)))
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker sends instead of a capture."""
+
+    message: str
+    traceback: str
+
+
+class _PickledCaptures(Dataset):
+    """What workers read from.
+
+    Source and captures travel as plain bytes. torch would share tensors instead, each through an open file in
+    ``/dev/shm`` that lives as long as the tensor: a trainer that keeps captures would run out of either.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._pickled_source = pickle.dumps(source)
+
+    @cached_property
+    def _source(self) -> Source:
+        return pickle.loads(self._pickled_source)
+
+    def __getitem__(self, index: int) -> bytes:
+        try:
+            result = self._source.capture(index)
+        except Exception as error:
+            result = _Failure(_in_words(index, error), traceback.format_exc())
+        return pickle.dumps(result)
+
+
+def _make(source: Source, index: int) -> Capture:
+    try:
+        return source.capture(index)
+    except Exception as error:
+        raise SourceError(_in_words(index, error)) from error
+
+
+def _unpickled(data: bytes) -> Capture:
+    result = pickle.loads(data)
+    if isinstance(result, _Failure):
+        raise SourceError(result.message) from RuntimeError(f"in a worker process\n{result.traceback}")
+    return result
+
+
+def _in_words(index: int, error: Exception) -> str:
+    return f"The source cannot make capture {index} ({type(error).__name__}: {error})."
+
+
+def _end_with_parent(worker: int) -> None:
+    """End this worker at once when its parent is gone, in whatever way."""
+
+    # torch's own watch ends the worker's loop, but then the worker waits until somebody takes its last capture.
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,169 @@
+"""Inner steps of an episode: frozen, or recorded so that a meta-loss reaches the rule's weights.
+
+What is differentiated follows Learn2Splat (arXiv 2605.15760): parameters and inner gradients enter each step
+detached, so the meta-loss of a step reaches the weights through that step and, along the latent state, through
+earlier ones. A step's effect on the images is linearised where the scene arrived: the term of step i is
+``<gradient of the objective at the new scene, step i>``, whose gradient by the weights is the same, and one image per
+scene serves the meta-loss of one step and the inner gradient of the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o_splat.gaussians import FIELDS, Gaussians
+from l2o_splat.losses import photometric_loss
+from l2o_splat.meta.episode import Episode
+from l2o_splat.meta.losses import stability_loss, uphill_loss
+from l2o_splat.meta.objective import Objective
+from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.rule import Feedback, UpdateRule
+from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.views import Views
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """How images are drawn and compared in inner steps; the same as in ``ns-train``."""
+
+    raster: RasterSettings = field(default_factory=RasterSettings)
+    ssim_weight: float = 0.2
+    """Share of the SSIM term."""
+
+
+@dataclass(frozen=True)
+class MetaLossWeights:
+    """Terms of the meta-loss of one unroll."""
+
+    discount: float = 0.9
+    """Weight of each step relative to the one after it."""
+    uphill: float = 1.0
+    """Steps against the evidence, see :func:`uphill_loss`."""
+    stability: float = 0.5
+    """Rises of the error on target views, see :func:`stability_loss`."""
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """What a recorded unroll gives."""
+
+    loss: Float[Tensor, ""]
+    """With a graph to the rule's weights. Its value means nothing, its gradient is that of the meta-loss."""
+    episode: Episode
+    """After the last step."""
+    target_errors: list[float]
+    """Mean error on target views, before the first step and after each."""
+
+
+def inner_gradients(gaussians: Gaussians, views: Views, loop: InnerLoop) -> tuple[Gaussians, float]:
+    """Gradient of the inner loss by every parameter, and its value."""
+    leaves, loss = _inner_loss(gaussians, views, loop)
+    return _gradients(loss, leaves), float(loss.detach())
+
+
+def roll_out(rule: UpdateRule, episode: Episode, num_steps: int, loop: InnerLoop) -> Episode:
+    """``num_steps`` inner steps without a graph.
+
+    Raises:
+        FloatingPointError: If the scene is not finite any more.
+    """
+    for _ in range(num_steps):
+        gradients, _ = inner_gradients(episode.gaussians, episode.inner_views, loop)
+        with torch.no_grad():
+            delta, state = rule(episode.gaussians, _feedback(episode, gradients), episode.state)
+            episode = episode.moved(episode.gaussians.zip_map(torch.add, delta), state)
+    _check(episode)
+    return episode
+
+
+def unroll(
+    rule: Learn2SplatRule,
+    episode: Episode,
+    num_steps: int,
+    loop: InnerLoop,
+    objective: Objective,
+    weights: MetaLossWeights,
+) -> Unrolled:
+    """``num_steps`` inner steps and their meta-loss.
+
+    Raises:
+        FloatingPointError: If the scene is not finite any more.
+    """
+    with torch.no_grad():
+        before = _target_errors(render(episode.gaussians, episode.target.cameras, loop.raster).rgb, episode)
+    gradients, _ = inner_gradients(episode.gaussians, episode.inner_views, loop)
+    loss, errors = torch.zeros((), device=before.device), [float(before.mean())]
+    for _ in range(num_steps):
+        proposal = rule.propose(episode.gaussians, _feedback(episode, gradients), episode.state)
+        delta = rule.delta(episode.gaussians, proposal)
+        # The state keeps its graph within the unroll; the scene does not.
+        moved = episode.moved(episode.gaussians.zip_map(torch.add, delta), proposal.state)
+        uphill = uphill_loss(proposal.step, proposal.gradients, proposal.direction)
+        gradients, meta_gradients, before = _look(moved, before, loop, objective, weights)
+        errors.append(float(before.mean()))
+        term = sum((getattr(meta_gradients, name) * getattr(delta, name)).sum() for name in FIELDS)
+        loss = weights.discount * loss + term + weights.uphill * uphill
+        episode = replace(moved, state=proposal.state)
+    _check(episode)
+    return Unrolled(loss, episode.detached(), errors)
+
+
+def _look(
+    episode: Episode,
+    before: Float[Tensor, " t"],
+    loop: InnerLoop,
+    objective: Objective,
+    weights: MetaLossWeights,
+) -> tuple[Gaussians, Gaussians, Float[Tensor, " t"]]:
+    """Inner gradients, gradients of the meta-objective, and the error of every target view."""
+    views = episode.inner_views
+    leaves = episode.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
+    rendered = render(leaves, views.cameras, loop.raster).rgb
+    inner = photometric_loss(rendered, views.images, views.masks, loop.ssim_weight)
+    context = objective.error(rendered, views.images, views.masks)
+    same = objective.perceptual_weight == 0 and objective.ssim_weight == loop.ssim_weight
+    gradients = _gradients(inner, leaves, keep=not same)
+    context_gradients = gradients if same else _gradients(context, leaves)
+
+    rendered = render(leaves, episode.target.cameras, loop.raster).rgb
+    target = objective.error(rendered, episode.target.images, episode.target.masks)
+    now = _target_errors(rendered, episode)
+    rises = stability_loss(torch.stack([before, now]))
+    target_gradients = _gradients(
+        target * objective.scale(target) + weights.stability * rises * objective.scale(now.sum()), leaves
+    )
+    scale = objective.scale(context)
+    return gradients, target_gradients.zip_map(lambda a, b: a + scale * b, context_gradients), now.detach()
+
+
+def _feedback(episode: Episode, gradients: Gaussians) -> Feedback:
+    return Feedback(gradients, episode.step, episode.scene.extent)
+
+
+def _inner_loss(gaussians: Gaussians, views: Views, loop: InnerLoop) -> tuple[Gaussians, Tensor]:
+    leaves = gaussians.map(lambda tensor: tensor.detach().requires_grad_())
+    rendered = render(leaves, views.cameras, loop.raster).rgb
+    return leaves, photometric_loss(rendered, views.images, views.masks, loop.ssim_weight)
+
+
+def _gradients(loss: Tensor, leaves: Gaussians, keep: bool = False) -> Gaussians:
+    return Gaussians(*torch.autograd.grad(loss, [value for _, value in leaves.items()], retain_graph=keep))
+
+
+def _target_errors(rendered: Float[Tensor, "t h w 3"], episode: Episode) -> Float[Tensor, " t"]:
+    """Mean absolute error of each target view."""
+    difference = (rendered - episode.target.images).abs()
+    if episode.target.masks is not None:
+        difference = difference * (episode.target.masks > 0.5)
+    return difference.mean(dim=(1, 2, 3))
+
+
+def _check(episode: Episode) -> None:
+    counts = episode.gaussians.count_non_finite()
+    if counts:
+        found = ", ".join(f"{count} numbers of {name}" for name, count in counts.items())
+        raise FloatingPointError(f"After {episode.step} inner steps {found} of capture {episode.index} are not finite.")

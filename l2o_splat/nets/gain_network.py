@@ -1,0 +1,135 @@
+"""A small network that turns Adam directions into steps: gains and corrections from a Gaussian's neighbourhood.
+
+Ours, not the paper's. With its last layer at zero the step is Adam's own at the network's rates, so that
+meta-training starts from a good optimizer and can only add to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from l2o_splat.nets.point_transformer import PointTransformer, by_rows
+
+FIELD_WIDTHS = (3, 3, 4, 1, 3)
+"""Numbers of a Gaussian that the network reads and corrects, field by field: all but SH of degree 1 and above."""
+BASE_WIDTH = sum(FIELD_WIDTHS)
+_PARAMETERS_READ = 7
+"""Log-scales, opacity logit and SH of degree 0."""
+LOG_GAIN_LIMIT = 3.0
+"""Logarithms of gains stay within plus and minus this."""
+
+
+@dataclass(frozen=True)
+class GainNetworkShape:
+    """All widths of the network."""
+
+    latent_width: int = 32
+    attention_width: int = 16
+    hidden_width: int = 64
+    num_blocks: int = 2
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> GainNetworkShape:
+        """Read the widths off named tensors.
+
+        Raises:
+            ValueError: If they are not those of a gain network, naming the first difference.
+        """
+        try:
+            shape = cls(
+                latent_width=len(tensors["project.bias"]),
+                attention_width=tensors["transformer.blocks.0.attn.proj.weight"].shape[1],
+                hidden_width=len(tensors["transformer.blocks.0.mlp.fc1.bias"]),
+                num_blocks=len({name.split(".")[2] for name in tensors if name.startswith("transformer.blocks.")}),
+            )
+        except KeyError as error:
+            raise ValueError(
+                f"There is no tensor {error.args[0]!r} among the {len(tensors)} given; these are not weights of a "
+                "learn2splat gain network."
+            ) from None
+        with torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in GainNetwork(shape).state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise ValueError(
+                    f"Tensor {name!r} has shape {found.get(name, 'none (it is missing)')}; a gain network of the "
+                    f"widths {asdict(shape)} has {expected.get(name, 'no such tensor')}."
+                )
+        return shape
+
+
+class GainNetwork(nn.Module):
+    """Step of a Gaussian: ``-rate (exp(a) direction + exp(c) d)`` with ``a, c`` per field and ``d`` per number.
+
+    A point transformer over parameters, latent state and Adam direction gives ``a``, ``c`` and ``d`` (residual form
+    of an update head; SH of degree 1 and above take a gain ``a`` only). Its output is the new latent state.
+    """
+
+    def __init__(self, shape: GainNetworkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        latent, fields = shape.latent_width, len(FIELD_WIDTHS)
+        self.project = nn.Linear(_PARAMETERS_READ + BASE_WIDTH + latent, latent)
+        self.transformer = PointTransformer(latent, shape.attention_width, shape.hidden_width, shape.num_blocks)
+        self.norm = nn.LayerNorm(latent)
+        self.head = nn.Linear(latent, fields + 1 + fields + BASE_WIDTH)
+        self.register_buffer("rates", torch.ones(fields + 1))
+
+    @torch.no_grad()
+    def reset_to_adam(self, seed: int, rates: tuple[float, ...]) -> GainNetwork:
+        """Random weights behind a last layer of zeros: the step is Adam's with one rate per field."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for module in self.modules():
+                if isinstance(module, (nn.Linear, nn.LayerNorm)):
+                    module.reset_parameters()
+        self.head.weight.zero_()
+        self.head.bias.zero_()
+        self.rates.copy_(torch.tensor(rates))
+        return self
+
+    def forward(
+        self,
+        parameters: Float[Tensor, "n d"],
+        latent: Float[Tensor, "n latent"],
+        direction: Float[Tensor, "n d"],
+        neighbours: Int[Tensor, "n k"],
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n latent"]]:
+        """One step.
+
+        Args:
+            parameters: Packed parameters; log-scales relative to the scene's.
+            latent: Latent state of the step before.
+            direction: Adam direction, packed alike.
+            neighbours: Rows each row attends to, itself among them.
+
+        Returns:
+            The step to add, position steps in units of the Gaussian's own scale, and the new latent state.
+        """
+        scales, opacity_and_dc = parameters[:, 3:6], parameters[:, 10:14]
+        inputs = torch.cat([0.3 * scales, 0.3 * opacity_and_dc, direction[:, :BASE_WIDTH], latent], dim=1)
+        latent = self.transformer(by_rows(self.project, inputs), neighbours)
+        # Normalised, so that a state handed on for thousands of steps stays bounded.
+        latent = by_rows(self.norm, latent)
+        return by_rows(self._step, latent, direction), latent
+
+    def _step(self, latent: Float[Tensor, "n latent"], direction: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        fields = len(FIELD_WIDTHS)
+        outputs = self.head(latent).float()
+        gains = (LOG_GAIN_LIMIT * (outputs[:, : 2 * fields + 1] / LOG_GAIN_LIMIT).tanh()).exp()
+        gains = gains * -torch.cat([self.rates, self.rates[:-1]])
+        own, correction = _per_number(gains[:, :fields]), _per_number(gains[:, fields + 1 :])
+        base = own * direction[:, :BASE_WIDTH] + correction * outputs[:, 2 * fields + 1 :]
+        rest = gains[:, fields : fields + 1] * direction[:, BASE_WIDTH:]
+        return torch.cat([base, rest], dim=1)
+
+
+def _per_number(per_field: Float[Tensor, "n fields"]) -> Float[Tensor, "n base"]:
+    columns = zip(per_field.split(1, dim=1), FIELD_WIDTHS, strict=True)
+    return torch.cat([column.expand(-1, width) for column, width in columns], dim=1)

@@ -1,0 +1,25 @@
+"""A small rule and small captures for tests of meta-training."""
+
+from __future__ import annotations
+
+import torch
+
+from l2o_splat.meta.episode import Episode, EpisodeOptions, start_episode
+from l2o_splat.meta.sources import CaptureRanges, ProceduralSource
+from l2o_splat.optim.learn2splat import Learn2SplatRule
+from tests.optim.test_gain_rule import make_rule
+
+CPU = torch.device("cpu")
+SOURCE = ProceduralSource(
+    0, CaptureRanges(short_side=(32, 32), long_side=(40, 40), num_views=(8, 9), num_points=(60, 90))
+)
+OPTIONS = EpisodeOptions(sh_degree=1, views_per_step=(2, 3))
+
+
+def small_rule(trained: bool = True) -> Learn2SplatRule:
+    """Trainable, with random weights."""
+    return make_rule(trained, step_decay=(20.0, 0.6))
+
+
+def episode(rule: Learn2SplatRule, index: int = 0, options: EpisodeOptions = OPTIONS) -> Episode:
+    return start_episode(rule, SOURCE.capture(index), index, options, seed=3, device=CPU)

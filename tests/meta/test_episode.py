@@ -1,0 +1,72 @@
+"""How captures become episodes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from l2o_splat.meta.episode import EpisodeOptions, mirror, take_views
+from tests.meta.scenes import OPTIONS, SOURCE, episode, small_rule
+
+
+def test_an_episode_is_a_function_of_its_index():
+    rule = small_rule()
+    first, again = episode(rule), episode(rule)
+    assert torch.equal(first.gaussians.pack(), again.gaussians.pack())
+    assert torch.equal(first.target.images, again.target.images)
+    assert [first.sampler.views(t) for t in range(5)] == [again.sampler.views(t) for t in range(5)]
+
+
+def test_targets_are_not_among_the_context_views():
+    made = episode(small_rule(), options=replace(OPTIONS, target_views=2))
+    assert len(made.target) == 2
+    centres = made.context.cameras.centres
+    for centre in made.target.cameras.centres:
+        assert (centres - centre).norm(dim=1).min() > 1e-3
+    assert len(made.context) + 2 == len(SOURCE.capture(0).views)
+
+
+def test_a_share_of_the_points_is_kept():
+    capture = SOURCE.capture(1)
+    made = episode(small_rule(), 1, replace(OPTIONS, kept_points=(0.5, 0.5), flip_probability=0.0))
+    assert len(made.gaussians) == len(capture.points) // 2
+    distance = (made.gaussians.means[:, None] - capture.points.xyz).norm(dim=2)
+    assert distance.min(dim=1).values.max() == 0
+    assert len(episode(small_rule(), 1, replace(OPTIONS, max_points=20)).gaussians) == 20
+
+
+def test_a_mirrored_camera_sees_the_mirrored_scene_left_to_right():
+    capture = SOURCE.capture(2)
+    views, points = mirror(capture.views, capture.points)
+    for camera in range(len(views)):
+        (x, y, z), (mx, my, mz) = (
+            project(cloud.xyz, cameras, camera)
+            for cloud, cameras in ((capture.points, capture.views.cameras), (points, views.cameras))
+        )
+        torch.testing.assert_close(mx, views.cameras.width - x, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(my, y, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(mz, z)
+    assert torch.equal(views.images, capture.views.images.flip(2))
+    assert torch.linalg.det(views.cameras.viewmats[:, :3, :3]) == pytest.approx(torch.ones(len(views)), abs=1e-4)
+
+
+def project(xyz, cameras, camera):
+    in_camera = xyz @ cameras.viewmats[camera, :3, :3].T + cameras.viewmats[camera, :3, 3]
+    pixel = in_camera @ cameras.Ks[camera].T
+    return pixel[:, 0] / pixel[:, 2], pixel[:, 1] / pixel[:, 2], pixel[:, 2]
+
+
+def test_too_few_views_and_wrong_ranges_are_refused():
+    with pytest.raises(ValueError, match="has . views; 20 targets and at least one more are needed"):
+        episode(small_rule(), options=replace(OPTIONS, target_views=20))
+    with pytest.raises(ValueError, match="ascending range from 1"):
+        EpisodeOptions(views_per_step=(4, 2))
+    with pytest.raises(ValueError, match=r"within \(0, 1\]"):
+        EpisodeOptions(kept_points=(0.0, 1.0))
+
+
+def test_views_are_taken_in_the_order_given():
+    views = SOURCE.capture(0).views
+    taken = take_views(views, [3, 1])
+    assert torch.equal(taken.images, views.images[[3, 1]])
+    assert torch.equal(taken.cameras.viewmats, views.cameras.viewmats[[3, 1]])

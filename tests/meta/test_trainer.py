@@ -1,0 +1,172 @@
+"""Meta-training: stopping and resuming change nothing, and processes share the work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from l2o_splat.meta.buffer import BufferOptions
+from l2o_splat.meta.evaluation import Evaluation
+from l2o_splat.meta.record import TrainingRecord
+from l2o_splat.meta.trainer import MetaOptions, MetaTrainer, Schedule
+from l2o_splat.meta.training_state import ResumeError
+from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.weights import load_weights
+from tests.meta.scenes import OPTIONS, SOURCE, small_rule
+
+fabric_module = pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
+
+TRAINING = MetaOptions(
+    iterations=6,
+    unroll_steps=(1, 3),
+    rollout_steps=4,
+    episode=OPTIONS,
+    # Small, so that episodes are resumed within a few meta-iterations.
+    buffer=BufferOptions(capacity=2),
+)
+SCHEDULE = Schedule(evaluate_every=100, save_every=3, workers=0)
+
+
+def make_trainer(folder: Path, options: MetaOptions = TRAINING, fabric=None) -> MetaTrainer:
+    fabric = fabric or fabric_module.Fabric(accelerator="cpu", devices=1)
+    validation = Evaluation([SOURCE.capture(1000)], steps=(1, 2), views_per_step=3, sh_degree=1)
+    return MetaTrainer(fabric, small_rule(), SOURCE, validation, options, SCHEDULE, folder)
+
+
+def weights_of(trainer: MetaTrainer) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in trainer.rule.network.state_dict().values()])
+
+
+def stop_after(iterations: int, number: int = signal.SIGTERM):
+    """A report that has the process asked to stop."""
+
+    def report(trainer, numbers):
+        if trainer.iteration == iterations:
+            os.kill(os.getpid(), number)
+
+    return report
+
+
+def ignore(trainer, numbers):
+    pass
+
+
+def test_stopped_by_sigterm_and_resumed_it_ends_bit_for_bit_the_same(tmp_path):
+    whole = make_trainer(tmp_path / "whole")
+    ages = []
+    whole.run(lambda trainer, numbers: ages.append(numbers["age"]))
+    assert max(ages) > 0  # Some meta-iterations went on with a scene of the buffer.
+    stopped = make_trainer(tmp_path / "stopped")
+    stopped.run(stop_after(4))
+    assert stopped.iteration == 4
+    resumed = make_trainer(tmp_path / "stopped")
+    resumed.run(ignore)
+    assert resumed.iteration == 6
+    assert torch.equal(weights_of(resumed), weights_of(whole))
+    for slot, buffer in whole.buffers.items():
+        for mine, theirs in zip(buffer.episodes, resumed.buffers[slot].episodes, strict=True):
+            assert (mine.index, mine.step) == (theirs.index, theirs.step)
+            assert torch.equal(mine.gaussians.pack(), theirs.gaussians.pack())
+    assert torch.equal(
+        whole.averaged_rule.network.head.weight.detach(), resumed.averaged_rule.network.head.weight.detach()
+    )
+
+
+def test_training_moves_the_weights_and_reports_progress(tmp_path):
+    trainer = make_trainer(tmp_path)
+    before, seen = weights_of(trainer), []
+    trainer.run(lambda trainer, numbers: seen.append(numbers))
+    assert not torch.equal(before, weights_of(trainer))
+    assert len(seen) == 6
+    assert all(numbers["gradient_norm"] > 0 and numbers["skipped"] == 0 for numbers in seen)
+    assert seen[-1].keys() >= {"psnr", "psnr_1", "psnr_2", "waited_seconds", "gain_per_step"}
+
+
+def test_a_state_resumes_only_with_the_same_options(tmp_path):
+    make_trainer(tmp_path, replace(TRAINING, iterations=1)).run(ignore)
+    with pytest.raises(ResumeError, match="other options .*'seed': 0"):
+        make_trainer(tmp_path, replace(TRAINING, iterations=1, seed=5)).run(ignore)
+
+
+def test_a_half_written_state_is_not_taken_for_a_whole_one(tmp_path):
+    make_trainer(tmp_path, replace(TRAINING, iterations=2)).run(ignore)
+    states = tmp_path / "states"
+    assert [path.name for path in states.iterdir()] == ["iteration-00000002"]
+    (states / ".iteration-00000009.partial").mkdir()
+    assert make_trainer(tmp_path, replace(TRAINING, iterations=2)).iteration == 0
+    resumed = make_trainer(tmp_path, replace(TRAINING, iterations=2))
+    resumed.run(ignore)
+    assert resumed.iteration == 2
+
+
+def test_a_scene_that_explodes_is_skipped(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, replace(TRAINING, iterations=2))
+    monkeypatch.setattr(
+        "l2o_splat.meta.trainer.unroll", lambda *_: (_ for _ in ()).throw(FloatingPointError("not finite"))
+    )
+    before, seen = weights_of(trainer), []
+    trainer.run(lambda trainer, numbers: seen.append(numbers["skipped"]))
+    assert seen == [1.0, 1.0]
+    assert torch.allclose(before, weights_of(trainer), atol=1e-3)
+
+
+PROCESSES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from lightning_fabric import Fabric
+from tests.meta.test_trainer import TRAINING, ignore, make_trainer, weights_of
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    devices, folder = int(sys.argv[1]), Path(sys.argv[2])
+    fabric = Fabric(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto")
+    fabric.launch()
+    options = replace(TRAINING, iterations=3, scenes_per_iteration=2 // devices)
+    trainer = make_trainer(folder, options, fabric)
+    trainer.run(ignore)
+    if fabric.global_rank == 0:
+        torch.save(weights_of(trainer), folder / "weights.pt")
+"""
+
+
+def test_two_processes_do_what_one_does_with_accumulated_gradients(tmp_path):
+    script = tmp_path / "processes.py"
+    script.write_text(PROCESSES)
+    root = str(Path(__file__).resolve().parents[2])
+    found = {}
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        environment = os.environ | {"PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
+        subprocess.run(
+            [sys.executable, str(script), str(devices), str(folder)], check=True, env=environment, timeout=600
+        )
+        found[devices] = torch.load(folder / "weights.pt", weights_only=True)
+    assert len(list((tmp_path / "2" / "states" / "iteration-00000003").glob("process-*.pt"))) == 2
+    start = weights_of(make_trainer(tmp_path / "start"))
+    moved = (found[1] - start).norm()
+    assert moved > 0
+    assert (found[1] - found[2]).norm() < 1e-3 * moved
+
+
+def test_weights_come_with_their_training_record(tmp_path):
+    trainer = make_trainer(tmp_path, replace(TRAINING, iterations=2))
+    with TrainingRecord(tmp_path, "two small scenes", 2) as record:
+        trainer.run(record)
+    weights = load_weights(tmp_path / "best.safetensors", "learn2splat")
+    record = weights.card.training
+    assert record["data"] == "two small scenes" and record["iterations"] == 2
+    assert record["options"]["unroll_steps"] == [1, 3]
+    assert {"command", "commit", "machine", "date"} <= record["environment"].keys()
+    assert record["curve"][-1]["iteration"] == 2
+    assert json.loads((tmp_path / "curve.jsonl").read_text())["psnr"] == pytest.approx(trainer.best)
+    assert list((tmp_path / "tensorboard").iterdir())
+    rule = Learn2SplatRule.from_weights(weights)
+    assert rule.config == trainer.rule.config
+    assert torch.equal(rule.network.head.weight, trainer.averaged_rule.network.head.weight)
