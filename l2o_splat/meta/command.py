@@ -11,7 +11,14 @@ from typing import Literal
 from l2o_splat.bench.captures import find_capture
 from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.record import BEST_NAME, TrainingRecord
-from l2o_splat.meta.sources import VALIDATION_SEEDS, CapturesSource, MixtureSource, ProceduralSource, Source
+from l2o_splat.meta.sources import (
+    VALIDATION_SEEDS,
+    CaptureRanges,
+    CapturesSource,
+    MixtureSource,
+    ProceduralSource,
+    Source,
+)
 from l2o_splat.meta.trainer import MetaOptions, MetaTrainer, Schedule
 from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.optim.adam import adam_options
@@ -38,6 +45,8 @@ class DataOptions:
     """How often a scene is one of the captures, where there are any; the others are procedural."""
     seed: int = 0
     """Another seed trains on other procedural scenes."""
+    ranges: CaptureRanges = field(default_factory=CaptureRanges)
+    """Sizes of the procedural captures, those for validation included."""
     validation_captures: int = 4
     """Procedural captures, never trained on, that curves and the best weights are measured on."""
 
@@ -49,7 +58,7 @@ class DataOptions:
 
     def source(self, read: ReadCapture) -> Source:
         """Captures, procedural scenes, or both."""
-        procedural = ProceduralSource(self.seed)
+        procedural = ProceduralSource(self.seed, self.ranges)
         if not self.captures:
             return procedural
         found = [find_capture(text) for text in self.captures]
@@ -64,7 +73,7 @@ class DataOptions:
 
     def describe(self) -> str:
         """For the training record."""
-        text = f"procedural scenes, seed {self.seed}"
+        text = f"procedural scenes, seed {self.seed}, {self.ranges}"
         if self.captures:
             names = ", ".join(find_capture(capture).scene for capture in self.captures)
             text = f"{self.capture_share:.0%} captures ({names}) at scale {self.scale}, otherwise {text}"
@@ -78,7 +87,7 @@ class RuleOptions:
     shape: GainNetworkShape = field(default_factory=GainNetworkShape)
     neighbours: int = 6
     """Gaussians each one attends to, itself among them."""
-    step_decay: tuple[float, float] = (100.0, 0.8)
+    step_decay: tuple[float, float] = (60.0, 0.8)
     """Steps shrink as (1 + t / first) ** -second over the inner steps t."""
     seed: int = 0
     """Seed of the network's start."""
@@ -156,7 +165,7 @@ class MetaTrain:
         )
         fabric.launch()
         source = self.data.source(read)
-        validation_source = ProceduralSource(seeds=VALIDATION_SEEDS)
+        validation_source = ProceduralSource(ranges=self.data.ranges, seeds=VALIDATION_SEEDS)
         validation = Evaluation([validation_source.capture(i) for i in range(self.data.validation_captures)])
         rule = self.rule.build()
         trainer = MetaTrainer(fabric, rule, source, validation, self.training, self.schedule, self.out)

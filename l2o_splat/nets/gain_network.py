@@ -68,7 +68,10 @@ class GainNetwork(nn.Module):
     """Step of a Gaussian: ``-rate (exp(a) direction + exp(c) d)`` with ``a, c`` per field and ``d`` per number.
 
     A point transformer over parameters, latent state and Adam direction gives ``a``, ``c`` and ``d`` (residual form
-    of an update head; SH of degree 1 and above take a gain ``a`` only). Its output is the new latent state.
+    of an update head; SH of degree 1 and above take a gain ``a`` only). Its output is the new latent state. The mean
+    of each field's ``a`` over all Gaussians is taken away: the network says who moves more, not how fast the scene
+    does. Left to it, that would be learned too small, since over the few steps of an unroll slowing down looks best
+    (short-horizon bias, Wu et al., arXiv 1803.02021).
     """
 
     def __init__(self, shape: GainNetworkShape) -> None:
@@ -117,17 +120,27 @@ class GainNetwork(nn.Module):
         latent = self.transformer(by_rows(self.project, inputs), neighbours)
         # Normalised, so that a state handed on for thousands of steps stays bounded.
         latent = by_rows(self.norm, latent)
-        return by_rows(self._step, latent, direction), latent
-
-    def _step(self, latent: Float[Tensor, "n latent"], direction: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        outputs = by_rows(self.head, latent).float()
         fields = len(FIELD_WIDTHS)
-        outputs = self.head(latent).float()
-        gains = (LOG_GAIN_LIMIT * (outputs[:, : 2 * fields + 1] / LOG_GAIN_LIMIT).tanh()).exp()
-        gains = gains * -torch.cat([self.rates, self.rates[:-1]])
-        own, correction = _per_number(gains[:, :fields]), _per_number(gains[:, fields + 1 :])
-        base = own * direction[:, :BASE_WIDTH] + correction * outputs[:, 2 * fields + 1 :]
-        rest = gains[:, fields : fields + 1] * direction[:, BASE_WIDTH:]
-        return torch.cat([base, rest], dim=1)
+        log_gains = outputs[:, : fields + 1] - outputs[:, : fields + 1].mean(dim=0)
+        return by_rows(self._step, log_gains, outputs[:, fields + 1 :], direction), latent
+
+    def _step(
+        self,
+        log_gains: Float[Tensor, "n fields_and_rest"],
+        corrections: Float[Tensor, "n fields_and_base"],
+        direction: Float[Tensor, "n d"],
+    ) -> Float[Tensor, "n d"]:
+        fields = len(FIELD_WIDTHS)
+        gains = _limited_exp(log_gains) * -self.rates
+        of_corrections = _limited_exp(corrections[:, :fields]) * -self.rates[:-1]
+        base = _per_number(gains[:, :fields]) * direction[:, :BASE_WIDTH]
+        base = base + _per_number(of_corrections) * corrections[:, fields:]
+        return torch.cat([base, gains[:, fields:] * direction[:, BASE_WIDTH:]], dim=1)
+
+
+def _limited_exp(logarithms: Tensor) -> Tensor:
+    return (LOG_GAIN_LIMIT * (logarithms / LOG_GAIN_LIMIT).tanh()).exp()
 
 
 def _per_number(per_field: Float[Tensor, "n fields"]) -> Float[Tensor, "n base"]:
