@@ -1,0 +1,1 @@
+"""Differentiable optimization: refine predicted Gaussians on context views, and differentiate through the result."""

@@ -1,0 +1,69 @@
+"""The network that predicts how strongly each pixel-aligned Gaussian is held.
+
+That a network predicts one positive value per Gaussian and attribute, without supervision of its own, is DIFF3R's
+(arXiv 2604.01030). Layers, activation and range are ours: the paper's are not known.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from l2o_splat.implicit.precision import GROUPS, MEAN
+
+RANGE = 7.0
+"""Largest absolute logarithm of a precision in units of the reference."""
+FLOOR = 1e-3
+"""Least precision in units of the reference. Below it, Gauss-Newton gradients are wrong and linear solves slow."""
+
+
+class UncertaintyHead(nn.Module):
+    """Maps a feature map to one precision per pixel and group, in logarithmic units around a reference.
+
+    Untrained, it predicts the reference everywhere.
+
+    Args:
+        channels: C of the feature map.
+        reference: Typical precision of each group, that of the means per squared pixel; see
+            :func:`l2o_splat.implicit.heuristic.reference_precision`. Saved with the weights.
+
+    Raises:
+        ValueError: If the reference is not five finite positive numbers.
+    """
+
+    def __init__(self, channels: int, reference: Float[Tensor, " 5"]) -> None:
+        super().__init__()
+        if tuple(reference.shape) != (len(GROUPS),) or not (reference.isfinite() & (reference > 0)).all():
+            raise ValueError(
+                f"The reference precision is {reference.tolist()}; one finite positive number is needed for each of "
+                f"{', '.join(GROUPS)}."
+            )
+        self.hidden = nn.Conv2d(channels, channels, 3, padding=1)
+        self.output = nn.Conv2d(channels, len(GROUPS), 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        self.register_buffer("reference", reference.detach().clone())
+
+    def forward(self, features: Float[Tensor, "v c h w"], footprints: Float[Tensor, " n"]) -> Float[Tensor, "n 5"]:
+        """One row per pixel, in the order view, row, column; n = v h w.
+
+        Args:
+            features: The map from which the Gaussians themselves are predicted.
+            footprints: Scene units per pixel at each Gaussian: its depth by the focal length of its source pixel. No
+                gradient flows to them.
+
+        Raises:
+            ValueError: If the numbers of pixels and footprints differ.
+        """
+        logarithms = self.output(nn.functional.gelu(self.hidden(features))).clamp(-RANGE, RANGE)
+        # In float32 also under autocast: half precision cannot hold the range.
+        logarithms = logarithms.permute(0, 2, 3, 1).flatten(0, 2).to(self.reference.dtype)
+        if tuple(footprints.shape) != (len(logarithms),):
+            raise ValueError(
+                f"The feature map has {len(logarithms)} pixels in all views and the footprints have shape "
+                f"{tuple(footprints.shape)}; one footprint per pixel is needed."
+            )
+        units = torch.ones_like(logarithms)
+        units[:, MEAN] = footprints.detach().to(units.dtype).square().reciprocal()
+        return self.reference * (FLOOR + logarithms.exp()) * units
