@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.nets.point_transformer import PointTransformer, by_rows
+from l2o_splat.nets.shapes import require_shapes
 
 FIELD_WIDTHS = (3, 3, 4, 1, 3)
 """Numbers of a Gaussian that the network reads and corrects, field by field: all but SH of degree 1 and above."""
@@ -52,15 +53,7 @@ class GainNetworkShape:
                 f"There is no tensor {error.args[0]!r} among the {len(tensors)} given; these are not weights of a "
                 "learn2splat gain network."
             ) from None
-        with torch.device("meta"):
-            expected = {name: tuple(tensor.shape) for name, tensor in GainNetwork(shape).state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise ValueError(
-                    f"Tensor {name!r} has shape {found.get(name, 'none (it is missing)')}; a gain network of the "
-                    f"widths {asdict(shape)} has {expected.get(name, 'no such tensor')}."
-                )
+        require_shapes(tensors, lambda: GainNetwork(shape), f"a gain network of the widths {asdict(shape)}")
         return shape
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.nets.point_transformer import PointTransformer, by_rows
+from l2o_splat.nets.shapes import require_shapes
 
 BLOCKS = "point_transformer.1.blocks."
 
@@ -77,15 +78,7 @@ class UpdateNetworkShape:
             ) from None
         except (IndexError, TypeError):
             raise ValueError("The tensors do not have the ranks of an update network's weights and biases.") from None
-        with torch.device("meta"):
-            expected = {name: tuple(tensor.shape) for name, tensor in UpdateNetwork(shape).state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise ValueError(
-                    f"Tensor {name!r} has shape {found.get(name, 'none (it is missing)')}; an update network of the "
-                    f"widths {asdict(shape)} has {expected.get(name, 'no such tensor')}."
-                )
+        require_shapes(tensors, lambda: UpdateNetwork(shape), f"an update network of the widths {asdict(shape)}")
         if shape.parameter_width < SH_START + 3 or (shape.parameter_width - SH_START) % 3:
             raise ValueError(
                 f"The update head moves {shape.parameter_width} numbers per Gaussian; "

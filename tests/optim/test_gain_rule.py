@@ -116,3 +116,16 @@ def test_the_network_is_known_by_its_tensors():
     del tensors["project.bias"]
     with pytest.raises(ValueError, match="no tensor 'project.bias'"):
         load_network(tensors)
+
+
+def test_the_network_says_who_moves_more_but_not_how_fast_the_scene_moves():
+    rule = make_rule()
+    torch.manual_seed(3)
+    # Gains alone, of any size on average; no corrections.
+    torch.nn.init.normal_(rule.network.head.weight[:6], std=0.2)
+    torch.nn.init.constant_(rule.network.head.bias[:6], -2.0)
+    gaussians, told = scene(), Feedback(gradients(0), 0, 1.0)
+    proposal = rule.propose(gaussians, told, rule.init_state(gaussians))
+    gains = (proposal.step / proposal.direction)[:, [0, 3, 6, 10, 11, 14]] / -torch.tensor(RATES)
+    assert gains.log().std(dim=0).min() > 0.02
+    torch.testing.assert_close(gains.log().mean(dim=0), torch.zeros(6), rtol=0, atol=0.02)
