@@ -28,7 +28,7 @@ class EpisodeOptions:
     """Fewest and most context views of an inner step, drawn once per episode."""
     kept_points: tuple[float, float] = (0.1, 1.0)
     """Least and largest share of the sparse points that is kept."""
-    max_points: int = 2000
+    max_points: int = 3000
     """Of more points a random choice is taken."""
     drop_black: bool = True
     """Leave out points whose colour is exactly black."""

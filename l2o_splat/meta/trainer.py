@@ -33,7 +33,7 @@ from l2o_splat.optim.learn2splat import Learn2SplatRule
 class MetaOptions:
     """Everything that the trained weights depend on, besides rule and source."""
 
-    iterations: int = 2000
+    iterations: int = 1000
     """Meta-iterations: updates of the weights."""
     scenes_per_iteration: int = 1
     """Unrolls whose gradients each process averages in one meta-iteration."""
