@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -29,10 +31,10 @@ class FramedRule(UpdateRule):
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         if self.frame.is_identity:
             return self.rule(gaussians, feedback, state)
-        framed = Feedback(
-            self.frame.gradients_to_training(feedback.gradients),
-            feedback.step,
-            feedback.scene_extent * self.frame.scale,
+        framed = replace(
+            feedback,
+            gradients=self.frame.gradients_to_training(feedback.gradients),
+            scene_extent=feedback.scene_extent * self.frame.scale,
         )
         deltas, state = self.rule(self.frame.to_training(gaussians), framed, state)
         return self.frame.deltas_to_scene(deltas), state

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from l2o_splat.gaussians import FIELDS, Gaussians
-from l2o_splat.optim.rule import Feedback, UpdateRule
+from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, UpdateRule
 from l2o_splat.scene_frame import SceneCameras
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,10 @@ class JointOptimizer(torch.optim.Optimizer):
         groups[0] |= {"rule": rule.fingerprint, "step": 0, "scene_extent": 1.0}
         super().__init__(groups, defaults={})
         self.rule = rule
+        self.loss: Float[Tensor, ""] | None = None
+        """Loss of the step to come, for rules that watch it; see ``Feedback.loss``."""
+        self.rendered: RenderedViews | None = None
+        """Context views of the step to come, for rules that look at renders; see ``Feedback.rendered``."""
         self._features: Tensor | None = None
         self._refused_steps = 0
 
@@ -61,6 +65,11 @@ class JointOptimizer(torch.optim.Optimizer):
     def inner_step(self) -> int:
         """Steps taken so far, resumed ones included."""
         return self.param_groups[0]["step"]
+
+    @property
+    def feedback_kind(self) -> FeedbackKind:
+        """What the rule looks at in the step to come."""
+        return self.rule.feedback_at(self.inner_step)
 
     @property
     def _means(self) -> Parameter:
@@ -79,10 +88,11 @@ class JointOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Apply the rule once to the gradients the parameters hold.
+        """Apply the rule once to the gradients the parameters hold, or to the renders that ``rendered`` holds.
 
-        A step with non-finite gradients or deltas is refused as a whole: parameters and state stay as
-        they are, and a warning names field, count and step.
+        A rule that looks at renders is given no gradients, whatever the parameters hold. A step with non-finite
+        gradients or deltas is refused as a whole: parameters and state stay as they are, and a warning names field,
+        count and step.
 
         Raises:
             FloatingPointError: when more than ``MAX_REFUSED_STEPS`` steps in a row had to be refused.
@@ -91,14 +101,17 @@ class JointOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if all(group["params"][0].grad is None for group in self.param_groups):
-            return loss
-        gradients = Gaussians(**{group["name"]: _gradient(group["params"][0]) for group in self.param_groups})
-        if self._refuses("gradients", gradients):
-            return loss
+        rendered, self.rendered = self.rendered, None  # Of this step alone.
+        gradients = None
+        if self.feedback_kind == "gradients":
+            if all(group["params"][0].grad is None for group in self.param_groups):
+                return loss
+            gradients = Gaussians(**{group["name"]: _gradient(group["params"][0]) for group in self.param_groups})
+            if self._refuses("gradients", gradients):
+                return loss
         gaussians = self.gaussians
         state = self.state[self._means] or self.rule.init_state(gaussians, self._features)
-        feedback = Feedback(gradients, self.inner_step, self.param_groups[0]["scene_extent"])
+        feedback = Feedback(gradients, self.inner_step, self.param_groups[0]["scene_extent"], rendered, self.loss)
         delta, new_state = self.rule(gaussians, feedback, state)
         if self._refuses("deltas", delta):
             return loss
@@ -110,12 +123,17 @@ class JointOptimizer(torch.optim.Optimizer):
         return loss
 
     @torch.no_grad()
-    def expected_seconds_per_step(self) -> float:
+    def expected_seconds_per_step(self) -> float | None:
         """Seconds that the rule will need per step here, from a trial on some of the Gaussians; nothing changes.
+
+        None for rules that begin with renders: they take few steps, and a trial would cost as much as one of them.
 
         Raises:
             ValueError: when the rule cannot work on the scene at all.
         """
+        if self.rule.feedback_at(0) == "renders":
+            self.rule.init_state(self.gaussians, self._features)
+            return None
         gaussians = self.gaussians[:TRIAL_GAUSSIANS]
         state = self.rule.init_state(gaussians)
         feedback = Feedback(gaussians.map(torch.ones_like), 0, self.param_groups[0]["scene_extent"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,21 +12,46 @@ from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.views import Views
 
 RuleState = dict[str, Tensor]
 """What a rule remembers between steps: named tensors of any dtype with one row per Gaussian (``"n ..."``)."""
+
+FeedbackKind = Literal["gradients", "renders"]
+"""What a rule looks at in a step: the gradient of the loss, or renders of the context views."""
+
+
+@dataclass(frozen=True)
+class RenderedViews:
+    """Photographs beside what the scene looks like from the same cameras."""
+
+    views: Views
+    images: Float[Tensor, "v h w 3"]
+    """Renders of the present Gaussians, sRGB, not clamped."""
+
+    def __post_init__(self) -> None:
+        if self.images.shape != self.views.images.shape:
+            raise ValueError(
+                f"The renders have shape {tuple(self.images.shape)} and the photographs "
+                f"{tuple(self.views.images.shape)}; render the cameras of the photographs."
+            )
 
 
 @dataclass(frozen=True)
 class Feedback:
     """What a rule is told about the scene in one inner step."""
 
-    gradients: Gaussians
-    """Gradient of the step's loss (mean over pixels, sum over views) to every unactivated parameter."""
+    gradients: Gaussians | None
+    """Gradient of the step's loss (mean over pixels, sum over views) to every unactivated parameter; None for rules
+    that look at renders alone."""
     step: int
     """Inner steps taken before this one."""
     scene_extent: float
     """1.1 x the largest distance of a training camera from their mean, scene units (as gsplat's trainer)."""
+    rendered: RenderedViews | None = None
+    """The context views, for rules that look at renders; None where nothing was rendered for that."""
+    loss: Float[Tensor, ""] | None = None
+    """Loss of the step before the update, mean over pixels, mean over views; None where nobody told."""
 
 
 class UpdateRule(nn.Module):
@@ -43,6 +68,10 @@ class UpdateRule(nn.Module):
     def in_scene(self, scene: SceneCameras) -> UpdateRule:
         """This rule for scenes whose cameras are known; rules that work in units of their own are framed here."""
         return self
+
+    def feedback_at(self, step: int) -> FeedbackKind:
+        """What the rule looks at in its step ``step``, counted from 0; the other kind need not be computed."""
+        return "gradients"
 
     @property
     @abstractmethod

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
+from l2o_splat.optim.rule import Feedback, FeedbackKind, RuleState, UpdateRule
 from l2o_splat.scene_frame import SceneCameras
 
 
@@ -30,33 +32,40 @@ class SequencedRule(UpdateRule):
     def in_scene(self, scene: SceneCameras) -> UpdateRule:
         return SequencedRule(self.first.in_scene(scene), self.second.in_scene(scene), self.switch_after)
 
+    def feedback_at(self, step: int) -> FeedbackKind:
+        if step < self.switch_after:
+            return self.first.feedback_at(step)
+        return self.second.feedback_at(step - self.switch_after)
+
     @property
     def fingerprint(self) -> str:
         return f"[{self.first.fingerprint}] for {self.switch_after} steps, then [{self.second.fingerprint}]"
 
     def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
-        return _prefixed("first", self.first.init_state(gaussians, features))
+        return prefixed("first", self.first.init_state(gaussians, features))
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         if feedback.step < self.switch_after:
-            delta, state = self.first(gaussians, feedback, _own("first", state))
-            return delta, _prefixed("first", state)
-        own = _own("second", state) or self.second.init_state(gaussians)
-        late = Feedback(feedback.gradients, feedback.step - self.switch_after, feedback.scene_extent)
+            delta, state = self.first(gaussians, feedback, own_state("first", state))
+            return delta, prefixed("first", state)
+        own = own_state("second", state) or self.second.init_state(gaussians)
+        late = replace(feedback, step=feedback.step - self.switch_after)
         delta, own = self.second(gaussians, late, own)
-        return delta, _prefixed("second", own)
+        return delta, prefixed("second", own)
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         resized: RuleState = {}
         for prefix, rule in (("first", self.first), ("second", self.second)):
-            if own := _own(prefix, state):
-                resized |= _prefixed(prefix, rule.resize_state(own, source, fresh))
+            if own := own_state(prefix, state):
+                resized |= prefixed(prefix, rule.resize_state(own, source, fresh))
         return resized
 
 
-def _prefixed(prefix: str, state: RuleState) -> RuleState:
+def prefixed(prefix: str, state: RuleState) -> RuleState:
+    """A rule's state under names that begin with ``prefix.``, as part of a larger one."""
     return {f"{prefix}.{name}": value for name, value in state.items()}
 
 
-def _own(prefix: str, state: RuleState) -> RuleState:
+def own_state(prefix: str, state: RuleState) -> RuleState:
+    """The part of a state that :func:`prefixed` made, under its own names."""
     return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}

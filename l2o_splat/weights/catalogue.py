@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from l2o_splat.scene_frame import FrameConvention
+from l2o_splat.weights import resplat_zoo
 from l2o_splat.weights.format import System, WeightsError
 
 
@@ -36,6 +37,17 @@ CATALOGUE = {
             licence="CC-BY-4.0; attribution: Learn2Splat, Pearl et al., arXiv 2605.15760, "
             "huggingface.co/autonomousvision/learn2splat",
             raster={"rasterize_mode": "classic", "eps2d": 1e-4},
+        ),
+        *(
+            CatalogueEntry(
+                name=entry.name,
+                system="resplat",
+                location=f"hf://{resplat_zoo.REPOSITORY}/{entry.file}",
+                description=entry.description,
+                licence=resplat_zoo.LICENCE,
+                raster=resplat_zoo.RASTER,
+            )
+            for entry in resplat_zoo.ZOO
         ),
     ]
 }

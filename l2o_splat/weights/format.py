@@ -38,7 +38,8 @@ class WeightsCard:
     architecture: dict[str, Any]
     """Summary of the shapes: widths for learn2splat, counts for resplat. For readers; loaders trust the tensors."""
     behaviour: dict[str, Any] = field(default_factory=dict)
-    """Options that the tensors do not tell (fields of ``Learn2SplatConfig``); defaults where absent."""
+    """Options that the tensors do not tell (fields of ``Learn2SplatConfig`` or ``ReSplatConfig``); the defaults
+    of these where absent."""
     raster: dict[str, Any] | None = None
     """``RasterSettings`` the weights were trained with, those that differ from the defaults; None if unknown."""
     scene_frame: FrameConvention = "raw"

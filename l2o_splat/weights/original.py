@@ -17,6 +17,7 @@ from torch import Tensor
 
 from l2o_splat.nets.update_network import UpdateNetworkShape
 from l2o_splat.weights.format import System, Weights, WeightsCard, WeightsError, refuse_non_finite
+from l2o_splat.weights.resplat_original import is_resplat, read_resplat
 
 SUFFIXES = (".ckpt", ".pth", ".pt")
 
@@ -70,7 +71,7 @@ def read_original(path: Path, system: System | None = None, strict: bool = True)
     found: System | None = None
     if any(name.split(".")[0] in _LEARN2SPLAT_PARTS for name in optimizer):
         found = "learn2splat"
-    elif any(name.startswith("encoder.") for name in state_dict):
+    elif is_resplat(state_dict):
         found = "resplat"
     if found is None or (system is not None and system != found):
         some = ", ".join(sorted(state_dict)[:3])
@@ -80,9 +81,7 @@ def read_original(path: Path, system: System | None = None, strict: bool = True)
         )
     training = {"original_file": path.name} | other
     if found == "resplat":
-        refuse_non_finite(state_dict, path)
-        architecture = {"tensors": len(state_dict), "numbers": sum(tensor.numel() for tensor in state_dict.values())}
-        return Weights(state_dict, WeightsCard("resplat", architecture, source=str(path), training=training))
+        return read_resplat(state_dict, path, training)
     tensors, dropped = _known_tensors(optimizer, path, strict)
     if dropped:
         training["dropped_tensors"] = dropped

@@ -4,8 +4,10 @@ import torch
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer
+from l2o_splat.optim.rule import RenderedViews, UpdateRule
 from l2o_splat.optim.sequence import SequencedRule
-from tests.optim.test_joint_optimizer import make_parameters, train
+from l2o_splat.views import PinholeCameras, Views
+from tests.optim.test_joint_optimizer import backward, make_parameters, train
 
 
 def adam(preset="gsplat"):
@@ -34,3 +36,46 @@ def test_both_rules_and_the_switch_are_part_of_the_fingerprint():
 def test_a_switch_before_the_first_step_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         SequencedRule(adam(), adam(), 0)
+
+
+class LookingRule(UpdateRule):
+    """Adds the mean error of the renders, and looks at nothing else."""
+
+    fingerprint = "looking"
+
+    def feedback_at(self, step):
+        return "renders"
+
+    def init_state(self, gaussians, features=None):
+        return {"seen": torch.zeros(len(gaussians), 1)}
+
+    def forward(self, gaussians, feedback, state):
+        assert feedback.gradients is None
+        error = (feedback.rendered.images - feedback.rendered.views.images).mean()
+        return gaussians.map(lambda value: error.expand_as(value)), state
+
+
+def test_renders_reach_the_first_rule_and_gradients_the_second():
+    cameras = PinholeCameras(torch.eye(4)[None], torch.eye(3)[None], 4, 4)
+    shown = RenderedViews(Views(cameras, torch.zeros(1, 4, 4, 3)), torch.full((1, 4, 4, 3), 0.5))
+    parameters, start = make_parameters(), make_parameters()
+    optimizer = JointOptimizer(parameters, SequencedRule(LookingRule(), adam(), 2))
+    assert optimizer.expected_seconds_per_step() is None
+    for step in range(2):
+        assert optimizer.feedback_kind == "renders"
+        optimizer.rendered = shown
+        # Gradients of other losses do not matter, not even broken ones.
+        backward(parameters, seed=step)
+        parameters["means"].grad[0] = float("nan")
+        optimizer.step()
+        assert optimizer.rendered is None, "renders of one step would be shown in the next"
+    for field in FIELDS:
+        torch.testing.assert_close(parameters[field], start[field] + 1.0)
+    assert optimizer.feedback_kind == "gradients"
+    by_hand = make_parameters()
+    with torch.no_grad():
+        for field in FIELDS:
+            by_hand[field].copy_(parameters[field])
+    train(by_hand, JointOptimizer(by_hand, adam()), range(3))
+    train(parameters, optimizer, range(3))
+    assert all(torch.equal(parameters[field], by_hand[field]) for field in FIELDS)

@@ -1,0 +1,168 @@
+"""Which views a network makes a scene from, and how they come to sizes that it can work with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.view_sampling import farthest_points
+from l2o_splat.views import PinholeCameras, Views
+
+OVERLAP_GRID, OVERLAP_DEPTHS = 8, 32
+"""Pixels along each side, and depths, of the points on which overlap is tried."""
+FEWEST_POINTS = 20
+"""Sightings of points from which a range of depths can be told."""
+
+
+def selection_order(centres: Float[Tensor, "n 3"], count: int) -> list[int]:
+    """Views spread over the capture: first the one farthest from the mean of all, then the farthest from those before.
+
+    Args:
+        centres: Camera centres, scene units.
+        count: Views wanted; all of them where there are fewer.
+    """
+    positions = centres.double().cpu().numpy()
+    start = int(np.linalg.norm(positions - positions.mean(axis=0), axis=1).argmax())
+    return farthest_points(positions, list(range(len(positions))), min(count, len(positions)), [start])
+
+
+def choose_context(centres: Float[Tensor, "n 3"], count: int) -> list[int]:
+    """Indices of context views spread over the capture, in the order of the capture."""
+    return sorted(selection_order(centres, count))
+
+
+def choose_evenly(num_views: int, count: int) -> list[int]:
+    """Indices of context views at even distances along the order of the capture, its ends among them."""
+    return np.linspace(0, num_views - 1, min(count, num_views)).round().astype(int).tolist()
+
+
+def lonely_views(cameras: PinholeCameras, near: float, far: float) -> list[int]:
+    """Indices of views that share nothing with any other: no other sees a point of what they see.
+
+    Tried on a grid of points in front of each view, so a small overlap may go unnoticed.
+
+    Args:
+        cameras: Of the context.
+        near: Nearest depth considered (camera z), scene units.
+        far: Farthest depth considered.
+    """
+    v, device = len(cameras), cameras.Ks.device
+    steps = (torch.arange(OVERLAP_GRID, device=device) + 0.5) / OVERLAP_GRID
+    pixels = torch.stack(torch.meshgrid(steps * cameras.width, steps * cameras.height, indexing="xy"), dim=2)
+    pixels = F.pad(pixels.flatten(0, 1), (0, 1), value=1.0)
+    rays = torch.einsum("vij,pj->vpi", torch.linalg.inv(cameras.Ks), pixels)
+    depths = torch.logspace(np.log10(near), np.log10(far), OVERLAP_DEPTHS, device=device)
+    local = (rays[:, None] * depths[:, None, None]).flatten(1, 2)
+    world = torch.einsum("vji,vpj->vpi", cameras.viewmats[:, :3, :3], local - cameras.viewmats[:, None, :3, 3])
+    alone = []
+    for view in range(v):
+        _, inside = _project(cameras, world[view])
+        inside[view] = False
+        if not inside.any():
+            alone.append(view)
+    return alone
+
+
+def depth_range(points: Float[Tensor, "p 3"], cameras: PinholeCameras) -> tuple[float, float]:
+    """Nearest and farthest depth (camera z, scene units) to consider, from points that the views see (ours).
+
+    Half the depth that one in a hundred points falls short of, and twice the one that one in a hundred exceeds.
+
+    Raises:
+        ValueError: If the views see too few of the points.
+    """
+    depth, inside = _project(cameras, points)
+    seen = depth[inside]
+    if len(seen) < FEWEST_POINTS:
+        raise ValueError(
+            f"The context views see {len(seen)} of the {len(points)} points, and at least {FEWEST_POINTS} are needed "
+            "to tell a range of depths; use the range of the weights."
+        )
+    low, high = np.quantile(seen.cpu().numpy(), [0.01, 0.99])
+    return float(low / 2), float(high * 2)
+
+
+def _project(cameras: PinholeCameras, points: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, "v p"], Bool[Tensor, "v p"]]:
+    """Depth of points in every view, and whether they lie inside its image."""
+    viewmats = cameras.viewmats
+    in_camera = torch.einsum("vij,pj->vpi", viewmats[:, :3, :3], points) + viewmats[:, None, :3, 3]
+    depth = in_camera[..., 2]
+    pixels = torch.einsum("vij,vpj->vpi", cameras.Ks, in_camera)[..., :2] / depth.clamp(min=1e-12)[..., None]
+    size = pixels.new_tensor([cameras.width, cameras.height])
+    return depth, (depth > 0) & ((pixels >= 0) & (pixels <= size)).all(dim=2)
+
+
+def fit(views: Views, multiple: int, longer_side: int, how: str) -> Views:
+    """Context views whose sides are multiples of a number of pixels, without their masks.
+
+    Args:
+        views: At any size of at least ``multiple`` pixels.
+        multiple: Pixels.
+        longer_side: Larger views are reduced to this, pixels.
+        how: ``squeeze`` reduces each side by its own factor, ``crop`` cuts the borders off, ``enlarge`` goes up to
+            the next multiples.
+
+    Raises:
+        ValueError: If the views are too small, or ``how`` is unknown.
+    """
+    width, height = views.cameras.width, views.cameras.height
+    factor = min(1.0, longer_side / max(width, height))
+    reduced = (round(height * factor), round(width * factor))
+    whole = (reduced[0] // multiple * multiple, reduced[1] // multiple * multiple)
+    if how == "enlarge":
+        return resized(views, *(-(-side // multiple) * multiple for side in reduced))
+    if not min(whole):
+        raise ValueError(
+            f"The context views have {width} x {height} pixels ({reduced[1]} x {reduced[0]} after reduction); the "
+            f"networks need at least {multiple} x {multiple}: use larger images, or 'enlarge'."
+        )
+    if how == "crop":
+        return crop_to_multiple(resized(views, *reduced), multiple)
+    if how == "squeeze":
+        return resized(views, *whole)
+    raise ValueError(f"Views can be made to fit by 'squeeze', 'crop' or 'enlarge', not by {how!r}.")
+
+
+def resized(views: Views, height: int, width: int) -> Views:
+    """The same views at another size; pixels need not stay square.
+
+    Reducing goes with a filter against aliasing, enlarging is bilinear.
+    """
+    cameras = views.cameras
+    if (cameras.height, cameras.width) == (height, width):
+        return replace(views, masks=None)
+    images = views.images.permute(0, 3, 1, 2)
+    if height > cameras.height or width > cameras.width:
+        images = resize(images, (height, width))
+    else:
+        images = F.interpolate(images, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
+    factors = cameras.Ks.new_tensor([width / cameras.width, height / cameras.height, 1.0])
+    cameras = PinholeCameras(cameras.viewmats, cameras.Ks * factors[:, None], width, height)
+    return Views(cameras, images.permute(0, 2, 3, 1))
+
+
+def crop_to_multiple(views: Views, multiple: int, move_principal_point: bool = True) -> Views:
+    """The middle of the views, with sides that are multiples of a number of pixels.
+
+    Args:
+        views: At least ``multiple`` pixels on each side.
+        multiple: Pixels.
+        move_principal_point: False keeps it where it is in units of the image size, as the loader of the original
+            does, which is exact for principal points in the middle only.
+    """
+    cameras = views.cameras
+    height, width = cameras.height // multiple * multiple, cameras.width // multiple * multiple
+    top, left = (cameras.height - height) // 2, (cameras.width - width) // 2
+    Ks = cameras.Ks.clone()
+    if move_principal_point:
+        Ks[:, :2, 2] -= Ks.new_tensor([left, top])
+    else:
+        Ks[:, :2, 2] *= Ks.new_tensor([width / cameras.width, height / cameras.height])
+    images = views.images[:, top : top + height, left : left + width]
+    return Views(PinholeCameras(cameras.viewmats, Ks, width, height), images)

@@ -1,0 +1,129 @@
+"""ReSplat's initial model (arXiv 2510.08575) as the start of a scene: context views in, world-space Gaussians out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from l2o_splat.camera_frame import CameraFrame
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.initializers.context_views import fit
+from l2o_splat.nets.resplat.cameras import ContextCameras
+from l2o_splat.nets.resplat.config import ReSplatConfig
+from l2o_splat.nets.resplat.global_attention import maps_from_rows, rows_from_maps
+from l2o_splat.nets.resplat.initial_model import InitialModel, InitialPrediction
+from l2o_splat.nets.resplat.loading import read_tensors
+from l2o_splat.nets.resplat.precision import autocast
+from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.rotations import quaternions_of
+from l2o_splat.views import Views
+from l2o_splat.weights.format import Weights
+
+
+@dataclass(frozen=True)
+class InitialScene:
+    """A scene as the initial model sees it."""
+
+    gaussians: Gaussians
+    """World frame, scene units; in order of their view, row and column."""
+    features: Float[Tensor, "n c"]
+    """What the networks know of each Gaussian; the update starts from it."""
+    context: Views
+    """The views that the Gaussians were predicted from, at the size that the networks saw; the update needs these."""
+    depth: Float[Tensor, "v h w"]
+    """Camera z of every pixel of the context, scene units."""
+
+
+class ReSplatInitializer(nn.Module):
+    """Makes a scene from a few posed photographs in one pass of the networks."""
+
+    def __init__(self, model: InitialModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @classmethod
+    def from_weights(cls, weights: Weights, **options: Any) -> ReSplatInitializer:
+        """The initializer that weights describe.
+
+        Args:
+            weights: Of the resplat system.
+            options: Fields of :class:`ReSplatConfig` that replace those of the weights.
+
+        Raises:
+            ValueError: If the weights are of another method or architecture, or an option is unknown.
+        """
+        read = read_tensors(weights, options)
+        with torch.device("meta"):
+            model = InitialModel(read.shape, read.config)
+        read.load_into(model)
+        return cls(model)
+
+    @property
+    def config(self) -> ReSplatConfig:
+        return self.model.config
+
+    @torch.no_grad()
+    def forward(self, views: Views, rescaled_by: float = 1.0) -> InitialScene:
+        """A scene from context views.
+
+        Args:
+            views: At least 2, in the order of the capture, no higher than wide, of any size.
+            rescaled_by: Scene units per unit of the dataset, in which the networks were trained (nerfstudio's
+                ``dataparser_scale``).
+
+        Raises:
+            ValueError: If there are too few views, or they are too small or higher than wide.
+        """
+        shape, config = self.model.shape, self.config
+        if len(views) < 2:
+            raise ValueError(f"There is {len(views)} context view; depths come from comparing views: give at least 2.")
+        if views.cameras.height > views.cameras.width:
+            raise ValueError(
+                f"The context views have {views.cameras.width} x {views.cameras.height} pixels; ReSplat needs images "
+                "that are no higher than wide: crop them, or turn images and cameras by a quarter."
+            )
+        views = fit(views, shape.size_multiple, config.longer_side, config.fit)
+        device = views.images.device
+        if config.world == "raw":
+            frame = CameraFrame.of_world(device, 1 / rescaled_by)
+        else:
+            frame = CameraFrame.of_view(views.cameras, len(views) // 2, 1 / rescaled_by)
+        local = frame.cameras_to_local(views.cameras)
+        cameras = ContextCameras.from_pinhole(local, config.near, config.far)
+        images = views.images.permute(0, 3, 1, 2).contiguous()
+        with autocast(device, config.uses_bfloat16(device)):
+            found = self._predict(images, cameras)
+        per_view = len(found.gaussians.means) // len(views)
+        view_quats = quaternions_of(local.viewmats[:, :3, :3].mT).repeat_interleave(per_view, dim=0)
+        return InitialScene(
+            gaussians=frame.to_world(found.gaussians.to_gaussians(view_quats)),
+            features=self._features_of_gaussians(found.features, images.shape[2:]),
+            context=views,
+            depth=resize(found.depth, images.shape[2:])[:, 0] / frame.scale,
+        )
+
+    def _predict(self, images: Float[Tensor, "v 3 h w"], cameras: ContextCameras) -> InitialPrediction:
+        """All views together, or window by window."""
+        v, size = len(cameras), self.config.views_at_once
+        if size is None or v <= size:
+            return self.model(images, cameras)
+        parts = []
+        for first in range(0, v, size):
+            # The last window is filled up with views of the one before, which are not wanted twice.
+            start = min(first, v - size)
+            window = slice(start, start + size)
+            parts.append(self.model(images[window], cameras[window]).without_first(first - start, size))
+        return InitialPrediction.joined(parts)
+
+    def _features_of_gaussians(self, features: Float[Tensor, "cells c"], size: tuple[int, int]) -> Float[Tensor, "n c"]:
+        """One row per Gaussian, between those of the cells where cells hold several."""
+        shape = self.model.shape
+        if shape.gaussians_per_cell == 1:
+            return features
+        grid = (size[0] // shape.latent_downsample, size[1] // shape.latent_downsample)
+        fine = (size[0] // shape.gaussian_downsample, size[1] // shape.gaussian_downsample)
+        return rows_from_maps(resize(maps_from_rows(features, grid), fine))

@@ -1,0 +1,204 @@
+"""What distinguishes one ReSplat network from another: widths that the tensors tell, and options that they do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from l2o_splat.nets.resplat.image_encoder import WIDTHS
+from l2o_splat.nets.resplat.vision_transformer import VARIANTS
+
+NUMBERS_PER_GAUSSIAN = 58
+"""Outputs of the Gaussian head per Gaussian: rotation 4, scale 3, opacity 1, offset 2, SH 48."""
+VIEW_WIDTH = WIDTHS[-1]
+"""Channels of the multi-view transformer."""
+
+
+@dataclass(frozen=True)
+class UpdateShape:
+    """Widths of the recurrent update; the defaults are those of all released weights."""
+
+    state_width: int = 512
+    attention_width: int = 64
+    num_blocks: int = 4
+    num_error_blocks: int = 1
+    """Global attention blocks that spread the error over the views."""
+
+
+@dataclass(frozen=True)
+class ReSplatShape:
+    """All widths of the networks; the defaults are those of the small model."""
+
+    vit: Literal["vits", "vitb", "vitl"] = "vits"
+    """Image transformer (DINOv2)."""
+    width: int = 256
+    """Channels of a point's features."""
+    feature_downsample: int = 8
+    """Image pixels per pixel of the cost volume: 8 (DL3DV) or 4 (RE10K)."""
+    latent_downsample: int = 4
+    """Image pixels per cell of the latent grid: 4, or 2 with a feature_downsample of 4."""
+    gaussians_per_cell: int = 1
+    """Gaussians that each cell yields, a square number: 1, 4 or 16."""
+    num_depths: int = 128
+    """Depths of the plane sweep."""
+    unet_width: int = 128
+    num_transformer_layers: int = 6
+    """Layers of the multi-view transformer."""
+    attention_width: int = 64
+    """Channels of the attention over neighbouring points."""
+    num_blocks: int = 6
+    """Rounds of the point network."""
+    update: UpdateShape | None = UpdateShape()
+    """None for a network without an update."""
+
+    def __post_init__(self) -> None:
+        if self.vit not in VARIANTS:
+            raise ValueError(f"The image transformer is {self.vit!r}; one of {list(VARIANTS)} is needed.")
+        if (self.feature_downsample, self.latent_downsample) not in ((8, 4), (4, 4), (4, 2)):
+            raise ValueError(
+                f"feature_downsample is {self.feature_downsample} and latent_downsample {self.latent_downsample}; "
+                "8 and 4, 4 and 4, or 4 and 2 are needed."
+            )
+        side = math.isqrt(self.gaussians_per_cell)
+        if side**2 != self.gaussians_per_cell or self.latent_downsample % side:
+            raise ValueError(
+                f"gaussians_per_cell is {self.gaussians_per_cell} with a latent_downsample of {self.latent_downsample};"
+                " 1, or a square whose side divides the latent_downsample, is needed."
+            )
+
+    @property
+    def vit_width(self) -> int:
+        return VARIANTS[self.vit][0]
+
+    @property
+    def gaussian_downsample(self) -> int:
+        """Image pixels per side of a cell of the grid that the Gaussians lie on."""
+        return self.latent_downsample // math.isqrt(self.gaussians_per_cell)
+
+    @property
+    def size_multiple(self) -> int:
+        """Image sides are multiples of this, pixels."""
+        return 64 if self.feature_downsample == 8 else 16
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the latent features of the depth network."""
+        if self.latent_downsample == 4:
+            return self.vit_width // 4 + sum(WIDTHS) + VIEW_WIDTH
+        return self.vit_width // 16 + sum(WIDTHS[:2]) + WIDTHS[2] // 4 + VIEW_WIDTH // 4
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> ReSplatShape:
+        """Read the widths off the named tensors of a whole model (names without the prefix ``encoder.``).
+
+        Raises:
+            ValueError: If a tensor that tells a width is missing or has another rank.
+        """
+
+        def size(name: str, dim: int = 0) -> int:
+            return tensors[name].shape[dim]
+
+        def count(prefix: str) -> int:
+            return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
+
+        try:
+            vit_width = size("depth_predictor.pretrained.cls_token", 2)
+            vit = next((name for name, entry in VARIANTS.items() if entry[0] == vit_width), f"of width {vit_width}")
+            middle = "depth_predictor.upsampler.concat_projects.1.weight"
+            num_features = size("proj.weight", 1) - size("gaussian_regressor.0.weight", 0) - 1
+            update = None
+            if any(name.startswith("update_") for name in tensors):
+                update = UpdateShape(
+                    state_width=size("update_proj.weight"),
+                    attention_width=size("update_module.1.blocks.0.attn.proj.weight", 1),
+                    num_blocks=count("update_module.1.blocks."),
+                    num_error_blocks=count("update_error_attn."),
+                )
+            return cls(
+                vit=vit,
+                width=size("proj.weight"),
+                feature_downsample=8 if size(middle, 1) - size(middle) == WIDTHS[1] else 4,
+                latent_downsample=4 if num_features == 48 + vit_width // 4 + sum(WIDTHS) + VIEW_WIDTH else 2,
+                gaussians_per_cell=size("gaussian_head.2.bias") // NUMBERS_PER_GAUSSIAN,
+                num_depths=size("depth_predictor.depth_head.0.2.bias"),
+                unet_width=size("depth_predictor.regressor.0.0.bias"),
+                num_transformer_layers=count("depth_predictor.transformer.layers."),
+                attention_width=size("pt.blocks.0.attn.proj.weight", 1),
+                num_blocks=count("pt.blocks."),
+                update=update,
+            )
+        except KeyError as error:
+            raise ValueError(
+                f"There is no tensor {error.args[0]!r} among the {len(tensors)} given; these are not weights of a "
+                "ReSplat model in its released layout."
+            ) from None
+        except IndexError:
+            raise ValueError("The tensors do not have the ranks of a ReSplat model's weights and biases.") from None
+
+
+@dataclass(frozen=True)
+class ReSplatConfig:
+    """Behaviour that the tensors do not tell; the defaults are those of the DL3DV weights."""
+
+    near: float = 0.01
+    """Nearest depth of the plane sweep and of the renderer, units of the dataset."""
+    far: float = 200.0
+    """Farthest depth, units of the dataset."""
+    scale_max: float = 1.0
+    """Largest standard deviation of an initial Gaussian, units of the dataset."""
+    scale_min: float = 1e-6
+    """Smallest standard deviation, initially and after every update."""
+    scale_bias: float = 4.0
+    """Subtracted from the head's outputs before the softplus that gives scales."""
+    half_resolution_depth: bool = False
+    """Find depths on images of half the size, for large ones."""
+    context_views: int = 8
+    """Views of a scene that the weights were trained with."""
+    reference_views: int = 2
+    """Nearest views that each view is compared with."""
+    neighbours: int = 16
+    """Points each one attends to in the initial model, itself among them."""
+    update_neighbours: int = 8
+    """The same in the update."""
+    local_search: bool = False
+    """Search neighbours only where points project nearby (see :func:`local_neighbours`), in the initial model."""
+    update_local_search: bool = False
+    """The same in the update."""
+    views_at_once: int | None = None
+    """Context views that the initial model sees together, to save memory; None for all. The update sees all."""
+    world: Literal["middle_view", "raw"] = "middle_view"
+    """Frame of the networks: that of the middle context view, or the scene's own."""
+    longer_side: int = 448
+    """Larger context views are reduced to this, pixels."""
+    fit: Literal["squeeze", "crop", "enlarge"] = "squeeze"
+    """How sides become multiples of what the networks need: reduced each by its own factor (so that nothing of the
+    view is lost), cut at the borders, or enlarged."""
+    iterations: int = 4
+    """Update steps the weights are made for."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the networks; auto is bfloat16 autocast on CUDA, as in training, and float32 elsewhere."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.near < self.far:
+            raise ValueError(f"near is {self.near} and far {self.far}; 0 < near < far is needed.")
+        if not 0 < self.scale_min < self.scale_max:
+            raise ValueError(f"Scales lie between {self.scale_min} and {self.scale_max}; 0 < min < max is needed.")
+        if self.views_at_once is not None and self.views_at_once < 2:
+            raise ValueError(f"views_at_once is {self.views_at_once}; at least 2 views are compared, or None for all.")
+        choices = {
+            "world": ("middle_view", "raw"),
+            "fit": ("squeeze", "crop", "enlarge"),
+            "precision": ("auto", "float32", "bfloat16"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; one of {allowed} is needed.")
+
+    def uses_bfloat16(self, device: torch.device) -> bool:
+        """Whether the networks run under bfloat16 autocast on a device."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")

@@ -1,0 +1,138 @@
+"""ReSplat's initial model (arXiv 2510.08575, section 3.1): posed images in, Gaussians and their features out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from l2o_splat.nets.knn import nearest_neighbours
+from l2o_splat.nets.resplat.camera_gaussians import CameraGaussians
+from l2o_splat.nets.resplat.cameras import ContextCameras
+from l2o_splat.nets.resplat.config import NUMBERS_PER_GAUSSIAN, ReSplatConfig, ReSplatShape
+from l2o_splat.nets.resplat.depth_network import DepthFeatures, DepthNetwork
+from l2o_splat.nets.resplat.gaussian_head import decode_gaussians
+from l2o_splat.nets.resplat.global_attention import rows_from_maps
+from l2o_splat.nets.resplat.local_neighbours import local_neighbours
+from l2o_splat.nets.resplat.point_network import PointNetwork
+from l2o_splat.nets.resplat.precision import full_precision
+from l2o_splat.nets.resplat.resize import resize
+
+
+@dataclass(frozen=True)
+class InitialPrediction:
+    """What the initial model says about a scene."""
+
+    gaussians: CameraGaussians
+    features: Float[Tensor, "cells c"]
+    """One row per cell of the latent grids, view by view and row by row."""
+    depth: Float[Tensor, "v 1 h w"]
+    """Camera z, units of the poses; at half the resolution of the images with ``half_resolution_depth``."""
+
+    def without_first(self, count: int, num_views: int) -> InitialPrediction:
+        """What is said about all but the first views, of so many."""
+        rows = self.gaussians.pack()
+        return InitialPrediction(
+            CameraGaussians.unpack(rows[count * (len(rows) // num_views) :]),
+            self.features[count * (len(self.features) // num_views) :],
+            self.depth[count:],
+        )
+
+    @classmethod
+    def joined(cls, parts: list[InitialPrediction]) -> InitialPrediction:
+        """Predictions about different views of one scene, one after the other."""
+        return cls(
+            CameraGaussians.unpack(torch.cat([part.gaussians.pack() for part in parts])),
+            torch.cat([part.features for part in parts]),
+            torch.cat([part.depth for part in parts]),
+        )
+
+
+class InitialModel(nn.Module):
+    """Depth of every view, one point per cell of a latent grid, and a transformer over the points."""
+
+    def __init__(self, shape: ReSplatShape, config: ReSplatConfig) -> None:
+        super().__init__()
+        self.shape, self.config = shape, config
+        width, m = shape.width, shape.gaussians_per_cell
+        rgb = 3 * shape.latent_downsample**2
+        self.depth_predictor = DepthNetwork(shape)
+        self.gaussian_regressor = nn.Sequential(
+            nn.Conv2d(rgb + 2 + shape.feature_width, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        self.proj = nn.Linear(width + rgb + shape.feature_width + 1, width)
+        self.pt = PointNetwork(width, shape.attention_width, shape.num_blocks)
+        self.gaussian_head = nn.Sequential(
+            nn.Linear(width, NUMBERS_PER_GAUSSIAN * m),
+            nn.GELU(),
+            nn.Linear(NUMBERS_PER_GAUSSIAN * m, NUMBERS_PER_GAUSSIAN * m),
+        )
+
+    def forward(self, images: Float[Tensor, "v 3 h w"], cameras: ContextCameras) -> InitialPrediction:
+        """Gaussians of one scene.
+
+        Args:
+            images: sRGB, 0 to 1; sides are multiples of ``shape.size_multiple``, no higher than wide.
+            cameras: Of the views.
+        """
+        grid = (images.shape[2] // self.shape.latent_downsample, images.shape[3] // self.shape.latent_downsample)
+        found = self._depth(images, cameras)
+        colours = F.pixel_unshuffle(images, self.shape.latent_downsample)
+        depth = resize(found.depth, grid)
+        match = F.interpolate(found.probability.amax(dim=1, keepdim=True), size=grid, mode="nearest")
+        features = self._latent_features(found, images.shape[2:], grid)
+        regressed = self.gaussian_regressor(torch.cat([colours, depth, match, features], dim=1))
+        x = self.proj(rows_from_maps(torch.cat([regressed, colours, features, match], dim=1)))
+        with full_precision(images.device):
+            neighbours = self.find_neighbours(cameras.unproject(depth[:, 0]).flatten(0, 2), cameras, grid)
+        x = x + self.pt(x, neighbours, grid)
+        outputs = self.gaussian_head(x)
+        with full_precision(images.device):
+            gaussians = decode_gaussians(outputs, found.depth, images, grid, cameras, self.config)
+        return InitialPrediction(gaussians, x, found.depth)
+
+    def find_neighbours(
+        self, points: Float[Tensor, "n 3"], cameras: ContextCameras, grid: tuple[int, int]
+    ) -> Int[Tensor, "n k"]:
+        """Points that each one attends to."""
+        if self.config.local_search:
+            return local_neighbours(points, cameras, grid, self.config.neighbours)
+        return nearest_neighbours(points, self.config.neighbours)
+
+    def _depth(self, images: Tensor, cameras: ContextCameras) -> DepthFeatures:
+        """Depth, and features at the resolutions that images of this size have."""
+        if not self.config.half_resolution_depth:
+            return self.depth_predictor(images, cameras, self.config.reference_views)
+        half = resize(images, (images.shape[2] // 2, images.shape[3] // 2))
+        found = self.depth_predictor(half, cameras, self.config.reference_views)
+
+        def double(maps: Tensor) -> Tensor:
+            return resize(maps, (2 * maps.shape[2], 2 * maps.shape[3]))
+
+        return DepthFeatures(
+            depth=found.depth,
+            mono=[double(maps) for maps in found.mono],
+            cnn=[double(maps) for maps in found.cnn],
+            multiview=double(found.multiview),
+            probability=double(found.probability),
+        )
+
+    def _latent_features(
+        self, found: DepthFeatures, size: tuple[int, int], grid: tuple[int, int]
+    ) -> Float[Tensor, "v c h w"]:
+        """Features of the depth network on the latent grid."""
+        sixteenth = (size[0] // 16, size[1] // 16)
+        shuffle = 16 // self.shape.latent_downsample
+        mono = [F.pixel_shuffle(resize(maps, sixteenth), shuffle) for maps in found.mono]
+        others = [*found.cnn, found.multiview]
+        if self.shape.latent_downsample == 4:
+            others = [resize(maps, grid) for maps in others]
+        else:
+            # Coarser maps hold several cells per pixel instead of being enlarged.
+            others = [F.pixel_shuffle(maps, 2) if maps.shape[2] < grid[0] else maps for maps in others]
+        return torch.cat([*mono, *others], dim=1)

@@ -1,0 +1,97 @@
+"""From weights to the modules that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
+from l2o_splat.nets.resplat.depth_network import DepthNetwork
+from l2o_splat.weights.format import Weights
+from l2o_splat.weights.resplat_original import PREFIX
+
+DEPTH = "depth_predictor."
+"""Of the names of the depth network's tensors."""
+_LAYOUT_DEPENDENT = "upsampler.concat_projects."
+"""Tensors whose shapes differ between the layouts for DL3DV and RE10K."""
+
+
+@dataclass(frozen=True)
+class ReadTensors:
+    """Weights of a whole model, sorted out."""
+
+    tensors: dict[str, Tensor]
+    """Without the prefix."""
+    shape: ReSplatShape
+    config: ReSplatConfig
+    source: str
+
+    def load_into(self, module: nn.Module) -> None:
+        """Give a module (built on the meta device) its tensors; they are shared, not copied.
+
+        Raises:
+            ValueError: If one is missing or has another shape, naming the first.
+        """
+        expected = module.state_dict()
+        found = {name: self.tensors[name] for name in expected if name in self.tensors}
+        for name, tensor in expected.items():
+            shape = tuple(found[name].shape) if name in found else "none (it is missing)"
+            if shape != tuple(tensor.shape):
+                raise ValueError(
+                    f"Tensor {name!r} from {self.source} has shape {shape}; a ReSplat model of the widths "
+                    f"{self.shape} has {tuple(tensor.shape)}."
+                )
+        module.load_state_dict(found, assign=True)
+
+
+def read_tensors(weights: Weights, options: Mapping[str, Any]) -> ReadTensors:
+    """Widths and behaviour of weights.
+
+    Args:
+        weights: Of the resplat system.
+        options: Fields of :class:`ReSplatConfig` that replace those of the weights.
+
+    Raises:
+        ValueError: If the weights are of another method or architecture, or an option is unknown.
+    """
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in weights.require("resplat").tensors.items()}
+    known = {entry.name for entry in fields(ReSplatConfig)}
+    if unknown := sorted(options.keys() - known):
+        raise ValueError(f"resplat has no options {unknown}; {sorted(known)} can be set.")
+    if unknown := sorted(weights.card.behaviour.keys() - known):
+        raise ValueError(f"The weights from {weights.card.source} have unknown options {unknown}; update l2o_splat.")
+    if tensors and all(name.startswith(DEPTH) for name in tensors):
+        raise ValueError(
+            f"The weights from {weights.card.source} are of the depth network alone, from which training starts; use "
+            "those of a whole model ('l2o weights list' names some)."
+        )
+    config = ReSplatConfig(**weights.card.behaviour | dict(options))
+    return ReadTensors(tensors, ReSplatShape.of(tensors), config, weights.card.source)
+
+
+def load_depth(network: DepthNetwork, weights: Weights) -> list[str]:
+    """Start a depth network from weights, those of a depth network alone or of a whole model.
+
+    One released file serves the layouts for DL3DV and for RE10K, which differ in a few shapes.
+
+    Returns:
+        Names of the tensors that stayed as they were because their shapes are of another layout.
+
+    Raises:
+        ValueError: If any other tensor is missing or has another shape, naming the first.
+    """
+    given = {name.removeprefix(PREFIX + DEPTH): tensor for name, tensor in weights.require("resplat").tensors.items()}
+    own = network.state_dict()
+    differing = [name for name, tensor in own.items() if name not in given or given[name].shape != tensor.shape]
+    for name in differing:
+        if name not in given or not name.startswith(_LAYOUT_DEPENDENT):
+            found = tuple(given[name].shape) if name in given else "none (it is missing)"
+            raise ValueError(
+                f"Tensor {name!r} from {weights.card.source} has shape {found}; this depth network has "
+                f"{tuple(own[name].shape)}: use weights of the same image transformer."
+            )
+    network.load_state_dict({name: tensor if name in differing else given[name] for name, tensor in own.items()})
+    return differing

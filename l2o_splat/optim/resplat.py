@@ -1,0 +1,174 @@
+"""ReSplat (arXiv 2510.08575): a network that looks at renders of the context views proposes each step."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from l2o_splat.camera_frame import CameraFrame
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.nets.knn import nearest_neighbours
+from l2o_splat.nets.resplat.camera_gaussians import CameraGaussians
+from l2o_splat.nets.resplat.cameras import ContextCameras
+from l2o_splat.nets.resplat.config import ReSplatConfig
+from l2o_splat.nets.resplat.global_attention import PATCH
+from l2o_splat.nets.resplat.loading import read_tensors
+from l2o_splat.nets.resplat.local_neighbours import local_neighbours
+from l2o_splat.nets.resplat.precision import autocast
+from l2o_splat.nets.resplat.update_network import PARAMETER_WIDTH, UpdateNetwork
+from l2o_splat.optim.rule import Feedback, FeedbackKind, RuleState, UpdateRule
+from l2o_splat.rotations import quaternions_of
+from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.views import PinholeCameras, Views
+from l2o_splat.weights.format import Weights
+
+
+class ReSplatRule(UpdateRule):
+    """The recurrent update of ReSplat, for Gaussians that its own initial model has made.
+
+    Nothing is back-propagated through renders: the feedback is how the context views look now, the same views in the
+    same order as those the Gaussians come from, and of the same size. With gradients on, the graph that training
+    needs is kept, from the delta and the latent state to the weights and the latent states of earlier steps.
+
+    State: ``latent [n 512]`` and ``cell [n]`` (int64), the cell of the context views' grids that each Gaussian was
+    predicted from, view by view and row by row.
+
+    Args:
+        network: Proposes the steps.
+        config: Behaviour beyond its tensors.
+        scale: Units of the dataset (in which the network works) per scene unit.
+    """
+
+    def __init__(self, network: UpdateNetwork, config: ReSplatConfig, scale: float = 1.0) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.scale = scale
+
+    @classmethod
+    def from_weights(cls, weights: Weights, **options: Any) -> ReSplatRule:
+        """The rule that weights describe.
+
+        Args:
+            weights: Of the resplat system, with an update network.
+            options: Fields of :class:`ReSplatConfig` that replace those of the weights.
+
+        Raises:
+            ValueError: If the weights are of another method or architecture or lack an update, or an option is unknown.
+        """
+        read = read_tensors(weights, options)
+        with torch.device("meta"):
+            network = UpdateNetwork(read.shape)
+        read.load_into(network)
+        rule = cls(network, read.config)
+        rule.trained_raster = weights.card.raster
+        return rule
+
+    def in_scene(self, scene: SceneCameras) -> ReSplatRule:
+        rule = ReSplatRule(self.network, self.config, 1 / scene.rescaled_by)
+        rule.trained_raster = self.trained_raster
+        return rule
+
+    def feedback_at(self, step: int) -> FeedbackKind:
+        return "renders"
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return f"resplat weights {digest.hexdigest()[:16]} {self.config} scale {self.scale}"
+
+    def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
+        """See :meth:`UpdateRule.init_state`.
+
+        Raises:
+            ValueError: If there are no features, or they do not fit the Gaussians or the weights.
+        """
+        n, width = len(gaussians), self.network.shape.width
+        found = None if features is None else tuple(features.shape)
+        if found != (n, width):
+            raise ValueError(
+                f"The features have shape {found}; {n} Gaussians and these weights need ({n}, {width}): start the "
+                "scene with the initial model of the same weights."
+            )
+        latent = self.network.state_from_features(features)
+        if self.config.uses_bfloat16(gaussians.device):
+            latent = latent.bfloat16()
+        return {"latent": latent, "cell": torch.arange(n, device=gaussians.device)}
+
+    def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
+        """See :meth:`UpdateRule.forward`.
+
+        Raises:
+            ValueError: If the feedback has no renders, or they or the Gaussians do not suit the state.
+        """
+        if feedback.rendered is None:
+            raise ValueError("ReSplat was given no renders of its context views; put them in Feedback.rendered.")
+        views, cell = feedback.rendered.views, state["cell"]
+        side = self.network.shape.gaussian_downsample
+        grid = (views.cameras.height // side, views.cameras.width // side)
+        self._check(gaussians, views, cell, grid)
+        frame = self._frame(views.cameras)
+        cameras = frame.cameras_to_local(views.cameras)
+        # A graph leads to the weights and earlier states only.
+        local = frame.to_local(gaussians.detach())
+        view_quats = quaternions_of(cameras.viewmats[:, :3, :3].mT)[cell // (grid[0] * grid[1])]
+        current = CameraGaussians.from_gaussians(local, view_quats)
+        neighbours = self._neighbours(current.means, cameras, grid, cell)
+        with autocast(gaussians.device, self.config.uses_bfloat16(gaussians.device)):
+            rendered, images = (maps.detach().permute(0, 3, 1, 2) for maps in (feedback.rendered.images, views.images))
+            error = self.network.image_error(rendered, images).index_select(0, cell)
+            step, latent = self.network(current.pack(), state["latent"], error, neighbours)
+        delta = CameraGaussians.unpack(step)
+        scales = (current.scales + delta.scales).clamp(min=self.config.scale_min)
+        # All but the scales are linear in the network's parameters; a ratio of scales is a difference of logarithms.
+        delta = replace(delta, scales=scales / current.scales).to_gaussians(view_quats)
+        return frame.deltas_to_world(delta), {**state, "latent": latent}
+
+    def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
+        """Added Gaussians take latent state and cell from their parents."""
+        return {name: rows[source] for name, rows in state.items()}
+
+    def _frame(self, cameras: PinholeCameras) -> CameraFrame:
+        """In which the network sees the scene."""
+        if self.config.world == "raw":
+            return CameraFrame.of_world(cameras.viewmats.device, self.scale)
+        return CameraFrame.of_view(cameras, len(cameras) // 2, self.scale)
+
+    def _neighbours(
+        self, means: Float[Tensor, "n 3"], cameras: PinholeCameras, grid: tuple[int, int], cell: Int[Tensor, " n"]
+    ) -> Int[Tensor, "n k"]:
+        k = self.config.update_neighbours
+        if not self.config.update_local_search:
+            return nearest_neighbours(means, k)
+        whole = torch.arange(len(cameras) * grid[0] * grid[1], device=cell.device)
+        if not torch.equal(cell, whole):
+            raise ValueError(
+                "Gaussians were added or removed, and a local neighbour search needs all of the initial ones; turn "
+                "update_local_search off."
+            )
+        return local_neighbours(means, ContextCameras.from_pinhole(cameras, self.config.near, self.config.far), grid, k)
+
+    def _check(self, gaussians: Gaussians, views: Views, cell: Int[Tensor, " n"], grid: tuple[int, int]) -> None:
+        multiple, cells = PATCH * self.network.shape.gaussian_downsample, len(views) * grid[0] * grid[1]
+        if views.cameras.height % multiple or views.cameras.width % multiple:
+            raise ValueError(
+                f"The context views have {views.cameras.width} x {views.cameras.height} pixels; these weights need "
+                f"multiples of {multiple}: use the views that the initial model was given."
+            )
+        needed = int(cell.max()) + 1 if len(cell) else 0
+        if len(gaussians) != len(cell) or needed > cells:
+            raise ValueError(
+                f"There are {len(gaussians)} Gaussians and a state of {len(cell)} from {needed} cells, but "
+                f"{len(views)} context views have {cells} cells; use the views that the Gaussians were predicted from."
+            )
+        width = 11 + 3 * (gaussians.features_rest.shape[1] + 1)
+        if width != PARAMETER_WIDTH:
+            raise ValueError(f"The Gaussians have SH degree {gaussians.sh_degree}; ReSplat moves those of degree 3.")

@@ -1,0 +1,116 @@
+"""The released ReSplat weights, and what their tensors do not tell.
+
+The files come without settings, so these are known here by the file's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from torch import Tensor
+
+from l2o_splat.nets.resplat.config import NUMBERS_PER_GAUSSIAN
+
+REPOSITORY = "haofeixu/resplat"
+"""On the Hugging Face Hub."""
+LICENCE = "see huggingface.co/haofeixu/resplat; attribution: ReSplat, Xu et al., arXiv 2510.08575 (its code is MIT)"
+RASTER = {"rasterize_mode": "antialiased", "eps2d": 0.1, "image_rules": "1.5"}
+"""Raster settings that all were trained with."""
+FINE_LAYOUT = {"far": 100.0, "longer_side": 256, "iterations": 2, "context_views": 2}
+"""Behaviour of the layout with a Gaussian per pixel, for pairs of views (RE10K)."""
+
+
+@dataclass(frozen=True)
+class ZooFile:
+    """One released file."""
+
+    file: str
+    description: str
+    behaviour: dict[str, Any] = field(default_factory=dict)
+    """Fields of ``ReSplatConfig``; defaults where absent."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without suffix and hash."""
+        return PurePath(self.file).stem.rsplit("-", 1)[0]
+
+
+ZOO = [
+    ZooFile(
+        "resplat-small-dl3dv-256x448-view8-548993fe.pth",
+        "Initial model and update, 8 context views of 256 x 448 (77 million parameters).",
+    ),
+    ZooFile(
+        "resplat-base-dl3dv-256x448-view8-1934a04c.pth",
+        "Initial model and update, 8 context views of 256 x 448 (224 million parameters).",
+    ),
+    ZooFile(
+        "resplat-large-dl3dv-256x448-view8-62f1703a.pth",
+        "Initial model alone, 8 context views of 256 x 448 (560 million parameters).",
+        {"world": "raw", "iterations": 0},
+    ),
+    ZooFile(
+        "resplat-base-dl3dv-256x448-view16-f38bf984.pth",
+        "Initial model and update, 16 context views of 256 x 448 (224 million parameters).",
+        {"context_views": 16},
+    ),
+    ZooFile(
+        "resplat-base-dl3dv-256x448-view32-439b63a6.pth",
+        "Initial model and update, 32 context views of 256 x 448 (224 million parameters).",
+        {"context_views": 32},
+    ),
+    ZooFile(
+        "resplat-base-dl3dv-512x960-view8-8179ed87.pth",
+        "Initial model and update, 4 to 16 context views of 512 x 960 or smaller (224 million parameters).",
+        {"longer_side": 960},
+    ),
+    ZooFile(
+        "resplat-base-dl3dv-540x960-view16-a72dc6d0.pth",
+        "Initial model and update, 16 context views of 540 x 960, depths at half resolution (224 million parameters).",
+        {
+            "longer_side": 960,
+            "scale_max": 3.0,
+            "half_resolution_depth": True,
+            "fit": "enlarge",
+            "iterations": 2,
+            "context_views": 16,
+        },
+    ),
+    ZooFile(
+        "resplat-base-re10k-256x256-view2-b90d1b53.pth",
+        "Initial model and update, 2 context views of 256 x 256, a Gaussian per pixel (222 million parameters).",
+        FINE_LAYOUT,
+    ),
+    ZooFile(
+        "resplat-depth-small-352x640-b0ebc084.pth",
+        "Depth network alone, as a start for training (36 million parameters).",
+    ),
+    ZooFile(
+        "resplat-depth-base-352x640-60be7abf.pth",
+        "Depth network alone, as a start for training (about 110 million parameters).",
+    ),
+    ZooFile(
+        "resplat-depth-large-352x640-05f9beac.pth",
+        "Depth network alone, as a start for training (330 million parameters).",
+    ),
+]
+
+
+def released(path: PurePath) -> ZooFile | None:
+    """The released file that a path has the name of, with or without the hash."""
+    return next((entry for entry in ZOO if path.stem in (PurePath(entry.file).stem, entry.name)), None)
+
+
+def behaviour_of_layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], str]:
+    """Behaviour of weights in a file of another name, and how it is known.
+
+    Args:
+        tensors: Under their released names.
+    """
+    head = tensors.get("encoder.gaussian_head.2.bias")
+    if head is not None and len(head) > NUMBERS_PER_GAUSSIAN:
+        return dict(FINE_LAYOUT), "the layout for RE10K"
+    return {}, "the defaults, those for DL3DV"
