@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-METHOD = "l2o-adam-tuned"
+METHOD = "learn2splat"
 
 
 class DemoError(RuntimeError):

@@ -86,8 +86,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     Args:
         splats: The six trainable tensors of a scene, float32 on one device, in a ``ParameterDict`` or dict; shapes
             as in :func:`as_gaussians`.
-        weights: Path, ``hf://owner/repo/file[@revision]``, name in the catalogue (downloaded at the first use), or
-            ``random:SEED`` for untrained weights that follow Adam; see :func:`l2o_splat.weights.load_weights`.
+        weights: Those that come with the package, or: a path, ``hf://owner/repo/file[@revision]``, a name in the
+            catalogue (downloaded at the first use), ``random:SEED`` for untrained weights that follow Adam; see
+            :func:`l2o_splat.weights.load_weights`.
         camera_centres: ``[v, 3]``, of the training cameras, scene units; needed by weights that were trained on
             scenes scaled by their cameras.
         rescaled_by: Scene units per unit of the capture, where the loop has scaled the capture; used by weights
@@ -105,7 +106,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         splats: ParameterDict | dict[str, Parameter],
-        weights: str | Path = "learn2splat",
+        weights: str | Path = "learn2splat-mini",
         camera_centres: Float[Tensor, "v 3"] | None = None,
         rescaled_by: float = 1.0,
         **options: Any,

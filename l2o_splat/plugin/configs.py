@@ -6,6 +6,8 @@ toolkit, or weights.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
@@ -14,17 +16,25 @@ from nerfstudio.plugins.types import MethodSpecification
 from l2o_splat.plugin.datamanager import L2ODataManagerConfig
 from l2o_splat.plugin.model import L2OModelConfig
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig, RuleName
-from l2o_splat.plugin.pipeline import L2OPipelineConfig
+from l2o_splat.plugin.pipeline import InitializationConfig, L2OPipelineConfig
 from l2o_splat.plugin.trainer import L2OTrainer
 
 NUM_STEPS = 2000
+NUM_UPDATES = 4
+"""Of ReSplat, whose networks are made for few and large steps."""
 
 
-def _method(name: str, rule: RuleName, description: str) -> MethodSpecification:
+def _method(
+    name: str,
+    rule: RuleName,
+    description: str,
+    steps: int = NUM_STEPS,
+    start: Literal["auto", "resplat"] = "auto",
+) -> MethodSpecification:
     config = TrainerConfig(
         _target=L2OTrainer,
         method_name=name,
-        max_num_iterations=NUM_STEPS,
+        max_num_iterations=steps,
         steps_per_save=100,
         steps_per_eval_batch=0,
         steps_per_eval_image=0,
@@ -32,6 +42,7 @@ def _method(name: str, rule: RuleName, description: str) -> MethodSpecification:
         pipeline=L2OPipelineConfig(
             datamanager=L2ODataManagerConfig(dataparser=NerfstudioDataParserConfig(load_3D_points=True)),
             model=L2OModelConfig(),
+            initialization=InitializationConfig(source=start),
         ),
         optimizers={
             "gaussians": {"optimizer": JointOptimizerConfig(rule=rule, horizon=NUM_STEPS), "scheduler": None},
@@ -54,4 +65,11 @@ learn2splat = _method(
     "learn2splat",
     "learn2splat",
     "Learn2Splat (arXiv 2605.15760): a meta-learned optimizer in Adam's place; name its weights.",
+)
+resplat = _method(
+    "resplat",
+    "resplat",
+    "ReSplat (arXiv 2510.08575): a scene from a few views in one pass, and a few learned updates; name its weights.",
+    steps=NUM_UPDATES,
+    start="resplat",
 )

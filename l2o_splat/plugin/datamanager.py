@@ -125,6 +125,12 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             for positions in by_size.values()
         ]
 
+    def train_views(self, indices: list[int], background: Tensor) -> Views:
+        """Training views of one size, see :meth:`next_train_views`."""
+        return stack_views(
+            self.train_cameras[torch.tensor(indices)], (self.cached_train[i] for i in indices), background
+        )
+
 
 def photograph_and_mask(data: dict, background: Tensor) -> tuple[Tensor, Tensor | None]:
     """Image ``[h, w, 3]``, sRGB 0 to 1, on the background where it has alpha, and mask ``[h, w, 1]`` or None."""

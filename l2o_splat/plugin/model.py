@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from l2o_splat.gaussians import FIELDS, SH_C0, Gaussians
 from l2o_splat.losses import photometric_loss
 from l2o_splat.metrics import Lpips, psnr, ssim
+from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin.datamanager import photograph_and_mask, pinhole_cameras
 from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
 from l2o_splat.views import PinholeCameras, Views
@@ -34,10 +35,15 @@ class L2OModelConfig(ModelConfig):
     """Screen-space blur, pixels squared. None: as the rule's weights were trained with, else 0.3, as in PLY viewers."""
     background_color: Literal["black", "white"] = "black"
     """Colour behind the scene."""
-    image_rules: ImageRules = "1.4"
-    """gsplat release whose image rules the CPU renderer follows; on CUDA the installed gsplat's hold."""
+    image_rules: ImageRules | None = None
+    """gsplat release whose image rules the CPU renderer follows; on CUDA the installed gsplat's hold. None: as the
+    rule's weights were trained with, else 1.4."""
     ssim_weight: float = 0.2
     """Share of the SSIM term in the training loss."""
+
+
+_FOLLOWED = ("rasterize_mode", "eps2d", "image_rules")
+"""Raster settings that follow the rule's weights or a checkpoint where the user has not chosen."""
 
 
 class RasterSettingsMismatchError(ValueError):
@@ -62,9 +68,7 @@ class L2OModel(SplatfactoModel):
         self.gauss_params = torch.nn.ParameterDict({name: Parameter(torch.empty(0, *shapes[name])) for name in FIELDS})
         self.crop_box = None
         self.background = get_color(self.config.background_color)
-        self._raster = RasterSettings(
-            background=tuple(self.background.tolist()), image_rules=self.config.image_rules, **self._chosen_raster()
-        )
+        self._raster = RasterSettings(background=tuple(self.background.tolist()), **self._chosen_raster())
         self.step = 0
         self.lpips = Lpips()
 
@@ -100,7 +104,7 @@ class L2OModel(SplatfactoModel):
 
     def _chosen_raster(self) -> dict[str, Any]:
         """Raster settings the user has chosen; the others follow the rule's weights or a checkpoint."""
-        chosen = {"rasterize_mode": self.config.rasterize_mode, "eps2d": self.config.eps2d}
+        chosen = {name: getattr(self.config, name) for name in _FOLLOWED}
         return {name: value for name, value in chosen.items() if value is not None}
 
     def adopt_raster(self, trained: dict[str, Any]) -> None:
@@ -114,7 +118,7 @@ class L2OModel(SplatfactoModel):
 
     def set_extra_state(self, state: dict) -> None:
         # What the user has not chosen follows the checkpoint.
-        self.adopt_raster({name: state[name] for name in ("rasterize_mode", "eps2d") if name in state})
+        self.adopt_raster({name: state[name] for name in _FOLLOWED if name in state})
         expected = self.get_extra_state()
         changed = {name: value for name, value in state.items() if expected.get(name) != value}
         if changed:
@@ -141,13 +145,17 @@ class L2OModel(SplatfactoModel):
         """Draw all Gaussians."""
         return render(self.gaussians, cameras, self.raster_settings(depth))
 
-    def training_loss(self, views: list[Views]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def show(self, views: Views) -> RenderedViews:
+        """Photographs beside what the scene looks like now."""
+        return RenderedViews(views, self.render(views.cameras).rgb)
+
+    def training_loss(self, shown: list[RenderedViews]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss (mean over pixels, sum over views) and metrics of one step's views, one entry per image size."""
         loss, squared_error = torch.zeros((), device=self.device), []
-        for group in views:
-            rgb = self.render(group.cameras).rgb
-            loss = loss + photometric_loss(rgb, group.images, group.masks, self.config.ssim_weight)
-            squared_error.append((rgb.detach() - group.images).square().mean(dim=(1, 2, 3)))
+        for group in shown:
+            views = group.views
+            loss = loss + photometric_loss(group.images, views.images, views.masks, self.config.ssim_weight)
+            squared_error.append((group.images.detach() - views.images).square().mean(dim=(1, 2, 3)))
         train_psnr = -10 * torch.log10(torch.cat(squared_error)).mean()
         return {"photometric": loss}, {"psnr": train_psnr, "gaussian_count": torch.tensor(float(self.num_points))}
 

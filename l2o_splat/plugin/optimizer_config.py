@@ -14,11 +14,16 @@ from l2o_splat.gaussians import FIELDS
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import UpdateRule
+from l2o_splat.optim.safeguard import SafeguardedRule
 from l2o_splat.optim.sequence import SequencedRule
 from l2o_splat.weights import WeightsError, load_weights
 
-RuleName = Literal["adam", "adam-x5", "adam-own-scale", "learn2splat"]
+FinishingRuleName = Literal["adam", "adam-x5", "adam-own-scale", "learn2splat"]
+RuleName = Literal[FinishingRuleName, "resplat"]
+
+DEFAULT_WEIGHTS = "learn2splat-mini"
 
 _ADAM_PRESETS = {"adam": "gsplat", "adam-x5": "x5", "adam-own-scale": "own-scale"}
 
@@ -30,15 +35,21 @@ class JointOptimizerConfig(OptimizerConfig):
     _target: type = field(default_factory=lambda: JointOptimizer)
     rule: RuleName = "adam"
     """adam: gsplat's rates. adam-x5: five times those. adam-own-scale: position steps in units of each Gaussian's
-    own scale, all rates decaying. learn2splat: the learned optimizer, with --...weights."""
+    own scale, all rates decaying. learn2splat: the learned optimizer. resplat: the update that comes with ReSplat's
+    initial model, a few steps from renders of the context views."""
     horizon: int = 2000
     """Steps over which decaying rates decay; set it to the length of the run."""
     weights: str | None = None
-    """Weights of a learned rule: a path, hf://owner/repo/file, a name from `l2o weights list`, or random:SEED."""
-    finish_with: RuleName | None = None
+    """Weights of a learned rule: a path, hf://owner/repo/file, a name from `l2o weights list`, or random:SEED. None
+    takes learn2splat-mini, which comes with the package; resplat needs some named."""
+    finish_with: FinishingRuleName | None = None
     """Another rule for the last part of the run."""
     finish_after: int | None = None
     """Steps after which the other rule takes over; its own steps and horizon count from there."""
+    finish_weights: str | None = None
+    """Weights of learn2splat after resplat; None as for weights."""
+    safeguard: bool = False
+    """Watch the training loss of learn2splat; where it rises, restore the best scene and go on with adam-own-scale."""
     # Read by nerfstudio's Optimizers; the rule has rates of its own, and clipping would change what it sees.
     lr: tyro.conf.Suppress[float] = 1.0
     eps: tyro.conf.Suppress[float] = 1e-15
@@ -54,13 +65,17 @@ class JointOptimizerConfig(OptimizerConfig):
         """Refuse options that do not go together, before any long work.
 
         Raises:
-            WeightsError: for a learned rule without weights, or half a finish.
+            WeightsError: for resplat without weights, or half a finish.
         """
-        if "learn2splat" in (self.rule, self.finish_with) and self.weights is None:
+        if self.rule == "resplat" and self.weights is None:
             raise WeightsError(
-                "The rule learn2splat needs weights and none are named; give "
-                "--optimizers.gaussians.optimizer.weights a file, a name from `l2o weights list`, or random:SEED for a "
-                "trial."
+                "The rule resplat needs weights and none are named; give --optimizers.gaussians.optimizer.weights a "
+                "file or a name from `l2o weights list`."
+            )
+        if self.finish_weights is not None and (self.rule, self.finish_with) != ("resplat", "learn2splat"):
+            raise WeightsError(
+                f"--optimizers.gaussians.optimizer.finish-weights names {self.finish_weights}, which only learn2splat "
+                f"after resplat uses, and the rules are {self.rule} and {self.finish_with}; leave it out."
             )
         if (self.finish_with is None) != (self.finish_after is None):
             raise WeightsError(
@@ -79,8 +94,16 @@ class JointOptimizerConfig(OptimizerConfig):
     def _build(self, name: RuleName) -> UpdateRule:
         if name in _ADAM_PRESETS:
             return AdamRule(adam_options(_ADAM_PRESETS[name], self.horizon))
-        weights = load_weights(self.weights, "learn2splat")
-        rule = Learn2SplatRule.from_weights(weights)
+        rule: UpdateRule
+        if name == "resplat":
+            weights = load_weights(self.weights, "resplat")
+            rule = ReSplatRule.from_weights(weights)
+        else:
+            named = self.finish_weights if self.rule == "resplat" else self.weights
+            weights = load_weights(named or DEFAULT_WEIGHTS, "learn2splat")
+            rule = Learn2SplatRule.from_weights(weights)
+        if self.safeguard and name == "learn2splat":
+            rule = SafeguardedRule(rule, AdamRule(adam_options("own-scale", self.horizon)))
         CONSOLE.log(f"Weights of {name}: {weights.card.source}, licence {weights.card.licence}; {rule.fingerprint}")
         return rule
 

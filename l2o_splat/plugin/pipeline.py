@@ -5,34 +5,80 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+import tyro
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
 from l2o_splat.optim.joint_optimizer import JointOptimizer
+from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig, pinhole_cameras
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
+from l2o_splat.plugin.resplat_start import ContextConfig, features_for, start_from_context
 from l2o_splat.rendering.trial import draw_trial_image
 from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.views import Views
+from l2o_splat.weights import WeightsError, load_weights
 
 
 @dataclass
 class InitializationConfig:
     """Where the Gaussians start."""
 
-    source: Literal["auto", "sfm", "random"] = "auto"
-    """Structure-from-motion points, random points, or the former where the capture has any."""
+    source: Literal["auto", "sfm", "random", "resplat"] = "auto"
+    """Structure-from-motion points, random points, or the former where the capture has any (auto). resplat: what
+    ReSplat's initial model makes of some photographs."""
     num_points: int | None = None
     """Gaussians to start with; of more points a random choice is taken. None takes all (20000 random ones)."""
     pad: bool = False
     """Fill up to num_points with invisible Gaussians when the capture has fewer points."""
     seed: int = 0
     """Seed of the random choice."""
+    weights: str | None = None
+    """Weights of ReSplat's initial model, named like those of a rule; None takes those of the rule resplat."""
+    context: ContextConfig = field(default_factory=ContextConfig)
+    """Which photographs ReSplat's initial model sees."""
+    with_update: tyro.conf.Suppress[bool] = False
+    """The weights are those of the rule resplat, so they must have an update; set by :meth:`suit`."""
+
+    def suit(self, rule: str, weights: str | None) -> None:
+        """Take over the weights of the rule resplat, and refuse a start that does not suit the rule.
+
+        Raises:
+            ValueError: If the rule cannot go on from this start, or options have no effect or are missing.
+        """
+        if self.source != "resplat":
+            if rule == "resplat":
+                raise ValueError(
+                    "The rule resplat updates scenes of its own initial model, and --pipeline.initialization.source is "
+                    f"{self.source}; set it to resplat, or choose another rule."
+                )
+            if self.weights is not None:
+                raise ValueError(
+                    f"--pipeline.initialization.weights names {self.weights}, and --pipeline.initialization.source is "
+                    f"{self.source}, which needs none; set it to resplat, or leave the weights out."
+                )
+            return
+        if self.weights is None and rule == "resplat":
+            self.weights, self.with_update = weights, True
+        if self.weights is None:
+            raise WeightsError(
+                "A start from ReSplat needs weights and none are named; give --pipeline.initialization.weights a file "
+                "or a name from `l2o weights list`."
+            )
+        if self.num_points is not None or self.pad:
+            raise ValueError(
+                f"--pipeline.initialization.num-points is {self.num_points} and pad {self.pad}, but ReSplat makes a "
+                "fixed number of Gaussians per context view; leave both out, and choose the views instead with "
+                "--pipeline.initialization.context.num-views."
+            )
 
 
 NUM_RANDOM_POINTS = 20_000
@@ -66,6 +112,9 @@ class L2OPipeline(VanillaPipeline):
                 "--machine.num-devices 1."
             )
         super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
+        self._optimizer: JointOptimizer | None = None
+        self._context: Views | None = None
+        self._features: Tensor | None = None
         if test_mode != "inference":
             # Compile now: nerfstudio's viewer aborts images at any line, also inside a compiler.
             draw_trial_image(self.device)
@@ -75,6 +124,14 @@ class L2OPipeline(VanillaPipeline):
 
     def _initial_gaussians(self) -> Gaussians:
         options = self.config.initialization
+        if options.source == "resplat":
+            weights, background = load_weights(options.weights, "resplat"), self.model.background.to(self.device)
+            if options.with_update:
+                ReSplatRule.from_weights(weights)  # Refuses what it cannot use before the initial model works.
+            scene = start_from_context(weights, options.context, self.datamanager, background)
+            self._context, self._features = scene.context, scene.features.float()
+            self.model.adopt_raster(weights.card.raster or {})
+            return scene.gaussians
         metadata = self.datamanager.train_dataparser_outputs.metadata
         has_points = metadata.get("points3D_xyz") is not None and len(metadata["points3D_xyz"]) > 0
         if options.source == "sfm" and not has_points:
@@ -106,13 +163,35 @@ class L2OPipeline(VanillaPipeline):
     def bind(self, optimizer: JointOptimizer) -> None:
         """Tell the rule what is known of the scene, and draw as it was trained with."""
         outputs = self.datamanager.train_dataparser_outputs
-        optimizer.bind(SceneCameras(outputs.cameras.camera_to_worlds[:, :3, 3], float(outputs.dataparser_scale)))
+        scene = SceneCameras(outputs.cameras.camera_to_worlds[:, :3, 3], float(outputs.dataparser_scale))
+        features, self._features = self._features, None
+        optimizer.bind(scene, None if features is None else features_for(optimizer.rule, features))
+        self._optimizer = optimizer
         self.model.adopt_raster(optimizer.rule.trained_raster or {})
 
     def get_train_loss_dict(self, step: int):
-        """Loss of the step's views, summed over views."""
+        """Loss of the step's views, summed over views; of the context views for a rule that looks at renders."""
+        if self._optimizer.feedback_kind == "renders":
+            return self._show_context()
         views = self.datamanager.next_train_views(step, self.model.background.to(self.device))
-        loss_dict, metrics_dict = self.model.training_loss(views)
+        loss_dict, metrics_dict = self.model.training_loss([self.model.show(group) for group in views])
+        self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in views)
+        return {}, loss_dict, metrics_dict
+
+    @torch.no_grad()
+    def _show_context(self):
+        """Show the rule the context views, without a graph through the renders.
+
+        nerfstudio calls ``backward`` on the loss, and ``step`` on optimizers whose parameters have a gradient. An empty
+        sum of the means satisfies both: it adds nothing, its backward pass is one tensor of zeros, and the rule is
+        given no gradients.
+        """
+        shown = self.model.show(self._context)
+        loss_dict, metrics_dict = self.model.training_loss([shown])
+        self._optimizer.rendered = shown
+        self._optimizer.loss = sum(loss_dict.values()) / len(self._context)
+        with torch.enable_grad():
+            loss_dict = {name: value + self.model.means[:0].sum() for name, value in loss_dict.items()}
         return {}, loss_dict, metrics_dict
 
     def get_average_eval_image_metrics(self, step=None, output_path=None, get_std: bool = False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -37,23 +38,24 @@ class L2OTrainer(Trainer):
 
     def setup(self, test_mode="val") -> None:
         try:
-            self.config.optimizers["gaussians"]["optimizer"].check()
+            optimizer = self.config.optimizers["gaussians"]["optimizer"]
+            optimizer.check()
+            self.config.pipeline.initialization.suit(optimizer.rule, optimizer.weights)
             super().setup(test_mode)
             seconds = self.optimizers.optimizers["gaussians"].expected_seconds_per_step()
         except ValueError as error:
             # The sentence is all a user needs; a stack trace would bury it.
             raise SystemExit(f"l2o_splat: {error}") from error
-        if seconds * self.config.max_num_iterations > WORTH_TELLING_SECONDS:
+        if seconds is not None and seconds * self.config.max_num_iterations > WORTH_TELLING_SECONDS:
             CONSOLE.log(
                 f"The rule needs about {seconds:.2f} s per step for {self.pipeline.model.num_points} Gaussians on this "
                 f"machine, {timedelta(seconds=round(seconds * self.config.max_num_iterations))} for "
                 f"{self.config.max_num_iterations} steps, and rendering comes on top."
             )
-        horizon = self.config.optimizers["gaussians"]["optimizer"].horizon
         last = self._start_step + self.config.max_num_iterations
-        if last != horizon:
+        if optimizer.has_horizon and last != optimizer.horizon:
             CONSOLE.log(
-                f"Decaying rates reach their end at step {horizon}, this run ends at step {last}; "
+                f"Decaying rates reach their end at step {optimizer.horizon}, this run ends at step {last}; "
                 "--optimizers.gaussians.optimizer.horizon sets the former."
             )
 
@@ -64,8 +66,15 @@ class L2OTrainer(Trainer):
         return optimizers
 
     def train_iteration(self, step: int):
+        kind, begin = self.optimizers.optimizers["gaussians"].feedback_kind, time.perf_counter()
         result = super().train_iteration(step)
         if step == self._start_step:
+            if kind == "renders":
+                # No trial tells the time of such a step beforehand.
+                CONSOLE.log(
+                    f"An update takes {time.perf_counter() - begin:.2f} s for {self.pipeline.model.num_points} "
+                    "Gaussians on this machine."
+                )
             # From the first step on a killed run leaves something to go on from.
             self.save_checkpoint(step)
         return result

@@ -10,16 +10,20 @@ from typing import Annotated
 import tyro
 
 from l2o_splat.weights.catalogue import CATALOGUE, fetch
-from l2o_splat.weights.format import Weights, save_weights
+from l2o_splat.weights.format import Weights, read_card, save_weights
 from l2o_splat.weights.load import load_weights
+from l2o_splat.weights.shipped import SHIPPED
 
 
 @dataclass
 class ListWeights:
-    """Published weights that can be named in place of a path."""
+    """Weights that can be named in place of a path."""
 
     def run(self) -> None:
-        """Print one entry per name."""
+        """Print one entry per name, those that come with the package first."""
+        for name, path in SHIPPED.items():
+            card = read_card(path)
+            print(f"{name} ({card.system}): comes with this package\n  {card.source}\n  licence: {card.licence}")
         for entry in CATALOGUE.values():
             print(f"{entry.name} ({entry.system}): {entry.description}\n  {entry.location}\n  licence: {entry.licence}")
 

@@ -9,15 +9,17 @@ from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
 from l2o_splat.weights.catalogue import CATALOGUE, fetch
 from l2o_splat.weights.format import System, Weights, WeightsCard, WeightsError, file_pair, read_weights
 from l2o_splat.weights.original import SUFFIXES, read_original
+from l2o_splat.weights.shipped import SHIPPED
 
 
 def load_weights(reference: str | Path, system: System | None = None, strict: bool = True) -> Weights:
     """Weights on the CPU.
 
     Args:
-        reference: A path (``.safetensors`` with its ``.json``, the same without suffix, an original ``.ckpt`` or
-            ``.pth``, or a folder that holds one of these), ``hf://owner/repo/path/to/file[@revision]``, a
-            catalogue name, or ``random:SEED`` for learn2splat weights set by hand to follow Adam.
+        reference: The name of weights that come with the package, a path (``.safetensors`` with its ``.json``, the
+            same without suffix, an original ``.ckpt`` or ``.pth``, or a folder that holds one of these),
+            ``hf://owner/repo/path/to/file[@revision]``, a catalogue name, or ``random:SEED`` for learn2splat weights
+            set by hand to follow Adam.
         system: Method the weights must belong to; None takes any.
         strict: Refuse original files with tensors that the network does not have, see :func:`read_original`.
 
@@ -27,6 +29,8 @@ def load_weights(reference: str | Path, system: System | None = None, strict: bo
     text = str(reference)
     if text.startswith("random:"):
         weights = _random_weights(text)
+    elif text in SHIPPED:
+        weights = read_weights(SHIPPED[text])
     elif text in CATALOGUE:
         entry = CATALOGUE[text]
         local, location = fetch(entry.location)
@@ -58,7 +62,7 @@ def _find(path: Path) -> Path:
         return found[0]
     if not path.exists() and not file_pair(path)[0].exists():
         raise WeightsError(
-            f"{path} is no file or folder and no name in the catalogue ({', '.join(CATALOGUE)}); give one of these, "
+            f"{path} is no file or folder and no known name ({', '.join([*SHIPPED, *CATALOGUE])}); give one of these, "
             "hf://owner/repo/file or random:SEED."
         )
     return path

@@ -90,10 +90,10 @@ def test_a_checkpoint_of_another_rule(tiny_capture, tmp_path):
     assert last_checkpoint(first).read_bytes() == kept
 
 
-def test_a_learned_rule_without_weights(tiny_capture, tmp_path):
+def test_weights_that_are_not_there(tiny_capture, tmp_path):
     config = method_config(tiny_capture, tmp_path / "out", "learn2splat")
-    config.optimizers["gaussians"]["optimizer"].weights = None
-    refuse(config, "needs weights and none are named", "random:SEED")
+    config.optimizers["gaussians"]["optimizer"].weights = "learn2splat-maxi"
+    refuse(config, "learn2splat-maxi is no file or folder and no known name (learn2splat-mini", "random:SEED")
 
 
 def test_half_a_finish(tiny_capture, tmp_path):

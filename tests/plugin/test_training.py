@@ -121,6 +121,15 @@ def test_the_rule_is_one_flag_and_can_be_finished_by_another(tiny_capture, tmp_p
     assert not torch.equal(finished, learned)
 
 
+def test_the_weights_of_the_package_run_where_none_are_named(tiny_capture, tmp_path):
+    config = method_config(tiny_capture, tmp_path / "out", "learn2splat", steps=40)
+    config.optimizers["gaussians"]["optimizer"].weights = None
+    pipeline = train(config).pipeline
+    learned = pipeline.get_average_eval_image_metrics()["psnr"]
+    baseline = method_config(tiny_capture, tmp_path / "baseline", "l2o-adam", steps=40)
+    assert learned > train(baseline).pipeline.get_average_eval_image_metrics()["psnr"]
+
+
 def test_weights_bring_their_raster_settings_and_evaluation_keeps_them(tiny_capture, tmp_path):
     weights = load_weights("random:0")
     card = replace(weights.card, raster={"rasterize_mode": "antialiased", "eps2d": 1e-4})

@@ -171,7 +171,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     ]:
         with pytest.raises(WeightsError, match=message):
             load_weights(save(content, tmp_path))
-    with pytest.raises(WeightsError, match="is no file or folder and no name in the catalogue"):
+    with pytest.raises(WeightsError, match="is no file or folder and no known name"):
         load_weights(tmp_path / "absent.ckpt")
 
 

@@ -1,0 +1,165 @@
+"""The start of a scene from a few of the capture's photographs: ReSplat's initial model inside nerfstudio."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from l2o_splat.initializers.context_views import choose_context, choose_evenly, depth_range, lonely_views
+from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
+from l2o_splat.nets.resplat.config import ReSplatConfig
+from l2o_splat.nets.resplat.loading import read_tensors
+from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.resplat import ReSplatRule
+from l2o_splat.optim.rule import UpdateRule
+from l2o_splat.plugin.capture_checks import CaptureError
+from l2o_splat.plugin.datamanager import L2ODataManager
+from l2o_splat.views import PinholeCameras
+from l2o_splat.weights import Weights
+
+OPTION = "--pipeline.initialization.context"
+MOST_TIMES_TRAINED = 2
+"""Views that the networks take together, in multiples of those they were trained with; the published tables of an
+8-view model end at 16 views."""
+
+
+@dataclass
+class ContextConfig:
+    """Which photographs ReSplat's initial model sees, and how. They are the same in every update."""
+
+    num_views: int | None = None
+    """Context views. None takes as many as the weights were trained with, or all that there are."""
+    choice: Literal["farthest", "uniform"] = "farthest"
+    """farthest: spread over the camera centres. uniform: at even distances along the capture."""
+    views_at_once: int | None = None
+    """Predict the scene from so many views at a time; the update sees all. None: all at once."""
+    depth_range: Literal["weights", "points"] = "weights"
+    """Depths considered: those of the weights' training, or those of the capture's sparse points."""
+    longer_side: int | None = None
+    """Larger context views are reduced to this, pixels. None: as the weights were trained with."""
+    fit: Literal["squeeze", "crop", "enlarge"] | None = None
+    """How their sides become what the networks need: each reduced by its own factor, cut, or enlarged. None: as the
+    weights say."""
+
+    def behaviour(self) -> dict[str, int | str]:
+        """Options that replace those of the weights."""
+        named = {"views_at_once": self.views_at_once, "longer_side": self.longer_side, "fit": self.fit}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def start_from_context(
+    weights: Weights, options: ContextConfig, datamanager: L2ODataManager, background: Tensor
+) -> InitialScene:
+    """A scene in nerfstudio's units and world frame, from context views that are chosen here.
+
+    Args:
+        weights: Of ReSplat.
+        options: Which views, and how they are shown.
+        datamanager: Has the photographs, on the device of the scene.
+        background: ``[3]``, put under photographs with an alpha channel, sRGB 0 to 1.
+
+    Raises:
+        ValueError: If the weights cannot be used, or the capture does not suit them (``CaptureError``).
+    """
+    device = background.device
+    outputs = datamanager.train_dataparser_outputs
+    scale = float(outputs.dataparser_scale)
+    behaviour = options.behaviour()
+    config = read_tensors(weights, behaviour).config
+    indices = _choose(datamanager, options, config)
+    views = datamanager.train_views(indices, background)
+    if options.depth_range == "points":
+        points = outputs.metadata.get("points3D_xyz")
+        if points is None:
+            raise CaptureError(
+                f"The capture holds no structure-from-motion points, and {OPTION}.depth-range is points; add points "
+                "(`l2o photos` makes them) or use the range of the weights."
+            )
+        near, far = depth_range(points.to(device), views.cameras)
+        behaviour |= {"near": near / scale, "far": far / scale}
+        config = read_tensors(weights, behaviour).config
+    names = [outputs.image_filenames[i].name for i in indices]
+    _check_overlap(views.cameras, names, config.near * scale, config.far * scale)
+    initializer = ReSplatInitializer.from_weights(weights, **behaviour).to(device)
+    CONSOLE.log(
+        f"ReSplat starts from {len(indices)} of {len(datamanager.train_dataset)} training views, and its weights were "
+        f"trained with {config.context_views}: {', '.join(names)}. Depths between {config.near * scale:.3g} and "
+        f"{config.far * scale:.3g} scene units are considered. Weights: {weights.card.source}, licence "
+        f"{weights.card.licence}."
+    )
+    begin = time.perf_counter()
+    scene = initializer(views, scale)
+    size = scene.context.cameras
+    CONSOLE.log(
+        f"The initial model took {time.perf_counter() - begin:.1f} s for {len(indices)} views of {size.width} x "
+        f"{size.height} pixels."
+    )
+    return scene
+
+
+def features_for(rule: UpdateRule, features: Float[Tensor, "n f"]) -> Float[Tensor, "n f"] | None:
+    """The initial model's features, if a rule starts from such.
+
+    ReSplat's own always does, learn2splat where its weights have a projection of that width.
+    """
+    parts = list(rule.modules())
+    if any(isinstance(part, ReSplatRule) for part in parts):
+        return features
+    networks = [part.network for part in parts if isinstance(part, Learn2SplatRule)]
+    widths = {getattr(network.shape, "feature_width", None) for network in networks}
+    return features if features.shape[1] in widths else None
+
+
+def _choose(datamanager: L2ODataManager, options: ContextConfig, config: ReSplatConfig) -> list[int]:
+    """Indices of the context views among the training views, in the order of the capture."""
+    cameras = datamanager.train_cameras
+    sizes = Counter(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
+    if len(sizes) > 1:
+        found = ", ".join(f"{count} of {width} x {height}" for (width, height), count in sizes.most_common())
+        raise CaptureError(
+            f"The training views have {len(sizes)} sizes ({found} pixels), but ReSplat compares views of one size; "
+            "bring the photographs to the same size, or leave the others out."
+        )
+    available, wanted = len(cameras), config.context_views if options.num_views is None else options.num_views
+    if wanted < 2:
+        raise CaptureError(
+            f"{wanted} context view was asked for; ReSplat finds depths by comparing views, so {OPTION}.num-views must "
+            "be at least 2."
+        )
+    if options.num_views is not None and wanted > available:
+        raise CaptureError(
+            f"{wanted} context views were asked for, and the capture has {available} training views; lower "
+            f"{OPTION}.num-views, or leave it out to take all."
+        )
+    count = min(wanted, available)
+    together, most = min(count, config.views_at_once or count), MOST_TIMES_TRAINED * config.context_views
+    if together > most:
+        raise CaptureError(
+            f"{together} context views at once are more than {MOST_TIMES_TRAINED} times the {config.context_views} "
+            f"that these weights were trained with; use windows of views with {OPTION}.views-at-once "
+            f"{config.context_views}, or at most {most} views with {OPTION}.num-views."
+        )
+    if options.choice == "uniform":
+        return choose_evenly(available, count)
+    return choose_context(cameras.camera_to_worlds[:, :3, 3], count)
+
+
+def _check_overlap(cameras: PinholeCameras, names: list[str], near: float, far: float) -> None:
+    """Refuse a context most of which cannot be compared, and name views that cannot."""
+    alone = [names[view] for view in lonely_views(cameras, near, far)]
+    if 2 * len(alone) > len(names):
+        raise CaptureError(
+            f"{len(alone)} of {len(names)} context views look away from all others ({alone[0]} is the first), and "
+            "ReSplat finds depths where views overlap; use photographs of one place from several sides, or check the "
+            "poses."
+        )
+    if alone:
+        CONSOLE.log(
+            f"[bold yellow]No other context view sees what {', '.join(alone)} shows, so depths there are guesses."
+        )
