@@ -29,8 +29,7 @@ from l2o_splat import __version__
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.losses import photometric_loss
-from l2o_splat.nets.point_transformer import NeighbourAttention
-from l2o_splat.nets.update_network import UpdateNetwork
+from l2o_splat.nets.point_transformer import NeighbourAttention, PointTransformer
 from l2o_splat.optim import learn2splat
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer
@@ -41,7 +40,7 @@ from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
 from l2o_splat.weights import load_weights
 
-RuleName = Literal["adam", "learn2splat", "learn2splat-fast"]
+RuleName = Literal["adam", "learn2splat", "learn2splat-fast", "learn2splat-mini"]
 PHASES = ("render", "loss", "backward", "neighbours", "network", "apply")
 PARTS = ("matrix products", "attention", "normalisation")
 MATRIX_SIDE = 2048
@@ -55,10 +54,11 @@ class Options:
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     sizes: tuple[int, ...] | None = None
     """Numbers of Gaussians; 5000 20000 on the CPU, 5000 20000 57000 139000 on CUDA."""
-    rules: tuple[RuleName, ...] = ("adam", "learn2splat")
-    """learn2splat-fast processes all Gaussians and keeps neighbours for 100 steps."""
+    rules: tuple[RuleName, ...] = ("adam", "learn2splat", "learn2splat-mini")
+    """learn2splat-fast processes all Gaussians and keeps neighbours for 100 steps; learn2splat-mini runs the weights
+    that come with the package."""
     weights: str = "random:0"
-    """Weights of learn2splat; untrained ones of the same width take the same time."""
+    """Weights of learn2splat and learn2splat-fast; untrained ones of the same width take the same time."""
     views: int = 8
     """Views per step."""
     image_size: tuple[int, int] | None = None
@@ -138,7 +138,8 @@ def build_rule(name: RuleName, options: Options) -> UpdateRule:
     if name == "adam":
         return AdamRule(adam_options("gsplat", horizon=2000))
     fast = {"active_only": False, "knn_refresh_interval": 100} if name == "learn2splat-fast" else {}
-    return Learn2SplatRule.from_weights(load_weights(options.weights, "learn2splat"), **fast).to(options.device)
+    weights = name if name == "learn2splat-mini" else options.weights
+    return Learn2SplatRule.from_weights(load_weights(weights, "learn2splat"), **fast).to(options.device)
 
 
 @dataclass
@@ -149,7 +150,7 @@ class Measurement:
     gaussians: int
     milliseconds: dict[str, float]
     megabytes: float
-    network: UpdateNetwork | None
+    network: nn.Module | None
     network_inputs: tuple[Tensor, ...] | None
     """What the network was given in the last step."""
 
@@ -220,7 +221,7 @@ def network_row(measurement: Measurement) -> list[str]:
         module.forward = watch.timed("matrix products", module.forward)
     for module in norms:
         module.forward = watch.timed("normalisation", module.forward)
-    for block in network.point_transformer[1].blocks:
+    for block in next(module for module in network.modules() if isinstance(module, PointTransformer)).blocks:
         block.attn.proj.forward = watch.timed("projection", block.attn.proj.forward)
     NeighbourAttention.gather = watch.timed("attention", gather)
     num_threads = torch.get_num_threads()
