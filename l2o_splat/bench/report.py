@@ -23,8 +23,9 @@ RULES = (
     "process of its own; capture, image size, split and measures are the same for all.",
     "<b>On the clock:</b> the initializer, and every training step from its views to the end of the update: neighbour "
     "search, render, loss, backward, optimizer, densification.",
-    "<b>Not on the clock:</b> evaluation, checkpoints, reading and scaling images (reported apart), and what the first "
-    "step takes beyond the median of the five after it (reported apart as compile time). On a GPU times come from "
+    "<b>Not on the clock:</b> evaluation, checkpoints, reading and scaling images (reported apart), compiling the "
+    "renderer, and what the first step takes beyond the median of the five after it (both reported as compile time). "
+    "On a GPU times come from "
     "CUDA events, synchronised before and after each step.",
     "<b>Step 0</b> is after initialization, before any update. A value at a clock time is the last evaluation before "
     "it.",

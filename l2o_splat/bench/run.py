@@ -133,6 +133,6 @@ def run_from_log(spec: RunSpec, log: LogContents) -> Run:
         reason=end.get("reason", "") if end else "not finished yet; the same command goes on with it",
         steps=len(log.steps),
         seconds=seconds[-1],
-        compile_seconds=clock.compile_seconds,
+        compile_seconds=start.get("kernel_seconds", 0.0) + clock.compile_seconds,
         **{name: start[name] for name in FROM_START if name in start},
     )

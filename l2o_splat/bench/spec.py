@@ -14,7 +14,7 @@ from l2o_splat.bench.captures import Capture
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.methods import Method, with_horizon
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever clock, split or measures change, so that runs of an older protocol are not taken for new ones."""
 
 REPORTED_STEPS = (0, 1, 2, 4, 10, 20, 50, 100, 200, 500, 1000, 2000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.update_network import SH_START, UpdateNetwork, UpdateNetworkShape
 from l2o_splat.optim.framed import FramedRule
-from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
+from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule, digest_of
 from l2o_splat.scene_frame import FrameConvention, SceneCameras, SceneFrame
 from l2o_splat.weights.format import Weights, WeightsCard
 
@@ -172,11 +171,7 @@ class Learn2SplatRule(UpdateRule):
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return f"learn2splat weights {digest.hexdigest()[:16]} {self.config}"
+        return f"learn2splat weights {digest_of(self.network)} {self.config}"
 
     def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
         """See :meth:`UpdateRule.init_state`.

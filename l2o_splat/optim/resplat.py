@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.nets.resplat.local_neighbours import local_neighbours
 from l2o_splat.nets.resplat.precision import autocast
 from l2o_splat.nets.resplat.update_network import PARAMETER_WIDTH, UpdateNetwork
-from l2o_splat.optim.rule import Feedback, FeedbackKind, RuleState, UpdateRule
+from l2o_splat.optim.rule import Feedback, FeedbackKind, RuleState, UpdateRule, digest_of
 from l2o_splat.rotations import quaternions_of
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.views import PinholeCameras, Views
@@ -79,11 +78,7 @@ class ReSplatRule(UpdateRule):
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return f"resplat weights {digest.hexdigest()[:16]} {self.config} scale {self.scale}"
+        return f"resplat weights {digest_of(self.network)} {self.config} scale {self.scale}"
 
     def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
         """See :meth:`UpdateRule.init_state`.

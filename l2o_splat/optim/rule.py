@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -113,3 +114,12 @@ class UpdateRule(nn.Module):
             moved = rows[source]
             resized[name] = torch.where(fresh.view(-1, *[1] * (moved.ndim - 1)), torch.zeros_like(moved), moved)
         return resized
+
+
+def digest_of(network: nn.Module) -> str:
+    """Short hash of a network's weights, for fingerprints."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -45,6 +45,7 @@ def write_log(
         log.write(
             "start",
             initializer_seconds=initializer,
+            kernel_seconds=3.0,
             loading_seconds=2.0,
             training_views=7,
             held_out_views=2,
