@@ -24,6 +24,7 @@ from l2o_splat.meta.losses import stability_loss, uphill_loss
 from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule, Proposal, paper_columns
 from l2o_splat.optim.rule import Feedback, RuleState
+from l2o_splat.rendering import set_num_threads
 
 RTOL, ATOL = 1e-4, 1e-6
 
@@ -128,10 +129,13 @@ def watch(network: UpdateNetwork) -> Iterator[dict[str, list[Tensor]]]:
         module.register_forward_hook(lambda _, __, output, name=name: seen[name].append(output.detach()))
         for name, module in modules.items()
     ]
+    # On one thread, portions of rows come in order.
+    set_num_threads(1)
     hooks.append(transformer.register_forward_pre_hook(lambda _, inputs: seen["knn_idx"].append(inputs[1])))
     try:
         yield seen
     finally:
+        set_num_threads(None)
         for hook in hooks:
             hook.remove()
 

@@ -21,6 +21,7 @@ from l2o_splat.nets.resplat.update_network import UpdateNetwork
 from l2o_splat.nets.resplat.vision_transformer import VARIANTS
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
+from l2o_splat.rendering import set_num_threads
 from l2o_splat.rotations import quaternions_of
 from l2o_splat.views import Views
 from l2o_splat.weights.format import Weights, WeightsCard
@@ -117,9 +118,12 @@ def watch(**modules: nn.Module) -> Iterator[dict[str, list[tuple[tuple[Any, ...]
         module.register_forward_hook(lambda _, inputs, output, name=name: seen[name].append((inputs, output)))
         for name, module in modules.items()
     ]
+    # On one thread, portions of rows come in order.
+    set_num_threads(1)
     try:
         yield seen
     finally:
+        set_num_threads(None)
         for hook in hooks:
             hook.remove()
 
