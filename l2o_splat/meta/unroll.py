@@ -59,10 +59,11 @@ class Unrolled:
     """Mean error on target views, before the first step and after each."""
 
 
-def inner_gradients(gaussians: Gaussians, views: Views, loop: InnerLoop) -> tuple[Gaussians, float]:
-    """Gradient of the inner loss by every parameter, and its value."""
-    leaves, loss = _inner_loss(gaussians, views, loop)
-    return _gradients(loss, leaves), float(loss.detach())
+def inner_gradients(gaussians: Gaussians, views: Views, loop: InnerLoop) -> Gaussians:
+    """Gradient of the inner loss by every parameter."""
+    leaves = _leaves(gaussians)
+    rendered = render(leaves, views.cameras, loop.raster).rgb
+    return _gradients(photometric_loss(rendered, views.images, views.masks, loop.ssim_weight), leaves)
 
 
 def roll_out(rule: UpdateRule, episode: Episode, num_steps: int, loop: InnerLoop) -> Episode:
@@ -72,7 +73,7 @@ def roll_out(rule: UpdateRule, episode: Episode, num_steps: int, loop: InnerLoop
         FloatingPointError: If the scene is not finite any more.
     """
     for _ in range(num_steps):
-        gradients, _ = inner_gradients(episode.gaussians, episode.inner_views, loop)
+        gradients = inner_gradients(episode.gaussians, episode.inner_views, loop)
         with torch.no_grad():
             delta, state = rule(episode.gaussians, _feedback(episode, gradients), episode.state)
             episode = episode.moved(episode.gaussians.zip_map(torch.add, delta), state)
@@ -95,7 +96,7 @@ def unroll(
     """
     with torch.no_grad():
         before = _target_errors(render(episode.gaussians, episode.target.cameras, loop.raster).rgb, episode)
-    gradients, _ = inner_gradients(episode.gaussians, episode.inner_views, loop)
+    gradients = inner_gradients(episode.gaussians, episode.inner_views, loop)
     loss, errors = torch.zeros((), device=before.device), [float(before.mean())]
     for _ in range(num_steps):
         proposal = rule.propose(episode.gaussians, _feedback(episode, gradients), episode.state)
@@ -121,7 +122,7 @@ def _look(
 ) -> tuple[Gaussians, Gaussians, Float[Tensor, " t"]]:
     """Inner gradients, gradients of the meta-objective, and the error of every target view."""
     views = episode.inner_views
-    leaves = episode.gaussians.map(lambda tensor: tensor.detach().requires_grad_())
+    leaves = _leaves(episode.gaussians)
     rendered = render(leaves, views.cameras, loop.raster).rgb
     inner = photometric_loss(rendered, views.images, views.masks, loop.ssim_weight)
     context = objective.error(rendered, views.images, views.masks)
@@ -144,10 +145,8 @@ def _feedback(episode: Episode, gradients: Gaussians) -> Feedback:
     return Feedback(gradients, episode.step, episode.scene.extent)
 
 
-def _inner_loss(gaussians: Gaussians, views: Views, loop: InnerLoop) -> tuple[Gaussians, Tensor]:
-    leaves = gaussians.map(lambda tensor: tensor.detach().requires_grad_())
-    rendered = render(leaves, views.cameras, loop.raster).rgb
-    return leaves, photometric_loss(rendered, views.images, views.masks, loop.ssim_weight)
+def _leaves(gaussians: Gaussians) -> Gaussians:
+    return gaussians.map(lambda tensor: tensor.detach().requires_grad_())
 
 
 def _gradients(loss: Tensor, leaves: Gaussians, keep: bool = False) -> Gaussians:
