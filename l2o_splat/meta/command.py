@@ -89,6 +89,10 @@ class RuleOptions:
     """Gaussians each one attends to, itself among them."""
     step_decay: tuple[float, float] = (60.0, 0.8)
     """Steps shrink as (1 + t / first) ** -second over the inner steps t."""
+    look_growth: float = 20.0
+    """What the network says at step t serves 1 + t / look_growth steps, rounded down."""
+    trust_decay: float = 150.0
+    """The network's share in a step falls as 1 / (1 + t / trust_decay); the rest is Adam."""
     seed: int = 0
     """Seed of the network's start."""
 
@@ -111,6 +115,8 @@ class RuleOptions:
                 use_features=False,
                 units="own_scale",
                 step_decay=self.step_decay,
+                look_growth=self.look_growth,
+                trust_decay=self.trust_decay,
             ),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,11 +25,13 @@ class EpisodeOptions:
 
     target_views: int = 3
     """Views kept from the rule, on which the meta-loss measures what a step was worth."""
+    context_views: tuple[int, int] = (5, 25)
+    """Fewest and most views that train the rule's scene, drawn with equal chance per octave; or all there are."""
     views_per_step: tuple[int, int] = (4, 8)
     """Fewest and most context views of an inner step, drawn once per episode."""
     kept_points: tuple[float, float] = (0.1, 1.0)
     """Least and largest share of the sparse points that is kept."""
-    max_points: int = 3000
+    max_points: int = 5000
     """Of more points a random choice is taken."""
     drop_black: bool = True
     """Leave out points whose colour is exactly black."""
@@ -38,10 +41,11 @@ class EpisodeOptions:
     """Degree of the spherical harmonics."""
 
     def __post_init__(self) -> None:
-        if self.target_views < 1 or not 1 <= self.views_per_step[0] <= self.views_per_step[1]:
+        ranges = {"context_views": self.context_views, "views_per_step": self.views_per_step}
+        if self.target_views < 1 or not all(1 <= low <= high for low, high in ranges.values()):
             raise ValueError(
-                f"target_views is {self.target_views} and views_per_step {self.views_per_step}; at least one target "
-                "and an ascending range from 1 are needed."
+                f"target_views is {self.target_views} and {ranges}; at least one target and ascending ranges from 1 "
+                "are needed."
             )
         if not 0 < self.kept_points[0] <= self.kept_points[1] <= 1 or self.max_points < 1:
             raise ValueError(
@@ -102,7 +106,9 @@ def start_episode(
         )
     order = random.permutation(len(views)).tolist()
     target = sorted(order[: options.target_views])
-    context = sorted(order[options.target_views :])
+    few, many = options.context_views
+    wanted = round(math.exp(random.uniform(math.log(few), math.log(many))))
+    context = sorted(order[options.target_views :][:wanted])
     kept = max(int(len(points) * random.uniform(*options.kept_points)), 16)
     gaussians = gaussians_from_points(
         points.xyz,

@@ -26,7 +26,7 @@ class Evaluation:
     """Captures, each optimized from all its points; every 8th view is held out, 8 others make a step."""
 
     captures: Sequence[Capture]
-    steps: tuple[int, ...] = (10, 20, 50, 100)
+    steps: tuple[int, ...] = (10, 20, 50, 100, 200)
     """Inner steps after which quality is measured, ascending."""
     views_per_step: int = 8
     sh_degree: int = 3

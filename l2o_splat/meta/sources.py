@@ -49,9 +49,9 @@ class CaptureRanges:
     """Pixels; images are portrait or landscape with equal chance."""
     long_side: tuple[int, int] = (96, 128)
     """Pixels."""
-    num_views: tuple[int, int] = (16, 28)
+    num_views: tuple[int, int] = (9, 28)
     """Photographs."""
-    num_points: tuple[int, int] = (500, 3000)
+    num_points: tuple[int, int] = (500, 5000)
     """Sparse points."""
 
     def __post_init__(self) -> None:

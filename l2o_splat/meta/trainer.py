@@ -33,7 +33,7 @@ from l2o_splat.optim.learn2splat import Learn2SplatRule
 class MetaOptions:
     """Everything that the trained weights depend on, besides rule and source."""
 
-    iterations: int = 1000
+    iterations: int = 400
     """Meta-iterations: updates of the weights."""
     scenes_per_iteration: int = 1
     """Unrolls whose gradients each process averages in one meta-iteration."""
@@ -41,7 +41,7 @@ class MetaOptions:
     """Another seed draws other scenes, lengths and resumptions."""
     unroll_steps: tuple[int, int] = (1, 6)
     """Fewest and most recorded inner steps of an unroll."""
-    rollout_steps: int = 100
+    rollout_steps: int = 200
     """Most frozen steps before an episode enters the buffer; their number is drawn with equal chance per octave."""
     rollout_growth: float = 0.4
     """Share of the training over which that number grows from 1."""

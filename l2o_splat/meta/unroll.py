@@ -4,7 +4,8 @@ What is differentiated follows Learn2Splat (arXiv 2605.15760): parameters and in
 detached, so the meta-loss of a step reaches the weights through that step and, along the latent state, through
 earlier ones. A step's effect on the images is linearised where the scene arrived: the term of step i is
 ``<gradient of the objective at the new scene, step i>``, whose gradient by the weights is the same, and one image per
-scene serves the meta-loss of one step and the inner gradient of the next.
+scene serves the meta-loss of one step and the inner gradient of the next. With foresight (ours) a step is judged by
+later scenes too, as if it had moved them by as much.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class MetaLossWeights:
 
     discount: float = 0.9
     """Weight of each step relative to the one after it."""
+    foresight: float = 0.0
+    """Share of a step that counts at the next scene as well, a share of that share at the one after it, and so on.
+    0 judges a step by the scene it leads to, as the paper does; 1 by all later scenes of the unroll alike."""
     uphill: float = 1.0
     """Steps against the evidence, see :func:`uphill_loss`."""
     stability: float = 0.5
@@ -91,13 +95,18 @@ def unroll(
 ) -> Unrolled:
     """``num_steps`` inner steps and their meta-loss.
 
+    The network looks at the scene in the first of them, whatever it said before.
+
     Raises:
         FloatingPointError: If the scene is not finite any more.
     """
+    # Advice of an earlier look has no graph to learn from.
+    episode = replace(episode, state={name: rows for name, rows in episode.state.items() if name != "advice"})
     with torch.no_grad():
         before = _target_errors(render(episode.gaussians, episode.target.cameras, loop.raster).rgb, episode)
     gradients = inner_gradients(episode.gaussians, episode.inner_views, loop)
     loss, errors = torch.zeros((), device=before.device), [float(before.mean())]
+    lasting: Gaussians | None = None
     for _ in range(num_steps):
         proposal = rule.propose(episode.gaussians, _feedback(episode, gradients), episode.state)
         delta = rule.delta(episode.gaussians, proposal)
@@ -106,7 +115,8 @@ def unroll(
         uphill = uphill_loss(proposal.step, proposal.gradients, proposal.direction)
         gradients, meta_gradients, before = _look(moved, before, loop, objective, weights)
         errors.append(float(before.mean()))
-        term = sum((getattr(meta_gradients, name) * getattr(delta, name)).sum() for name in FIELDS)
+        lasting = delta if lasting is None else lasting.zip_map(lambda a, b: weights.foresight * a + b, delta)
+        term = sum((getattr(meta_gradients, name) * getattr(lasting, name)).sum() for name in FIELDS)
         loss = weights.discount * loss + term + weights.uphill * uphill
         episode = replace(moved, state=proposal.state)
     _check(episode)

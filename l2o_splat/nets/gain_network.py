@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -60,8 +61,9 @@ class GainNetworkShape:
 class GainNetwork(nn.Module):
     """Step of a Gaussian: ``-rate (exp(a) direction + exp(c) d)`` with ``a, c`` per field and ``d`` per number.
 
-    A point transformer over parameters, latent state and Adam direction gives ``a``, ``c`` and ``d`` (residual form
-    of an update head; SH of degree 1 and above take a gain ``a`` only). Its output is the new latent state. The mean
+    A point transformer over parameters, latent state and Adam direction gives ``a``, ``c`` and ``d``, its advice
+    (residual form of an update head; SH of degree 1 and above take a gain ``a`` only), which may serve several steps,
+    each with the Adam direction of its own. Its output before the head is the new latent state. The mean
     of each field's ``a`` over all Gaussians is taken away: the network says who moves more, not how fast the scene
     does. Left to it, that would be learned too small, since over the few steps of an unroll slowing down looks best
     (short-horizon bias, Wu et al., arXiv 1803.02021).
@@ -96,39 +98,47 @@ class GainNetwork(nn.Module):
         latent: Float[Tensor, "n latent"],
         direction: Float[Tensor, "n d"],
         neighbours: Int[Tensor, "n k"],
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n latent"]]:
-        """One step.
+    ) -> tuple[Float[Tensor, "n advice"], Float[Tensor, "n latent"]]:
+        """Look at the scene.
 
         Args:
             parameters: Packed parameters; log-scales relative to the scene's.
-            latent: Latent state of the step before.
+            latent: Latent state of the look before.
             direction: Adam direction, packed alike.
             neighbours: Rows each row attends to, itself among them.
 
         Returns:
-            The step to add, position steps in units of the Gaussian's own scale, and the new latent state.
+            Advice for :meth:`step`, and the new latent state.
         """
         scales, opacity_and_dc = parameters[:, 3:6], parameters[:, 10:14]
         inputs = torch.cat([0.3 * scales, 0.3 * opacity_and_dc, direction[:, :BASE_WIDTH], latent], dim=1)
         latent = self.transformer(by_rows(self.project, inputs), neighbours)
         # Normalised, so that a state handed on for thousands of steps stays bounded.
         latent = by_rows(self.norm, latent)
-        outputs = by_rows(self.head, latent).float()
-        fields = len(FIELD_WIDTHS)
-        log_gains = outputs[:, : fields + 1] - outputs[:, : fields + 1].mean(dim=0)
-        return by_rows(self._step, log_gains, outputs[:, fields + 1 :], direction), latent
+        advice = by_rows(self.head, latent).float()
+        log_gains, corrections = advice.split([len(FIELD_WIDTHS) + 1, advice.shape[1] - len(FIELD_WIDTHS) - 1], dim=1)
+        return torch.cat([log_gains - log_gains.mean(dim=0), corrections], dim=1), latent
+
+    def step(
+        self, advice: Float[Tensor, "n advice"], direction: Float[Tensor, "n d"], trust: float
+    ) -> Float[Tensor, "n d"]:
+        """Numbers to add to the parameters, position steps in units of the Gaussian's own scale.
+
+        Args:
+            advice: From :meth:`forward`, of this step or an earlier one.
+            direction: Adam direction of this step.
+            trust: Share of the advice that is followed, 0 to 1; with 0 the step is Adam's.
+        """
+        return by_rows(partial(self._step, trust), advice, direction)
 
     def _step(
-        self,
-        log_gains: Float[Tensor, "n fields_and_rest"],
-        corrections: Float[Tensor, "n fields_and_base"],
-        direction: Float[Tensor, "n d"],
+        self, trust: float, advice: Float[Tensor, "n advice"], direction: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n d"]:
         fields = len(FIELD_WIDTHS)
-        gains = _limited_exp(log_gains) * -self.rates
-        of_corrections = _limited_exp(corrections[:, :fields]) * -self.rates[:-1]
-        base = _per_number(gains[:, :fields]) * direction[:, :BASE_WIDTH]
-        base = base + _per_number(of_corrections) * corrections[:, fields:]
+        log_gains, log_lengths, corrections = advice.split([fields + 1, fields, BASE_WIDTH], dim=1)
+        gains = _limited_exp(trust * log_gains) * -self.rates
+        lengths = _limited_exp(log_lengths) * (-trust * self.rates[:-1])
+        base = _per_number(gains[:, :fields]) * direction[:, :BASE_WIDTH] + _per_number(lengths) * corrections
         return torch.cat([base, gains[:, fields:] * direction[:, BASE_WIDTH:]], dim=1)
 
 

@@ -60,6 +60,12 @@ class Learn2SplatConfig:
     start, so that no frame is needed."""
     step_decay: tuple[float, float] | None = None
     """Not the paper's: with (a, p) the steps of a Gaussian shrink as (1 + t / a) ** -p over its own step count t."""
+    look_growth: float | None = None
+    """Not the paper's, for gain networks: what the network says at step t serves 1 + t / look_growth steps, rounded
+    down, so that its cost fades as the scene settles. None looks in every step."""
+    trust_decay: float | None = None
+    """Not the paper's, for gain networks: the share of the network in a step falls as 1 / (1 + t / trust_decay), and
+    the rest is Adam. None trusts it throughout."""
 
     def __post_init__(self) -> None:
         # JSON has no tuples, and the same options must read the same in a fingerprint.
@@ -77,6 +83,15 @@ class Learn2SplatConfig:
             raise ValueError(f"latent_init is {self.latent_init!r}; 'random' or 'zeros' is needed.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}; 'auto', 'float32' or 'bfloat16' is needed.")
+        if self.active_only and self.look_growth is not None:
+            raise ValueError(
+                f"look_growth is {self.look_growth} with active_only on; a look can serve several steps only while the "
+                "same Gaussians are processed: turn active_only off, or look in every step."
+            )
+        for name in ("look_growth", "trust_decay"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; a number above 0, or None, is needed.")
         if self.units not in ("training", "own_scale"):
             raise ValueError(f"units is {self.units!r}; 'training' or 'own_scale' is needed.")
 
@@ -122,8 +137,8 @@ class Learn2SplatRule(UpdateRule):
     The network is the paper's, or a smaller one of our own (:class:`GainNetwork`) behind the same interface.
 
     State: ``latent [n 256]``, ``adam_m [n 59]`` and ``adam_v [n 59]`` (the network's packing),
-    ``adam_t [n]`` (int64), ``neighbours [n 4]`` (int64) while a search is kept for several steps, and
-    ``scale_origin [n 1]`` with ``own_scale`` units.
+    ``adam_t [n]`` (int64), ``neighbours [n 4]`` (int64) while a search is kept for several steps,
+    ``scale_origin [n 1]`` with ``own_scale`` units, and ``advice [n 25]`` while a look serves several steps.
     """
 
     def __init__(self, network: UpdateNetwork | GainNetwork, config: Learn2SplatConfig = Learn2SplatConfig()) -> None:
@@ -232,17 +247,48 @@ class Learn2SplatRule(UpdateRule):
         neighbours = state.get("neighbours")
         if neighbours is None or feedback.step % self.config.knn_refresh_interval == 0:
             neighbours = nearest_neighbours(parameters[:, :3], k)
-        with self._autocast(parameters.device):
-            latent = state["latent"].to(self._latent_dtype(parameters.device))
-            step, latent = self.network(parameters, latent, direction, neighbours)
+        step, remembered = self._consult(parameters, direction, neighbours, state, feedback.step)
         if self.config.step_decay is not None:
             after, power = self.config.step_decay
             step *= (1 + state["adam_t"] / after).pow(-power)[:, None]
         if self.config.knn_refresh_interval > 1:
             new_state["neighbours"] = neighbours
-        for name, rows in {"latent": latent, **moments}.items():
+        for name, rows in {**remembered, **moments}.items():
             new_state[name] = rows if active is None else new_state[name].to(rows.dtype).index_copy(0, active, rows)
         return Proposal(active, parameters, gradients, direction, step, new_state)
+
+    def _consult(
+        self,
+        parameters: Float[Tensor, "m d"],
+        direction: Float[Tensor, "m d"],
+        neighbours: Int[Tensor, "m k"],
+        state: RuleState,
+        step: int,
+    ) -> tuple[Float[Tensor, "m d"], RuleState]:
+        """The network's step before decay, and what it remembers for the next."""
+        if isinstance(self.network, GainNetwork) and "advice" in state and not self._looks_at(step):
+            remembered = {}
+            advice = state["advice"]
+        else:
+            with self._autocast(parameters.device):
+                latent = state["latent"].to(self._latent_dtype(parameters.device))
+                found, latent = self.network(parameters, latent, direction, neighbours)
+            if not isinstance(self.network, GainNetwork):
+                return found, {"latent": latent}
+            advice, remembered = found, {"latent": latent}
+            if self.config.look_growth is not None:
+                remembered["advice"] = advice
+        trust = 1.0 if self.config.trust_decay is None else 1 / (1 + step / self.config.trust_decay)
+        return self.network.step(advice, direction, trust), remembered
+
+    def _looks_at(self, step: int) -> bool:
+        """Whether the network looks at the scene in a step."""
+        if self.config.look_growth is None:
+            return True
+        look = 0
+        while look < step:
+            look += 1 + int(look / self.config.look_growth)
+        return look == step
 
     def delta(self, gaussians: Gaussians, proposal: Proposal) -> Gaussians:
         """What to add to the Gaussians so that the active ones become ``clamp(parameters + step)``."""
@@ -273,6 +319,8 @@ class Learn2SplatRule(UpdateRule):
         resized = super().resize_state(state, source, fresh)
         resized["latent"] = state["latent"][source]
         resized["adam_t"] = state["adam_t"][source]
+        if "advice" in state:
+            resized["advice"] = state["advice"][source]
         resized.pop("neighbours", None)
         return resized
 

@@ -18,12 +18,17 @@ def test_an_episode_is_a_function_of_its_index():
 
 
 def test_targets_are_not_among_the_context_views():
-    made = episode(small_rule(), options=replace(OPTIONS, target_views=2))
+    made = episode(small_rule(), options=replace(OPTIONS, target_views=2, context_views=(50, 50)))
     assert len(made.target) == 2
     centres = made.context.cameras.centres
     for centre in made.target.cameras.centres:
         assert (centres - centre).norm(dim=1).min() > 1e-3
     assert len(made.context) + 2 == len(SOURCE.capture(0).views)
+
+
+def test_a_scene_may_be_trained_by_few_of_its_views():
+    counts = {len(episode(small_rule(), i, replace(OPTIONS, context_views=(2, 4))).context) for i in range(12)}
+    assert counts == {2, 3, 4}
 
 
 def test_a_share_of_the_points_is_kept():
@@ -59,7 +64,7 @@ def project(xyz, cameras, camera):
 def test_too_few_views_and_wrong_ranges_are_refused():
     with pytest.raises(ValueError, match="has . views; 20 targets and at least one more are needed"):
         episode(small_rule(), options=replace(OPTIONS, target_views=20))
-    with pytest.raises(ValueError, match="ascending range from 1"):
+    with pytest.raises(ValueError, match="ascending ranges from 1"):
         EpisodeOptions(views_per_step=(4, 2))
     with pytest.raises(ValueError, match=r"within \(0, 1\]"):
         EpisodeOptions(kept_points=(0.0, 1.0))

@@ -10,6 +10,7 @@ from l2o_splat.meta.objective import Objective
 from l2o_splat.meta.unroll import InnerLoop, MetaLossWeights, roll_out, unroll
 from l2o_splat.rendering import render
 from tests.meta.scenes import episode, small_rule
+from tests.optim.test_gain_rule import make_rule
 
 LOOP = InnerLoop()
 
@@ -97,3 +98,34 @@ def test_steps_uphill_and_rises_of_the_error_add_to_the_loss():
     }.items():
         values[name] = float(unroll(rule, start, 1, LOOP, Objective(), terms).loss.detach())
     assert values["uphill"] > values["none"]
+
+
+@pytest.mark.parametrize("foresight", [0.0, 0.5, 1.0])
+def test_foresight_counts_a_step_at_later_scenes(foresight):
+    """With the last scene's term alone, the loss is <gradient there, second step + foresight * first step>."""
+    rule = small_rule()
+    scenes = [episode(rule)]
+    for _ in range(2):
+        scenes.append(roll_out(rule, scenes[-1], 1, LOOP))
+    weights = MetaLossWeights(discount=0.0, uphill=0.0, stability=0.0, foresight=foresight)
+    found = unroll(rule, scenes[0], 2, LOOP, Objective(), weights).loss
+
+    leaves = scenes[2].gaussians.map(lambda tensor: tensor.clone().requires_grad_())
+    errors = [
+        photometric_loss(render(leaves, views.cameras).rgb, views.images, None, 0.2).log()
+        for views in (scenes[2].target, scenes[2].inner_views)
+    ]
+    gradient = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(sum(errors), [value for _, value in leaves.items()])]
+    )
+    rows = [torch.cat([value.flatten() for _, value in scene.gaussians.items()]) for scene in scenes]
+    expected = gradient @ (rows[2] - rows[1] + foresight * (rows[1] - rows[0]))
+    torch.testing.assert_close(found.detach(), expected, rtol=2e-3, atol=1e-5)
+
+
+def test_an_unroll_begins_with_a_look_to_learn_from():
+    rule = make_rule(trained=True, look_growth=1.0)
+    # Looks after 0, 1, 3 and 7 steps: after 4 there is advice that serves the next three.
+    start = roll_out(rule, episode(rule), 4, LOOP)
+    unroll(rule, start, 2, LOOP, Objective(), MetaLossWeights()).loss.backward()
+    assert rule.network.project.weight.grad.abs().max() > 0

@@ -129,3 +129,55 @@ def test_the_network_says_who_moves_more_but_not_how_fast_the_scene_moves():
     gains = (proposal.step / proposal.direction)[:, [0, 3, 6, 10, 11, 14]] / -torch.tensor(RATES)
     assert gains.log().std(dim=0).min() > 0.02
     torch.testing.assert_close(gains.log().mean(dim=0), torch.zeros(6), rtol=0, atol=0.02)
+
+
+def test_a_look_serves_the_steps_after_it():
+    """Looks after 0 and 1 serve one step each (t / 2 rounded down is 0), after 2 two, after 4 three."""
+    rule = make_rule(trained=True, look_growth=2.0)
+    gaussians = scene()
+    state, looked = rule.init_state(gaussians), []
+    for t in range(12):
+        before = state.get("latent")
+        _, state = rule(gaussians, Feedback(gradients(t), t, 1.0), state)
+        looked.append(not state["latent"].equal(before))
+    assert [t for t in range(12) if looked[t]] == [0, 1, 2, 4, 7, 11]
+
+
+def test_between_looks_the_steps_follow_the_gradients():
+    rule, gaussians = make_rule(trained=True, look_growth=1.0), scene()
+    _, state = rule(gaussians, Feedback(gradients(0), 0, 1.0), rule.init_state(gaussians))
+    _, state = rule(gaussians, Feedback(gradients(1), 1, 1.0), state)
+    proposals = [rule.propose(gaussians, Feedback(gradients(t), 2, 1.0), state) for t in (2, 3)]
+    for proposal in proposals:
+        expected = rule.network.step(state["advice"], proposal.direction, 1.0)
+        torch.testing.assert_close(proposal.step, expected)
+    assert not proposals[0].step.equal(proposals[1].step)
+
+
+def test_trust_falls_until_the_step_is_adams():
+    trained, untrained = make_rule(trained=True, trust_decay=1.0), make_rule()
+    gaussians = scene()
+    states = [rule.init_state(gaussians) for rule in (trained, untrained)]
+    gaps = []
+    for t in (0, 9, 999):
+        told = Feedback(gradients(0), t, 1.0)
+        steps = [
+            rule(gaussians, told, state)[0].pack() for rule, state in zip((trained, untrained), states, strict=True)
+        ]
+        gaps.append(float((steps[0] - steps[1]).norm() / steps[1].norm()))
+    assert gaps[0] > 5 * gaps[1] > 25 * gaps[2]
+
+
+def test_added_gaussians_follow_the_advice_to_their_parents():
+    rule, gaussians = make_rule(trained=True, look_growth=1.0), scene()
+    _, state = rule(gaussians, Feedback(gradients(0), 0, 1.0), rule.init_state(gaussians))
+    source = torch.tensor([3, 3, 7])
+    resized = rule.resize_state(state, source, torch.tensor([False, True, True]))
+    assert resized["advice"].equal(state["advice"][source]) and resized["advice"].any()
+
+
+def test_looking_seldom_needs_the_same_gaussians_in_every_step():
+    with pytest.raises(ValueError, match="look_growth is 3.0 with active_only on"):
+        Learn2SplatConfig(look_growth=3.0)
+    with pytest.raises(ValueError, match="trust_decay is 0.0; a number above 0"):
+        Learn2SplatConfig(trust_decay=0.0)
