@@ -12,6 +12,7 @@ import tyro
 from l2o_splat.bench.command import bench, compare
 from l2o_splat.check import check
 from l2o_splat.demo import DemoError, demo
+from l2o_splat.initializer_training.command import InitializerTrainingError, TrainInitializer
 from l2o_splat.meta.command import MetaTrain as MetaTrainCommand
 from l2o_splat.meta.command import MetaTrainError
 from l2o_splat.meta.prefetch import SourceError
@@ -108,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "photos": Photos,
                 "weights": Weights,
                 "meta-train": MetaTrain,
+                "train-initializer": TrainInitializer,
                 "bench": bench,
                 "bench-compare": compare,
             },
@@ -116,6 +118,15 @@ def main(arguments: list[str] | None = None) -> None:
             description="Learned optimization for Gaussian splats.",
         )
         # The bench's functions have run by now and give an exit status; the others are run here.
-        sys.exit(result.run() if isinstance(result, Check | Demo | Photos | Weights | MetaTrain) else result)
-    except (DemoError, MetaTrainError, PhotosError, ResumeError, SourceError, WeightsError) as error:
+        own = Check | Demo | Photos | Weights | MetaTrain | TrainInitializer
+        sys.exit(result.run() if isinstance(result, own) else result)
+    except (
+        DemoError,
+        InitializerTrainingError,
+        MetaTrainError,
+        PhotosError,
+        ResumeError,
+        SourceError,
+        WeightsError,
+    ) as error:
         raise SystemExit(f"l2o: {error}") from error

@@ -6,22 +6,28 @@ That a network predicts one positive value per Gaussian and attribute, without s
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o_splat.implicit.precision import GROUPS, MEAN
+from l2o_splat.weights.format import Weights
 
 RANGE = 7.0
 """Largest absolute logarithm of a precision in units of the reference."""
 FLOOR = 1e-3
 """Least precision in units of the reference. Below it, Gauss-Newton gradients are wrong and linear solves slow."""
+PREFIX = "uncertainty_head."
+"""Of the names of the head's tensors in weights of diff3r, which hold the initial model's beside them."""
 
 
 class UncertaintyHead(nn.Module):
     """Maps a feature map to one precision per pixel and group, in logarithmic units around a reference.
 
-    Untrained, it predicts the reference everywhere.
+    Untrained, it predicts the reference everywhere. The features are normalised over their channels (without weights),
+    so that a rate that suits one initial model suits another.
 
     Args:
         channels: C of the feature map.
@@ -45,6 +51,50 @@ class UncertaintyHead(nn.Module):
         nn.init.zeros_(self.output.bias)
         self.register_buffer("reference", reference.detach().clone())
 
+    @classmethod
+    def from_weights(cls, weights: Weights) -> UncertaintyHead:
+        """The head that weights hold.
+
+        Args:
+            weights: Of the diff3r system.
+
+        Raises:
+            ValueError: If the weights are of another method, or a tensor is missing or has another shape.
+        """
+        given = weights.require("diff3r").tensors
+        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in given.items() if name.startswith(PREFIX)}
+        output, reference = tensors.get("output.weight"), tensors.get("reference")
+        if output is None or reference is None or output.ndim != 4:
+            raise ValueError(
+                f"The weights from {weights.card.source} hold no uncertainty head (tensors {PREFIX}*); use those of a "
+                "whole diff3r model."
+            )
+        head = cls(output.shape[1], reference.float())
+        for name, tensor in head.state_dict().items():
+            found = tuple(tensors[name].shape) if name in tensors else "none (it is missing)"
+            if found != tuple(tensor.shape):
+                raise ValueError(
+                    f"Tensor {PREFIX + name!r} from {weights.card.source} has shape {found}; a head for {head.channels}"
+                    f" channels has {tuple(tensor.shape)}."
+                )
+        head.load_state_dict({name: tensors[name] for name in head.state_dict()})
+        return head
+
+    def to_weights(self, initial: Weights) -> Weights:
+        """Weights of diff3r: this head, and the model whose features it sees.
+
+        Args:
+            initial: Of the resplat system; its card is taken over, and wants a source and training record of its own.
+        """
+        own = {PREFIX + name: tensor for name, tensor in self.state_dict().items()}
+        card = replace(initial.require("resplat").card, system="diff3r", sha256=None)
+        return Weights(initial.tensors | own, card)
+
+    @property
+    def channels(self) -> int:
+        """C of the feature map."""
+        return self.hidden.in_channels
+
     def forward(self, features: Float[Tensor, "v c h w"], footprints: Float[Tensor, " n"]) -> Float[Tensor, "n 5"]:
         """One row per pixel, in the order view, row, column; n = v h w.
 
@@ -56,7 +106,8 @@ class UncertaintyHead(nn.Module):
         Raises:
             ValueError: If the numbers of pixels and footprints differ.
         """
-        logarithms = self.output(nn.functional.gelu(self.hidden(features))).clamp(-RANGE, RANGE)
+        normalised = nn.functional.layer_norm(features.permute(0, 2, 3, 1), (self.channels,)).permute(0, 3, 1, 2)
+        logarithms = self.output(nn.functional.gelu(self.hidden(normalised))).clamp(-RANGE, RANGE)
         # In float32 also under autocast: half precision cannot hold the range.
         logarithms = logarithms.permute(0, 2, 3, 1).flatten(0, 2).to(self.reference.dtype)
         if tuple(footprints.shape) != (len(logarithms),):

@@ -38,6 +38,25 @@ class InitialScene:
     """Camera z of every pixel of the context, scene units."""
 
 
+@dataclass(frozen=True)
+class ShownViews:
+    """Context views as the networks see them."""
+
+    views: Views
+    """At the size that the networks need, in the world."""
+    images: Float[Tensor, "v 3 h w"]
+    cameras: ContextCameras
+    """In the frame and the units of the networks."""
+    frame: CameraFrame
+    """From the world to there."""
+
+    def gaussians(self, found: InitialPrediction) -> Gaussians:
+        """What was predicted, in the frame of the networks."""
+        per_view = len(found.gaussians.means) // len(self.cameras)
+        view_quats = quaternions_of(self.cameras.poses[:, :3, :3]).repeat_interleave(per_view, dim=0)
+        return found.gaussians.to_gaussians(view_quats)
+
+
 class ReSplatInitializer(nn.Module):
     """Makes a scene from a few posed photographs in one pass of the networks."""
 
@@ -67,44 +86,60 @@ class ReSplatInitializer(nn.Module):
         return self.model.config
 
     @torch.no_grad()
-    def forward(self, views: Views, rescaled_by: float = 1.0) -> InitialScene:
+    def forward(
+        self, views: Views, rescaled_by: float = 1.0, depth_range: tuple[float, float] | None = None
+    ) -> InitialScene:
         """A scene from context views.
 
         Args:
-            views: At least 2, in the order of the capture, no higher than wide, of any size.
+            views: At least 2, in the order of the capture, no higher than wide (unless the weights allow portraits),
+                of any size.
             rescaled_by: Scene units per unit of the dataset, in which the networks were trained (nerfstudio's
                 ``dataparser_scale``).
+            depth_range: Nearest and farthest depth considered, scene units; None takes those of the weights.
 
         Raises:
-            ValueError: If there are too few views, or they are too small or higher than wide.
+            ValueError: If there are too few views, they are too small or higher than wide, or the weights have no
+                range of depths and none is given.
         """
+        shown = self.show(views, rescaled_by, depth_range)
+        device = shown.images.device
+        with autocast(device, self.config.uses_bfloat16(device)):
+            found = self._predict(shown.images, shown.cameras)
+        return InitialScene(
+            gaussians=shown.frame.to_world(shown.gaussians(found)),
+            features=self.features_of_gaussians(found.features, shown.images.shape[2:]),
+            context=shown.views,
+            depth=resize(found.depth, shown.images.shape[2:])[:, 0] / shown.frame.scale,
+        )
+
+    def show(self, views: Views, rescaled_by: float, depth_range: tuple[float, float] | None) -> ShownViews:
+        """Context views as the model takes them; arguments and errors as for :meth:`forward`."""
         shape, config = self.model.shape, self.config
         if len(views) < 2:
             raise ValueError(f"There is {len(views)} context view; depths come from comparing views: give at least 2.")
-        if views.cameras.height > views.cameras.width:
+        if views.cameras.height > views.cameras.width and not config.portrait:
             raise ValueError(
                 f"The context views have {views.cameras.width} x {views.cameras.height} pixels; ReSplat needs images "
                 "that are no higher than wide: crop them, or turn images and cameras by a quarter."
             )
+        if depth_range is None:
+            if config.depth_range == "points":
+                raise ValueError(
+                    "These weights take the range of depths from each scene's sparse points, and none was given; pass "
+                    "what l2o_splat.initializers.context_views.depth_range finds."
+                )
+            depth_range = config.near * rescaled_by, config.far * rescaled_by
         views = fit(views, shape.size_multiple, config.longer_side, config.fit)
-        device = views.images.device
+        near, far = depth_range
+        scale = 1 / near if config.units == "near" else 1 / rescaled_by
         if config.world == "raw":
-            frame = CameraFrame.of_world(device, 1 / rescaled_by)
+            frame = CameraFrame.of_world(views.images.device, scale)
         else:
-            frame = CameraFrame.of_view(views.cameras, len(views) // 2, 1 / rescaled_by)
+            frame = CameraFrame.of_view(views.cameras, len(views) // 2, scale)
         local = frame.cameras_to_local(views.cameras)
-        cameras = ContextCameras.from_pinhole(local, config.near, config.far)
-        images = views.images.permute(0, 3, 1, 2).contiguous()
-        with autocast(device, config.uses_bfloat16(device)):
-            found = self._predict(images, cameras)
-        per_view = len(found.gaussians.means) // len(views)
-        view_quats = quaternions_of(local.viewmats[:, :3, :3].mT).repeat_interleave(per_view, dim=0)
-        return InitialScene(
-            gaussians=frame.to_world(found.gaussians.to_gaussians(view_quats)),
-            features=self._features_of_gaussians(found.features, images.shape[2:]),
-            context=views,
-            depth=resize(found.depth, images.shape[2:])[:, 0] / frame.scale,
-        )
+        cameras = ContextCameras.from_pinhole(local, near * scale, far * scale)
+        return ShownViews(views, views.images.permute(0, 3, 1, 2).contiguous(), cameras, frame)
 
     def _predict(self, images: Float[Tensor, "v 3 h w"], cameras: ContextCameras) -> InitialPrediction:
         """All views together, or window by window."""
@@ -119,7 +154,7 @@ class ReSplatInitializer(nn.Module):
             parts.append(self.model(images[window], cameras[window]).without_first(first - start, size))
         return InitialPrediction.joined(parts)
 
-    def _features_of_gaussians(self, features: Float[Tensor, "cells c"], size: tuple[int, int]) -> Float[Tensor, "n c"]:
+    def features_of_gaussians(self, features: Float[Tensor, "cells c"], size: tuple[int, int]) -> Float[Tensor, "n c"]:
         """One row per Gaussian, between those of the cells where cells hold several."""
         shape = self.model.shape
         if shape.gaussians_per_cell == 1:

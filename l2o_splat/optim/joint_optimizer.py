@@ -134,8 +134,11 @@ class JointOptimizer(torch.optim.Optimizer):
         if self.rule.feedback_at(0) == "renders":
             self.rule.init_state(self.gaussians, self._features)
             return None
-        gaussians = self.gaussians[:TRIAL_GAUSSIANS]
-        state = self.rule.init_state(gaussians)
+        # Where a run was resumed with another start, there may be fewer features than Gaussians.
+        count = TRIAL_GAUSSIANS if self._features is None else min(TRIAL_GAUSSIANS, len(self._features))
+        gaussians = self.gaussians[:count]
+        features = None if self._features is None else self._features[: len(gaussians)]
+        state = self.rule.init_state(gaussians, features)
         feedback = Feedback(gaussians.map(torch.ones_like), 0, self.param_groups[0]["scene_extent"])
         self.rule(gaussians, feedback, state)  # The first call pays for what is built once.
         start = time.perf_counter()

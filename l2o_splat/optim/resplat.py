@@ -14,6 +14,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.resplat.camera_gaussians import CameraGaussians
 from l2o_splat.nets.resplat.cameras import ContextCameras
+from l2o_splat.nets.resplat.cells import CellUnits, cells_of_points
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.nets.resplat.global_attention import PATCH
 from l2o_splat.nets.resplat.loading import read_tensors
@@ -26,6 +27,9 @@ from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights.format import Weights
 
+UNKNOWN = -1
+"""Cell of a Gaussian that no view predicted, until views are shown."""
+
 
 class ReSplatRule(UpdateRule):
     """The recurrent update of ReSplat, for Gaussians that its own initial model has made.
@@ -35,7 +39,8 @@ class ReSplatRule(UpdateRule):
     needs is kept, from the delta and the latent state to the weights and the latent states of earlier steps.
 
     State: ``latent [n 512]`` and ``cell [n]`` (int64), the cell of the context views' grids that each Gaussian was
-    predicted from, view by view and row by row.
+    predicted from, view by view and row by row. Weights that were trained on other starts too take Gaussians without
+    features: each then belongs to the cell that it lies in when the views are first shown.
 
     Args:
         network: Proposes the steps.
@@ -88,7 +93,12 @@ class ReSplatRule(UpdateRule):
         """
         n, width = len(gaussians), self.network.shape.width
         found = None if features is None else tuple(features.shape)
-        if found != (n, width):
+        if features is None and self.config.update_starts == "any":
+            features = torch.zeros(n, width, device=gaussians.device)
+            cell = torch.full((n,), UNKNOWN, device=gaussians.device)
+        elif found == (n, width):
+            cell = torch.arange(n, device=gaussians.device)
+        else:
             raise ValueError(
                 f"The features have shape {found}; {n} Gaussians and these weights need ({n}, {width}): start the "
                 "scene with the initial model of the same weights."
@@ -96,7 +106,7 @@ class ReSplatRule(UpdateRule):
         latent = self.network.state_from_features(features)
         if self.config.uses_bfloat16(gaussians.device):
             latent = latent.bfloat16()
-        return {"latent": latent, "cell": torch.arange(n, device=gaussians.device)}
+        return {"latent": latent, "cell": cell}
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         """See :meth:`UpdateRule.forward`.
@@ -109,6 +119,9 @@ class ReSplatRule(UpdateRule):
         views, cell = feedback.rendered.views, state["cell"]
         side = self.network.shape.gaussian_downsample
         grid = (views.cameras.height // side, views.cameras.width // side)
+        if (cell == UNKNOWN).any():
+            found = cells_of_points(gaussians.means.detach(), views.cameras, grid)
+            cell = torch.where(cell == UNKNOWN, found, cell)
         self._check(gaussians, views, cell, grid)
         frame = self._frame(views.cameras)
         cameras = frame.cameras_to_local(views.cameras)
@@ -120,12 +133,23 @@ class ReSplatRule(UpdateRule):
         with autocast(gaussians.device, self.config.uses_bfloat16(gaussians.device)):
             rendered, images = (maps.detach().permute(0, 3, 1, 2) for maps in (feedback.rendered.images, views.images))
             error = self.network.image_error(rendered, images).index_select(0, cell)
-            step, latent = self.network(current.pack(), state["latent"], error, neighbours)
-        delta = CameraGaussians.unpack(step)
+            if self.config.gaussian_units == "cells":
+                units = CellUnits.of(current, cameras, cell, grid)
+                step, latent = self.network(units.pack(current), state["latent"], error, neighbours)
+                delta = units.step(step, view_quats)
+            else:
+                step, latent = self.network(current.pack(), state["latent"], error, neighbours)
+                delta = self._step(step, current, view_quats)
+        return frame.deltas_to_world(delta), {**state, "latent": latent, "cell": cell}
+
+    def _step(
+        self, rows: Float[Tensor, "n d"], current: CameraGaussians, view_quats: Float[Tensor, "n 4"]
+    ) -> Gaussians:
+        """Deltas from the network's rows, in the units of the networks."""
+        delta = CameraGaussians.unpack(rows)
         scales = (current.scales + delta.scales).clamp(min=self.config.scale_min)
         # All but the scales are linear in the network's parameters; a ratio of scales is a difference of logarithms.
-        delta = replace(delta, scales=scales / current.scales).to_gaussians(view_quats)
-        return frame.deltas_to_world(delta), {**state, "latent": latent}
+        return replace(delta, scales=scales / current.scales).to_gaussians(view_quats)
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         """Added Gaussians take latent state and cell from their parents."""

@@ -22,6 +22,8 @@ from l2o_splat.plugin.trainer import L2OTrainer
 NUM_STEPS = 2000
 NUM_UPDATES = 4
 """Of ReSplat, whose networks are made for few and large steps."""
+NUM_REFINEMENTS = 100
+"""Steps of diff3r on its few views."""
 
 
 def _method(
@@ -29,7 +31,8 @@ def _method(
     rule: RuleName,
     description: str,
     steps: int = NUM_STEPS,
-    start: Literal["auto", "resplat"] = "auto",
+    start: Literal["auto", "resplat", "diff3r"] = "auto",
+    loss: Literal["photometric", "squared"] = "photometric",
 ) -> MethodSpecification:
     config = TrainerConfig(
         _target=L2OTrainer,
@@ -41,7 +44,7 @@ def _method(
         steps_per_eval_all_images=100,
         pipeline=L2OPipelineConfig(
             datamanager=L2ODataManagerConfig(dataparser=NerfstudioDataParserConfig(load_3D_points=True)),
-            model=L2OModelConfig(),
+            model=L2OModelConfig(loss=loss),
             initialization=InitializationConfig(source=start),
         ),
         optimizers={
@@ -69,7 +72,15 @@ learn2splat = _method(
 resplat = _method(
     "resplat",
     "resplat",
-    "ReSplat (arXiv 2510.08575): a scene from a few views in one pass, and a few learned updates; name its weights.",
+    "ReSplat (arXiv 2510.08575): a scene from a few views in one pass, and a few learned updates.",
     steps=NUM_UPDATES,
     start="resplat",
+)
+diff3r = _method(
+    "diff3r",
+    "anchored",
+    "DIFF3R (arXiv 2604.01030): refine a start on a few views, each Gaussian held near it as strongly as it should be.",
+    steps=NUM_REFINEMENTS,
+    start="diff3r",
+    loss="squared",
 )

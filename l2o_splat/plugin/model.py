@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
@@ -14,8 +15,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from l2o_splat.gaussians import FIELDS, SH_C0, Gaussians
+from l2o_splat.implicit.linearized_views import ContextViews
+from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
 from l2o_splat.losses import photometric_loss
 from l2o_splat.metrics import Lpips, psnr, ssim
+from l2o_splat.optim.anchored import squared_loss
 from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin.datamanager import photograph_and_mask, pinhole_cameras
 from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
@@ -40,6 +44,11 @@ class L2OModelConfig(ModelConfig):
     rule's weights were trained with, else 1.4."""
     ssim_weight: float = 0.2
     """Share of the SSIM term in the training loss."""
+    loss: Literal["photometric", "squared"] = "photometric"
+    """photometric: L1 and SSIM. squared: squared differences, for which the precisions of diff3r are calibrated."""
+    uncertainty: Literal["precision", "laplace"] = "precision"
+    """What the output `uncertainty` of diff3r shows: the inverse of the precision, or of the precision and what the
+    context views say about each Gaussian, measured whenever a checkpoint is saved (Laplace approximation)."""
 
 
 _FOLLOWED = ("rasterize_mode", "eps2d", "image_rules")
@@ -71,6 +80,9 @@ class L2OModel(SplatfactoModel):
         self._raster = RasterSettings(background=tuple(self.background.tolist()), **self._chosen_raster())
         self.step = 0
         self.lpips = Lpips()
+        # Of the rule anchored alone, [n, 5] each; in checkpoints, for the output `uncertainty`.
+        self.register_buffer("precision", None)
+        self.register_buffer("curvature", None)
 
     @property
     def gaussians(self) -> Gaussians:
@@ -89,6 +101,14 @@ class L2OModel(SplatfactoModel):
             )
         for name, value in gaussians.items():
             self.gauss_params[name].data = value.detach().to(self.device, torch.float32).clone()
+
+    def hold(self, precision: Float[Tensor, "n 5"]) -> None:
+        """Remember how strongly each Gaussian is held; see :mod:`l2o_splat.implicit.precision`."""
+        self.precision = precision.detach().clone()
+
+    def measure_curvature(self, context: Views) -> None:
+        """Remember what the context views say about each Gaussian as it is now."""
+        self.curvature = group_curvature(self.gaussians.detach(), ContextViews(context, self.raster_settings()))
 
     @property
     def colors(self) -> Tensor:
@@ -131,6 +151,8 @@ class L2OModel(SplatfactoModel):
     def load_state_dict(self, dict, **kwargs):
         """Copy a checkpoint into the parameters, whatever its number of Gaussians."""
         self.set_gaussians(Gaussians.from_mapping({name: dict[f"gauss_params.{name}"] for name in FIELDS}))
+        for name in ("precision", "curvature"):
+            setattr(self, name, dict[name].to(self.device).clone() if name in dict else None)
         return Model.load_state_dict(self, dict, **kwargs)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
@@ -154,13 +176,21 @@ class L2OModel(SplatfactoModel):
         loss, squared_error = torch.zeros((), device=self.device), []
         for group in shown:
             views = group.views
-            loss = loss + photometric_loss(group.images, views.images, views.masks, self.config.ssim_weight)
+            loss = loss + self._image_loss(group.images, views.images, views.masks)
             squared_error.append((group.images.detach() - views.images).square().mean(dim=(1, 2, 3)))
         train_psnr = -10 * torch.log10(torch.cat(squared_error)).mean()
-        return {"photometric": loss}, {"psnr": train_psnr, "gaussian_count": torch.tensor(float(self.num_points))}
+        return {self.config.loss: loss}, {"psnr": train_psnr, "gaussian_count": torch.tensor(float(self.num_points))}
+
+    def _image_loss(self, rendered: Tensor, images: Tensor, masks: Tensor | None) -> Float[Tensor, ""]:
+        if self.config.loss == "squared":
+            return squared_loss(rendered, images, masks)
+        return photometric_loss(rendered, images, masks, self.config.ssim_weight)
 
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor]:
         """Draw one camera: ``rgb`` clamped to 0..1, ``depth`` (scene units), ``accumulation``, ``background``.
+
+        Of a scene that is held near its anchor also ``uncertainty``, 0 to 1, see
+        :mod:`l2o_splat.implicit.uncertainty`.
 
         Raises:
             ValueError: for a camera that is no pinhole; images of other cameras are undistorted when loaded,
@@ -176,17 +206,29 @@ class L2OModel(SplatfactoModel):
                 f"A {CameraType(int(camera.camera_type[0])).name} camera cannot be rasterized; use a perspective one."
             )
         cameras = pinhole_cameras(camera.to(self.device))
-        gaussians = self.gaussians
+        gaussians, visible = self.gaussians, slice(None)
         if self.crop_box is not None and not self.training:
-            gaussians = gaussians[self.crop_box.within(self.means).squeeze(-1)]
+            visible = self.crop_box.within(self.means).squeeze(-1)
+            gaussians = gaussians[visible]
         rendering = render(gaussians, cameras, self.raster_settings(depth=True))
         alpha, depth = rendering.alpha[0], rendering.depth[0]
-        return {
+        outputs = {
             "rgb": rendering.rgb[0].clamp(0, 1),
             "depth": torch.where(alpha > 0, depth, depth.detach().max()),
             "accumulation": alpha,
             "background": self.background.to(self.device).expand(cameras.height, cameras.width, 3),
         }
+        if self.precision is not None and not self.training:
+            uncertainty = self.relative_uncertainty()[visible]
+            outputs["uncertainty"] = draw_uncertainty(gaussians, uncertainty, cameras, self.raster_settings())[0]
+        return outputs
+
+    def relative_uncertainty(self) -> Float[Tensor, " n"]:
+        """Of every Gaussian of a scene that is held, 0 to 1."""
+        information = self.precision
+        if self.config.uncertainty == "laplace" and self.curvature is not None:
+            information = information + self.curvature
+        return relative_uncertainty(1 / information, self.gaussians)
 
     def get_metrics_dict(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
         rendered = outputs["rgb"]
@@ -197,7 +239,7 @@ class L2OModel(SplatfactoModel):
         rendered = outputs["rgb"]
         photograph, mask = photograph_and_mask(batch, self.background.to(self.device))
         masks = None if mask is None else mask[None]
-        return {"photometric": photometric_loss(rendered[None], photograph[None], masks, self.config.ssim_weight)}
+        return {self.config.loss: self._image_loss(rendered[None], photograph[None], masks)}
 
     def get_image_metrics_and_images(self, outputs: dict, batch: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
         rendered = outputs["rgb"]

@@ -15,26 +15,32 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.implicit.precision import check_precision
+from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
+from l2o_splat.optim.anchored import AnchoredRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig, pinhole_cameras
+from l2o_splat.plugin.diff3r_start import context_beside_points, precision_without_head
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
-from l2o_splat.plugin.resplat_start import ContextConfig, features_for, start_from_context
+from l2o_splat.plugin.optimizer_config import DEFAULT_WEIGHTS
+from l2o_splat.plugin.resplat_start import ContextConfig, context_of_update, features_for, start_from_context
 from l2o_splat.rendering.trial import draw_trial_image
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.views import Views
-from l2o_splat.weights import WeightsError, load_weights
+from l2o_splat.weights import load_weights
 
 
 @dataclass
 class InitializationConfig:
     """Where the Gaussians start."""
 
-    source: Literal["auto", "sfm", "random", "resplat"] = "auto"
+    source: Literal["auto", "sfm", "random", "resplat", "diff3r"] = "auto"
     """Structure-from-motion points, random points, or the former where the capture has any (auto). resplat: what
-    ReSplat's initial model makes of some photographs."""
+    ReSplat's initial model makes of some photographs. diff3r: the same with a network beside it that says how strongly
+    the rule anchored is to hold each Gaussian."""
     num_points: int | None = None
     """Gaussians to start with; of more points a random choice is taken. None takes all (20000 random ones)."""
     pad: bool = False
@@ -42,11 +48,16 @@ class InitializationConfig:
     seed: int = 0
     """Seed of the random choice."""
     weights: str | None = None
-    """Weights of ReSplat's initial model, named like those of a rule; None takes those of the rule resplat."""
+    """Weights of the source resplat or diff3r, named like those of a rule; None takes those of the rule resplat, or
+    those that come with the package, resplat-mini or diff3r-mini."""
     context: ContextConfig = field(default_factory=ContextConfig)
-    """Which photographs ReSplat's initial model sees."""
+    """Which photographs ReSplat's initial model sees, and the rule anchored refines on."""
     with_update: tyro.conf.Suppress[bool] = False
     """The weights are those of the rule resplat, so they must have an update; set by :meth:`suit`."""
+    update_weights: tyro.conf.Suppress[str | None] = None
+    """Weights of the rule resplat where it updates points, which say what it needs to be shown; set by :meth:`suit`."""
+    anchored: tyro.conf.Suppress[bool] = False
+    """The rule is anchored, so it needs context views and a precision; set by :meth:`suit`."""
 
     def suit(self, rule: str, weights: str | None) -> None:
         """Take over the weights of the rule resplat, and refuse a start that does not suit the rule.
@@ -54,25 +65,25 @@ class InitializationConfig:
         Raises:
             ValueError: If the rule cannot go on from this start, or options have no effect or are missing.
         """
-        if self.source != "resplat":
-            if rule == "resplat":
-                raise ValueError(
-                    "The rule resplat updates scenes of its own initial model, and --pipeline.initialization.source is "
-                    f"{self.source}; set it to resplat, or choose another rule."
-                )
+        self.anchored = rule == "anchored"
+        if rule == "resplat" and self.source == "diff3r":
+            raise ValueError(
+                "The rule resplat updates scenes of its own initial model or of points, and "
+                "--pipeline.initialization.source is diff3r; set it to resplat, or choose another rule."
+            )
+        if self.source not in ("resplat", "diff3r"):
             if self.weights is not None:
                 raise ValueError(
                     f"--pipeline.initialization.weights names {self.weights}, and --pipeline.initialization.source is "
                     f"{self.source}, which needs none; set it to resplat, or leave the weights out."
                 )
+            if rule == "resplat":
+                self.update_weights = weights or DEFAULT_WEIGHTS["resplat"]
             return
         if self.weights is None and rule == "resplat":
             self.weights, self.with_update = weights, True
         if self.weights is None:
-            raise WeightsError(
-                "A start from ReSplat needs weights and none are named; give --pipeline.initialization.weights a file "
-                "or a name from `l2o weights list`."
-            )
+            self.weights = DEFAULT_WEIGHTS[self.source]
         if self.num_points is not None or self.pad:
             raise ValueError(
                 f"--pipeline.initialization.num-points is {self.num_points} and pad {self.pad}, but ReSplat makes a "
@@ -115,21 +126,33 @@ class L2OPipeline(VanillaPipeline):
         self._optimizer: JointOptimizer | None = None
         self._context: Views | None = None
         self._features: Tensor | None = None
+        self._precision: Tensor | None = None
         if test_mode != "inference":
             # Compile now: nerfstudio's viewer aborts images at any line, also inside a compiler.
             draw_trial_image(self.device)
         if test_mode == "val":
             self.model.set_gaussians(self._initial_gaussians())
             CONSOLE.log(f"The scene starts with {self.model.num_points} Gaussians.")
+            if config.initialization.anchored:
+                self._hold_scene()
+            if config.initialization.update_weights is not None:
+                weights = load_weights(config.initialization.update_weights, "resplat")
+                background = self.model.background.to(self.device)
+                self._context = context_of_update(weights, config.initialization.context, self.datamanager, background)
 
     def _initial_gaussians(self) -> Gaussians:
         options = self.config.initialization
-        if options.source == "resplat":
-            weights, background = load_weights(options.weights, "resplat"), self.model.background.to(self.device)
+        if options.source in ("resplat", "diff3r"):
+            weights, head = load_weights(options.weights, options.source), None
+            if options.source == "diff3r":
+                weights, head = read_diff3r(weights)
+            background = self.model.background.to(self.device)
             if options.with_update:
                 ReSplatRule.from_weights(weights)  # Refuses what it cannot use before the initial model works.
             scene = start_from_context(weights, options.context, self.datamanager, background)
             self._context, self._features = scene.context, scene.features.float()
+            if head is not None:
+                self._precision = predicted_precision(head.to(self.device), scene).detach()
             self.model.adopt_raster(weights.card.raster or {})
             return scene.gaussians
         metadata = self.datamanager.train_dataparser_outputs.metadata
@@ -160,12 +183,29 @@ class L2OPipeline(VanillaPipeline):
             ),
         )
 
+    def _hold_scene(self) -> None:
+        """Choose the context views where no network did, and say how strongly each Gaussian is held."""
+        gaussians = self.model.gaussians.detach()
+        if self._context is None:
+            options, background = self.config.initialization.context, self.model.background.to(self.device)
+            self._context = context_beside_points(options, self.datamanager, background)
+        if self._precision is None:
+            self._precision = precision_without_head(gaussians, self._context, self.model.raster_settings())
+        check_precision(gaussians, self._precision)
+        self.model.hold(self._precision)
+
     def bind(self, optimizer: JointOptimizer) -> None:
         """Tell the rule what is known of the scene, and draw as it was trained with."""
         outputs = self.datamanager.train_dataparser_outputs
         scene = SceneCameras(outputs.cameras.camera_to_worlds[:, :3, 3], float(outputs.dataparser_scale))
         features, self._features = self._features, None
-        optimizer.bind(scene, None if features is None else features_for(optimizer.rule, features))
+        if isinstance(optimizer.rule, AnchoredRule):
+            shown = self._context.cameras
+            optimizer.rule = optimizer.rule.calibrated(len(shown), shown.width, shown.height)
+            features = self._precision
+        elif features is not None:
+            features = features_for(optimizer.rule, features)
+        optimizer.bind(scene, features)
         self._optimizer = optimizer
         self.model.adopt_raster(optimizer.rule.trained_raster or {})
 
@@ -173,7 +213,10 @@ class L2OPipeline(VanillaPipeline):
         """Loss of the step's views, summed over views; of the context views for a rule that looks at renders."""
         if self._optimizer.feedback_kind == "renders":
             return self._show_context()
-        views = self.datamanager.next_train_views(step, self.model.background.to(self.device))
+        if self.config.initialization.anchored:
+            views = [self._context]
+        else:
+            views = self.datamanager.next_train_views(step, self.model.background.to(self.device))
         loss_dict, metrics_dict = self.model.training_loss([self.model.show(group) for group in views])
         self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in views)
         return {}, loss_dict, metrics_dict
@@ -194,6 +237,11 @@ class L2OPipeline(VanillaPipeline):
             loss_dict = {name: value + self.model.means[:0].sum() for name, value in loss_dict.items()}
         return {}, loss_dict, metrics_dict
 
+    def measure_uncertainty(self) -> None:
+        """Bring what the output `uncertainty` needs up to date with the scene, where it changes with it."""
+        if self.config.initialization.anchored and self.config.model.uncertainty == "laplace":
+            self.model.measure_curvature(self._context)
+
     def get_average_eval_image_metrics(self, step=None, output_path=None, get_std: bool = False):
         """Mean quality over the views held out, printed in one line as well."""
         if len(self.datamanager.eval_dataset) == 0:
@@ -210,6 +258,12 @@ class L2OPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Those of data manager and model, and a last evaluation."""
+        """Those of data manager and model, and a last evaluation; one before the first step of a scene that is held."""
         report = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.get_average_eval_image_metrics)
-        return [*super().get_training_callbacks(training_callback_attributes), report]
+        before = (0,) if self.config.initialization.anchored else ()
+        first = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._report_start, iters=before)
+        return [*super().get_training_callbacks(training_callback_attributes), first, report]
+
+    def _report_start(self, step: int) -> None:
+        """What the initializer is worth by itself."""
+        self.get_average_eval_image_metrics(step=step - 1)

@@ -20,7 +20,7 @@ from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.datamanager import L2ODataManager
-from l2o_splat.views import PinholeCameras
+from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights import Weights
 
 OPTION = "--pipeline.initialization.context"
@@ -31,16 +31,18 @@ MOST_TIMES_TRAINED = 2
 
 @dataclass
 class ContextConfig:
-    """Which photographs ReSplat's initial model sees, and how. They are the same in every update."""
+    """Which photographs ReSplat's initial model sees, and how. They are the same in every update, and in every step of
+    the rule anchored, which without such a model takes some as well."""
 
     num_views: int | None = None
-    """Context views. None takes as many as the weights were trained with, or all that there are."""
+    """Context views. None takes as many as the weights were trained with (8 without any), or all that there are."""
     choice: Literal["farthest", "uniform"] = "farthest"
     """farthest: spread over the camera centres. uniform: at even distances along the capture."""
     views_at_once: int | None = None
     """Predict the scene from so many views at a time; the update sees all. None: all at once."""
-    depth_range: Literal["weights", "points"] = "weights"
-    """Depths considered: those of the weights' training, or those of the capture's sparse points."""
+    depth_range: Literal["weights", "points"] | None = None
+    """Depths considered: those of the weights' training, or those of the capture's sparse points. None: as the weights
+    say."""
     longer_side: int | None = None
     """Larger context views are reduced to this, pixels. None: as the weights were trained with."""
     fit: Literal["squeeze", "crop", "enlarge"] | None = None
@@ -74,33 +76,45 @@ def start_from_context(
     config = read_tensors(weights, behaviour).config
     indices = _choose(datamanager, options, config)
     views = datamanager.train_views(indices, background)
-    if options.depth_range == "points":
-        points = outputs.metadata.get("points3D_xyz")
-        if points is None:
-            raise CaptureError(
-                f"The capture holds no structure-from-motion points, and {OPTION}.depth-range is points; add points "
-                "(`l2o photos` makes them) or use the range of the weights."
-            )
-        near, far = depth_range(points.to(device), views.cameras)
-        behaviour |= {"near": near / scale, "far": far / scale}
-        config = read_tensors(weights, behaviour).config
+    near, far = config.near * scale, config.far * scale
+    if (options.depth_range or config.depth_range) == "points":
+        near, far = _range_of_points(datamanager, views.cameras)
     names = [outputs.image_filenames[i].name for i in indices]
-    _check_overlap(views.cameras, names, config.near * scale, config.far * scale)
+    _check_overlap(views.cameras, names, near, far)
     initializer = ReSplatInitializer.from_weights(weights, **behaviour).to(device)
     CONSOLE.log(
         f"ReSplat starts from {len(indices)} of {len(datamanager.train_dataset)} training views, and its weights were "
-        f"trained with {config.context_views}: {', '.join(names)}. Depths between {config.near * scale:.3g} and "
-        f"{config.far * scale:.3g} scene units are considered. Weights: {weights.card.source}, licence "
+        f"trained with {config.context_views}: {', '.join(names)}. Depths between {near:.3g} and "
+        f"{far:.3g} scene units are considered. Weights: {weights.card.source}, licence "
         f"{weights.card.licence}."
     )
     begin = time.perf_counter()
-    scene = initializer(views, scale)
+    scene = initializer(views, scale, (near, far))
     size = scene.context.cameras
     CONSOLE.log(
         f"The initial model took {time.perf_counter() - begin:.1f} s for {len(indices)} views of {size.width} x "
         f"{size.height} pixels."
     )
     return scene
+
+
+def context_of_update(
+    weights: Weights, options: ContextConfig, datamanager: L2ODataManager, background: Tensor
+) -> Views:
+    """Context views for an update of a scene that starts from points; arguments as for :func:`start_from_context`.
+
+    Raises:
+        ValueError: If the weights were not trained on such starts, or the capture does not suit them.
+    """
+    config = read_tensors(weights, options.behaviour()).config
+    if config.update_starts != "any":
+        raise ValueError(
+            f"The update of the weights from {weights.card.source} was trained on scenes of its own initial model "
+            "only; set --pipeline.initialization.source to resplat, or use weights such as resplat-mini."
+        )
+    views = datamanager.train_views(_choose(datamanager, options, config), background)
+    # The range is used for depths alone, which an update does not predict.
+    return ReSplatInitializer.from_weights(weights, **options.behaviour()).show(views, 1.0, (1.0, 2.0)).views
 
 
 def features_for(rule: UpdateRule, features: Float[Tensor, "n f"]) -> Float[Tensor, "n f"] | None:
@@ -116,38 +130,65 @@ def features_for(rule: UpdateRule, features: Float[Tensor, "n f"]) -> Float[Tens
     return features if features.shape[1] in widths else None
 
 
-def _choose(datamanager: L2ODataManager, options: ContextConfig, config: ReSplatConfig) -> list[int]:
-    """Indices of the context views among the training views, in the order of the capture."""
+def choose_training_views(datamanager: L2ODataManager, options: ContextConfig, default: int) -> list[int]:
+    """Indices of context views among the training views, in the order of the capture.
+
+    Args:
+        datamanager: Has the cameras.
+        options: How many, and how they are chosen.
+        default: How many where the options do not say; all where there are fewer.
+
+    Raises:
+        CaptureError: If the views have several sizes, or there are fewer than asked for.
+    """
     cameras = datamanager.train_cameras
     sizes = Counter(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
     if len(sizes) > 1:
         found = ", ".join(f"{count} of {width} x {height}" for (width, height), count in sizes.most_common())
         raise CaptureError(
-            f"The training views have {len(sizes)} sizes ({found} pixels), but ReSplat compares views of one size; "
-            "bring the photographs to the same size, or leave the others out."
+            f"The training views have {len(sizes)} sizes ({found} pixels), but context views are of one size; bring "
+            "the photographs to the same size, or leave the others out."
         )
-    available, wanted = len(cameras), config.context_views if options.num_views is None else options.num_views
-    if wanted < 2:
+    available = len(cameras)
+    if options.num_views is not None and not 1 <= options.num_views <= available:
         raise CaptureError(
-            f"{wanted} context view was asked for; ReSplat finds depths by comparing views, so {OPTION}.num-views must "
-            "be at least 2."
+            f"{options.num_views} context views were asked for, and the capture has {available} training views; give "
+            f"{OPTION}.num-views at least 1 and at most these, or leave it out."
         )
-    if options.num_views is not None and wanted > available:
+    count = min(options.num_views or default, available)
+    if options.choice == "uniform":
+        return choose_evenly(available, count)
+    return choose_context(cameras.camera_to_worlds[:, :3, 3], count)
+
+
+def _choose(datamanager: L2ODataManager, options: ContextConfig, config: ReSplatConfig) -> list[int]:
+    """Context views that suit the networks."""
+    if options.num_views is not None and options.num_views < 2:
         raise CaptureError(
-            f"{wanted} context views were asked for, and the capture has {available} training views; lower "
-            f"{OPTION}.num-views, or leave it out to take all."
+            f"{options.num_views} context view was asked for; ReSplat finds depths by comparing views, so "
+            f"{OPTION}.num-views must be at least 2."
         )
-    count = min(wanted, available)
-    together, most = min(count, config.views_at_once or count), MOST_TIMES_TRAINED * config.context_views
+    indices = choose_training_views(datamanager, options, config.context_views)
+    together = min(len(indices), config.views_at_once or len(indices))
+    most = MOST_TIMES_TRAINED * config.context_views
     if together > most:
         raise CaptureError(
             f"{together} context views at once are more than {MOST_TIMES_TRAINED} times the {config.context_views} "
             f"that these weights were trained with; use windows of views with {OPTION}.views-at-once "
             f"{config.context_views}, or at most {most} views with {OPTION}.num-views."
         )
-    if options.choice == "uniform":
-        return choose_evenly(available, count)
-    return choose_context(cameras.camera_to_worlds[:, :3, 3], count)
+    return indices
+
+
+def _range_of_points(datamanager: L2ODataManager, cameras: PinholeCameras) -> tuple[float, float]:
+    """Nearest and farthest depth of the capture's sparse points, scene units."""
+    points = datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")
+    if points is None:
+        raise CaptureError(
+            "The capture holds no structure-from-motion points, from which the range of depths comes; add points "
+            f"(`l2o photos` makes them), or use weights with a range of their own and {OPTION}.depth-range weights."
+        )
+    return depth_range(points.to(cameras.Ks.device), cameras)
 
 
 def _check_overlap(cameras: PinholeCameras, names: list[str], near: float, far: float) -> None:

@@ -14,6 +14,8 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from l2o_splat.plugin.diff3r_start import check_anchored
+
 WORTH_TELLING_SECONDS = 60.0
 """A rule that needs more in a whole run is announced with the time it will take."""
 
@@ -41,6 +43,8 @@ class L2OTrainer(Trainer):
             optimizer = self.config.optimizers["gaussians"]["optimizer"]
             optimizer.check()
             self.config.pipeline.initialization.suit(optimizer.rule, optimizer.weights)
+            if self.config.pipeline.initialization.anchored:
+                check_anchored(self.config.pipeline.model)
             super().setup(test_mode)
             seconds = self.optimizers.optimizers["gaussians"].expected_seconds_per_step()
         except ValueError as error:
@@ -92,6 +96,7 @@ class L2OTrainer(Trainer):
         # Not inside final_dir: nerfstudio takes every file there for a checkpoint.
         staging_dir = final_dir.parent / ".checkpoint-being-written"
         shutil.rmtree(staging_dir, ignore_errors=True)
+        self.pipeline.measure_uncertainty()
         self.checkpoint_dir = staging_dir
         try:
             super().save_checkpoint(step)

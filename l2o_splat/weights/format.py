@@ -22,7 +22,7 @@ from l2o_splat.scene_frame import FrameConvention
 FORMAT_VERSION = 1
 """Version of the JSON; a newer one is refused."""
 
-System = Literal["learn2splat", "resplat"]
+System = Literal["learn2splat", "resplat", "diff3r"]
 """Method the weights belong to."""
 
 

@@ -137,7 +137,7 @@ def test_a_trained_head_stays_in_range_and_in_the_order_of_the_pixels():
     single = head(features[1:], torch.ones(15))
     torch.testing.assert_close(precision[15:], single, rtol=1e-4, atol=0)
     # A change in one pixel is felt around it alone.
-    features[1, :, 0, 4] += 1
+    features[1, 0, 0, 4] += 1
     changed = ((head(features, torch.ones(30)) / precision).log().abs().amax(1) > 1e-3).view(2, 3, 5)
     assert changed[1, :2, 3:].any() and not changed[0].any() and not changed[1, :, :3].any()
 

@@ -10,7 +10,7 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.implicit.layer import BackwardMode, proximal_refine
 from l2o_splat.implicit.solvers import SPLATFACTO, AdamSolver
 from l2o_splat.optim.adam import AdamRule, adam_options
-from l2o_splat.optim.anchored import AnchoredRule, proximal_weight
+from l2o_splat.optim.anchored import AnchoredRule, proximal_weight, squared_loss
 from l2o_splat.optim.joint_optimizer import JointOptimizer, RuleMismatchError
 from l2o_splat.optim.rule import Feedback
 from l2o_splat.scene_frame import SceneCameras
@@ -101,6 +101,38 @@ def test_strong_precision_keeps_the_scene():
     assert apart[1] < 0.1 * apart[0]
 
 
+def test_without_weight_it_is_the_other_rule_and_with_an_infinite_one_nothing_moves():
+    gaussians, precision = random_scene()
+    free, optimizer = optimizer_of(gaussians, precision, AnchoredRule(AdamRule(SPLATFACTO), 0.0))
+    train(free, optimizer, 5)
+    plain, optimizer = optimizer_of(gaussians, None, AdamRule(SPLATFACTO))
+    train(plain, optimizer, 5)
+    held, optimizer = optimizer_of(gaussians, precision, AnchoredRule(AdamRule(SPLATFACTO), float("inf")))
+    train(held, optimizer, 5)
+    assert optimizer.inner_step == 5
+    for name in FIELDS:
+        assert torch.equal(free[name], plain[name]) and torch.equal(held[name], getattr(gaussians, name)), name
+
+
+def test_the_image_loss_is_what_precisions_are_made_for():
+    """Mean over all pixels, sum over views; what is masked out adds nothing, and leaves the weight of the rest."""
+    rendered, images = torch.rand(2, 3, 4, 3), torch.rand(2, 3, 4, 3)
+    squares = (rendered - images).square()
+    torch.testing.assert_close(squared_loss(rendered, images), squares[0].mean() + squares[1].mean())
+    masks = torch.ones(2, 3, 4, 1)
+    masks[0, :, :2] = 0
+    half = squares[0, :, 2:].sum() / squares[0].numel() + squares[1].mean()
+    images[0, 0, 0] = float("nan")
+    torch.testing.assert_close(squared_loss(rendered, images, masks), half)
+
+
+def test_the_trial_of_its_speed_is_given_its_precision():
+    gaussians, precision = random_scene()
+    _, optimizer = optimizer_of(gaussians, precision, AnchoredRule(AdamRule(SPLATFACTO), 1.0))
+    assert optimizer.expected_seconds_per_step() > 0
+    assert not optimizer.state
+
+
 def test_a_resumed_run_keeps_its_anchor():
     """Bit for bit as if it had never stopped; the anchor is not taken anew where the run went on."""
     gaussians, precision = random_scene()
@@ -161,8 +193,10 @@ def test_refusals():
         AnchoredRule(inner, 1.0).init_state(gaussians)
     with pytest.raises(ValueError, match="20 of mean"):
         AnchoredRule(inner, 1.0).init_state(gaussians, precision * torch.tensor([0.0, 1, 1, 1, 1]))
-    with pytest.raises(ValueError, match="proximal weight is 0"):
-        AnchoredRule(inner, 0)
+    with pytest.raises(ValueError, match="proximal weight is -1; 0 or more"):
+        AnchoredRule(inner, -1)
+    with pytest.raises(ValueError, match="proximal weight is nan"):
+        AnchoredRule(inner, float("nan"))
     with pytest.raises(ValueError, match="9 of 8 views"):
         proximal_weight(9, 8, 10, 10)
     with pytest.raises(ValueError, match="prox_scale is -1"):

@@ -189,7 +189,6 @@ def test_learn2splat_finishes_with_weights_of_its_own(tiny_capture, tmp_path, we
 def test_other_rules_start_from_the_same_scene(tiny_capture, tmp_path, weights):
     config = method_config(tiny_capture, tmp_path / "out", "learn2splat", steps=1)
     config.pipeline.initialization.source = "resplat"
-    refuse(config, "A start from ReSplat needs weights and none are named")
     config.pipeline.initialization.weights = weights
     network = UpdateNetwork(UpdateNetworkShape(feature_width=NARROW.width)).reset_to_adam(0)
     card = WeightsCard("learn2splat", {})
@@ -209,6 +208,20 @@ def test_other_rules_start_from_the_same_scene(tiny_capture, tmp_path, weights):
     for network in (UpdateNetwork(UpdateNetworkShape()), GainNetwork(GainNetworkShape())):
         assert features_for(Learn2SplatRule(network), features) is None
     assert features_for(seeded, features) is features
+
+
+@pytest.mark.parametrize("source", ["resplat", "auto", "random"])
+def test_the_weights_of_the_package_go_on_from_every_start(tiny_capture, tmp_path, source):
+    """Nothing is named: neither weights nor a range of depths."""
+    config = method_config(tiny_capture, tmp_path / "out", "resplat", steps=2)
+    config.pipeline.initialization.source = source
+    config.pipeline.initialization.num_points = 300 if source == "random" else None
+    trainer = train(config)
+    optimizer, model = trainer.optimizers.optimizers["gaussians"], trainer.pipeline.model
+    assert optimizer.inner_step == 2 and not model.gaussians.count_non_finite()
+    cells = optimizer.state[model.means]["cell"]
+    assert (cells >= 0).all() and len(cells) == model.num_points
+    assert cells.equal(torch.arange(len(cells))) == (source == "resplat")
 
 
 def test_windows_take_more_views_than_the_weights_were_trained_with(tiny_capture, tmp_path, weights):
@@ -240,13 +253,12 @@ def test_views_can_be_chosen_evenly_and_depths_by_points(tiny_capture, tmp_path,
     assert f"Depths between {near:.3g} and {far:.3g} scene units" in text
     edit_transforms(tiny_capture, lambda meta: meta.pop("ply_file_path"))
     config = resplat_config(tiny_capture, tmp_path / "refused", weights, depth_range="points")
-    refuse(config, "no structure-from-motion points, and .*depth-range is points")
+    refuse(config, "no structure-from-motion points, from which the range of depths comes")
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"weights": None}, "The rule resplat needs weights and none are named"),
         ({"weights": "random:0"}, "are of learn2splat; resplat weights are needed here"),
         ({"num_views": 1}, "1 context view was asked for; .* at least 2"),
         ({"num_views": 8}, "8 context views were asked for, and the capture has 7 training views"),
@@ -261,8 +273,10 @@ def test_options_that_do_not_go_together(tiny_capture, tmp_path, weights, option
 
 def test_starts_and_rules_that_do_not_go_together(tiny_capture, tmp_path, weights):
     config = resplat_config(tiny_capture, tmp_path / "out", weights)
+    config.pipeline.initialization.source = "diff3r"
+    refuse(config, "resplat updates scenes of its own initial model or of points, and .*source is diff3r")
     config.pipeline.initialization.source = "auto"
-    refuse(config, "resplat updates scenes of its own initial model, and --pipeline.initialization.source is auto")
+    refuse(config, "was trained on scenes of its own initial model only")
     config.optimizers["gaussians"]["optimizer"].rule = "adam"
     config.pipeline.initialization.weights = weights
     refuse(config, "initialization.weights names .*source is auto, which needs none")

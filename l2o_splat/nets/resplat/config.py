@@ -10,13 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from l2o_splat.nets.resplat.image_encoder import WIDTHS
+from l2o_splat.nets.resplat import error_features, image_encoder
 from l2o_splat.nets.resplat.vision_transformer import VARIANTS
 
 NUMBERS_PER_GAUSSIAN = 58
 """Outputs of the Gaussian head per Gaussian: rotation 4, scale 3, opacity 1, offset 2, SH 48."""
-VIEW_WIDTH = WIDTHS[-1]
-"""Channels of the multi-view transformer."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,23 @@ class UpdateShape:
     num_blocks: int = 4
     num_error_blocks: int = 1
     """Global attention blocks that spread the error over the views."""
+    error_widths: tuple[int, int] = error_features.RELEASED_WIDTHS
+    """Channels of the first two maps, and of the third one, in which renders are compared with photographs."""
+
+    @property
+    def error_width(self) -> int:
+        """Channels of the error of a cell."""
+        return 2 * self.error_widths[0] + self.error_widths[1]
 
 
 @dataclass(frozen=True)
 class ReSplatShape:
     """All widths of the networks; the defaults are those of the small model."""
 
-    vit: Literal["vits", "vitb", "vitl"] = "vits"
-    """Image transformer (DINOv2)."""
+    vit: Literal["mini", "vits", "vitb", "vitl"] = "vits"
+    """Image transformer (DINOv2; mini is a narrow one of ours)."""
+    cnn_widths: tuple[int, int, int] = image_encoder.RELEASED_WIDTHS
+    """Channels of the convolutional maps, fine to coarse; the last one is that of the multi-view transformer too."""
     width: int = 256
     """Channels of a point's features."""
     feature_downsample: int = 8
@@ -76,6 +83,11 @@ class ReSplatShape:
         return VARIANTS[self.vit][0]
 
     @property
+    def view_width(self) -> int:
+        """Channels of the multi-view transformer."""
+        return self.cnn_widths[-1]
+
+    @property
     def gaussian_downsample(self) -> int:
         """Image pixels per side of a cell of the grid that the Gaussians lie on."""
         return self.latent_downsample // math.isqrt(self.gaussians_per_cell)
@@ -89,8 +101,8 @@ class ReSplatShape:
     def feature_width(self) -> int:
         """Channels of the latent features of the depth network."""
         if self.latent_downsample == 4:
-            return self.vit_width // 4 + sum(WIDTHS) + VIEW_WIDTH
-        return self.vit_width // 16 + sum(WIDTHS[:2]) + WIDTHS[2] // 4 + VIEW_WIDTH // 4
+            return self.vit_width // 4 + sum(self.cnn_widths) + self.view_width
+        return self.vit_width // 16 + sum(self.cnn_widths[:2]) + 2 * (self.view_width // 4)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> ReSplatShape:
@@ -109,7 +121,10 @@ class ReSplatShape:
         try:
             vit_width = size("depth_predictor.pretrained.cls_token", 2)
             vit = next((name for name, entry in VARIANTS.items() if entry[0] == vit_width), f"of width {vit_width}")
-            middle = "depth_predictor.upsampler.concat_projects.1.weight"
+            backbone, middle = "depth_predictor.backbone.", "depth_predictor.upsampler.concat_projects.1.weight"
+            cnn_widths = tuple(
+                size(f"{backbone}{name}.weight") for name in ("conv1", "layer2.0.conv1", "layer3.0.conv1")
+            )
             num_features = size("proj.weight", 1) - size("gaussian_regressor.0.weight", 0) - 1
             update = None
             if any(name.startswith("update_") for name in tensors):
@@ -118,12 +133,14 @@ class ReSplatShape:
                     attention_width=size("update_module.1.blocks.0.attn.proj.weight", 1),
                     num_blocks=count("update_module.1.blocks."),
                     num_error_blocks=count("update_error_attn."),
+                    error_widths=(size("update_feature.conv1.weight"), size("update_feature.layer2.0.conv1.weight")),
                 )
             return cls(
                 vit=vit,
+                cnn_widths=cnn_widths,
                 width=size("proj.weight"),
-                feature_downsample=8 if size(middle, 1) - size(middle) == WIDTHS[1] else 4,
-                latent_downsample=4 if num_features == 48 + vit_width // 4 + sum(WIDTHS) + VIEW_WIDTH else 2,
+                feature_downsample=8 if size(middle, 1) - size(middle) == cnn_widths[1] else 4,
+                latent_downsample=4 if num_features == 48 + vit_width // 4 + sum(cnn_widths) + cnn_widths[2] else 2,
                 gaussians_per_cell=size("gaussian_head.2.bias") // NUMBERS_PER_GAUSSIAN,
                 num_depths=size("depth_predictor.depth_head.0.2.bias"),
                 unet_width=size("depth_predictor.regressor.0.0.bias"),
@@ -171,6 +188,18 @@ class ReSplatConfig:
     """The same in the update."""
     views_at_once: int | None = None
     """Context views that the initial model sees together, to save memory; None for all. The update sees all."""
+    depth_range: Literal["weights", "points"] = "weights"
+    """Where near and far come from: the numbers above, or the sparse points of each scene."""
+    units: Literal["dataset", "near"] = "dataset"
+    """Units of length of the networks: those of the dataset, or the nearest depth, so that the size of a scene does
+    not matter (ours)."""
+    gaussian_units: Literal["world", "cells"] = "world"
+    """Units of initial scales, their bounds, and of update steps: those of the networks, or the size of a cell of the
+    view that a Gaussian comes from (ours, see :mod:`l2o_splat.nets.resplat.cells`)."""
+    update_starts: Literal["initial_model", "any"] = "initial_model"
+    """Scenes that the update was trained on: of its own initial model, or of points too (ours)."""
+    portrait: bool = False
+    """Whether images may be higher than wide."""
     world: Literal["middle_view", "raw"] = "middle_view"
     """Frame of the networks: that of the middle context view, or the scene's own."""
     longer_side: int = 448
@@ -191,6 +220,10 @@ class ReSplatConfig:
         if self.views_at_once is not None and self.views_at_once < 2:
             raise ValueError(f"views_at_once is {self.views_at_once}; at least 2 views are compared, or None for all.")
         choices = {
+            "depth_range": ("weights", "points"),
+            "units": ("dataset", "near"),
+            "gaussian_units": ("world", "cells"),
+            "update_starts": ("initial_model", "any"),
             "world": ("middle_view", "raw"),
             "fit": ("squeeze", "crop", "enlarge"),
             "precision": ("auto", "float32", "bfloat16"),

@@ -9,22 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o_splat.nets.resplat.cameras import ContextCameras
-from l2o_splat.nets.resplat.config import VIEW_WIDTH, ReSplatShape
+from l2o_splat.nets.resplat.config import ReSplatShape
 from l2o_splat.nets.resplat.depth_upsampler import DepthUpsampler
-from l2o_splat.nets.resplat.image_encoder import WIDTHS, ImageEncoder
+from l2o_splat.nets.resplat.image_encoder import ImageEncoder, imagenet_normalised
 from l2o_splat.nets.resplat.multiview_transformer import MultiViewTransformer, add_positions
 from l2o_splat.nets.resplat.plane_sweep import log_depth_candidates, matching_cost
 from l2o_splat.nets.resplat.precision import full_precision
 from l2o_splat.nets.resplat.resize import resize
 from l2o_splat.nets.resplat.unet import UNet
 from l2o_splat.nets.resplat.vision_transformer import VisionTransformer
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def imagenet_normalised(images: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:
-    """Images of 0 to 1 as networks trained on ImageNet expect them."""
-    return (images - images.new_tensor(IMAGENET_MEAN)[:, None, None]) / images.new_tensor(IMAGENET_STD)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -50,10 +43,10 @@ class DepthNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         width, d = shape.unet_width, shape.num_depths
-        self.backbone = ImageEncoder(shape.feature_downsample)
-        self.transformer = MultiViewTransformer(VIEW_WIDTH, shape.num_transformer_layers)
+        self.backbone = ImageEncoder(shape.feature_downsample, shape.cnn_widths)
+        self.transformer = MultiViewTransformer(shape.view_width, shape.num_transformer_layers)
         self.pretrained = VisionTransformer(shape.vit)
-        in_width = d + WIDTHS[-1] + VIEW_WIDTH + shape.vit_width
+        in_width = d + 2 * shape.view_width + shape.vit_width
         self.regressor = nn.ModuleList(
             [
                 nn.Sequential(
@@ -75,7 +68,7 @@ class DepthNetwork(nn.Module):
                 )
             ]
         )
-        self.upsampler = DepthUpsampler(shape.vit, shape.vit_width, shape.feature_downsample)
+        self.upsampler = DepthUpsampler(shape.vit, shape.vit_width, shape.cnn_widths, shape.feature_downsample)
 
     def forward(self, images: Float[Tensor, "v 3 h w"], cameras: ContextCameras, reference_views: int) -> DepthFeatures:
         """Depth of every pixel of all views of one scene.

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from l2o_splat.nets.resplat.image_encoder import WIDTHS
 from l2o_splat.nets.resplat.resize import resize
 
 DECODER_WIDTHS = {
+    "mini": ((24, 24, 32, 48), 16),
     "vits": ((48, 96, 192, 384), 32),
     "vitb": ((96, 192, 384, 768), 48),
     "vitl": ((128, 256, 512, 1024), 64),
@@ -67,14 +67,15 @@ class DepthUpsampler(nn.Module):
     Args:
         variant: Image transformer, a key of ``DECODER_WIDTHS``.
         vit_width: Its channels.
+        cnn_widths: Channels of the maps of :class:`ImageEncoder`.
         downsample: Image pixels per pixel of the low-resolution log-depth, 8 or 4.
     """
 
-    def __init__(self, variant: str, vit_width: int, downsample: int) -> None:
+    def __init__(self, variant: str, vit_width: int, cnn_widths: tuple[int, int, int], downsample: int) -> None:
         super().__init__()
         self.downsample = downsample
         widths, width = DECODER_WIDTHS[variant]
-        fine, middle, coarse = WIDTHS
+        fine, middle, coarse = cnn_widths
         # At the level of the low-resolution log-depth, it and the features of the views enter as well.
         extra = [fine, middle, coarse + coarse + 1] if downsample == 8 else [fine + middle, coarse + coarse + 1, 0]
         self.concat_projects = nn.ModuleList(

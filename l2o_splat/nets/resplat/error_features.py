@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from l2o_splat.nets.resplat.depth_network import imagenet_normalised
+from l2o_splat.nets.resplat.image_encoder import imagenet_normalised
 from l2o_splat.nets.resplat.resize import resize
 
-FEATURE_WIDTH = 256
-"""Channels of the features: 64, 64 and 128."""
+RELEASED_WIDTHS = (64, 128)
+"""Channels of the first two maps and of the third one in all released weights."""
 
 
 class _BasicBlock(nn.Module):
@@ -31,14 +31,21 @@ class _BasicBlock(nn.Module):
 
 
 class ErrorFeatures(nn.Module):
-    """The first half of ResNet-18 (arXiv 1512.03385) with torchvision's names; never trained, always in eval mode."""
+    """The first half of ResNet-18 (arXiv 1512.03385) with torchvision's names, always in eval mode.
 
-    def __init__(self) -> None:
+    The released ones are ImageNet's and never trained, so that parameters start without gradients.
+
+    Args:
+        widths: Channels of the first two maps, and of the third one.
+    """
+
+    def __init__(self, widths: tuple[int, int] = RELEASED_WIDTHS) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(_BasicBlock(64, 64, 1), _BasicBlock(64, 64, 1))
-        self.layer2 = nn.Sequential(_BasicBlock(64, 128, 2), _BasicBlock(128, 128, 1))
+        fine, coarse = widths
+        self.conv1 = nn.Conv2d(3, fine, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(fine)
+        self.layer1 = nn.Sequential(_BasicBlock(fine, fine, 1), _BasicBlock(fine, fine, 1))
+        self.layer2 = nn.Sequential(_BasicBlock(fine, coarse, 2), _BasicBlock(coarse, coarse, 1))
         self.requires_grad_(False)
         self.eval()
 

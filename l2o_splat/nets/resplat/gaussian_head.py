@@ -47,13 +47,18 @@ def decode_gaussians(
         _spread(group, side) for group in cells.split([width * side**2 for width in WIDTHS], dim=3)
     )
     offsets = (offsets.sigmoid() - 0.5) / offsets.new_tensor([fine[1], fine[0]])
-    means = cameras.unproject(resize(depth, fine)[:, 0], offsets)
+    depth = resize(depth, fine)[:, 0]
+    means = cameras.unproject(depth, offsets)
     colours = F.interpolate(images, size=fine, mode="area").permute(0, 2, 3, 1)
     harmonics = harmonics.unflatten(3, (3, -1)).flatten(0, 2)
     colours = F.pad(((colours - 0.5) / SH_C0).flatten(0, 2)[..., None], (0, harmonics.shape[2] - 1))
+    scales = F.softplus(scales - config.scale_bias).clamp(config.scale_min, config.scale_max)
+    if config.gaussian_units == "cells":
+        focal = cameras.intrinsics.diagonal(dim1=1, dim2=2)[:, :2] * scales.new_tensor([fine[1], fine[0]])
+        scales = scales * (depth / focal.prod(dim=1).sqrt()[:, None, None])[..., None]
     return CameraGaussians(
         means=means.flatten(0, 2),
-        scales=F.softplus(scales - config.scale_bias).clamp(config.scale_min, config.scale_max).flatten(0, 2),
+        scales=scales.flatten(0, 2),
         rotations=rotations.flatten(0, 2),
         opacity_logits=opacities.sigmoid().logit(OPACITY_EPS).flatten(0, 2),
         harmonics=harmonics + colours,

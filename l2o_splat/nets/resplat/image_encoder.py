@@ -6,8 +6,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-WIDTHS = (64, 96, 128)
-"""Channels of the three feature maps, fine to coarse."""
+RELEASED_WIDTHS = (64, 96, 128)
+"""Channels of the three feature maps of all released weights, fine to coarse."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def imagenet_normalised(images: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:
+    """Images of 0 to 1 as networks trained on ImageNet expect them."""
+    return (images - images.new_tensor(IMAGENET_MEAN)[:, None, None]) / images.new_tensor(IMAGENET_STD)[:, None, None]
 
 
 class ResidualBlock(nn.Module):
@@ -32,11 +38,12 @@ class ImageEncoder(nn.Module):
 
     Args:
         downsample: Image pixels per pixel of the coarsest map, 8 or 4.
+        widths: Channels of the three feature maps, fine to coarse.
     """
 
-    def __init__(self, downsample: int) -> None:
+    def __init__(self, downsample: int, widths: tuple[int, int, int] = RELEASED_WIDTHS) -> None:
         super().__init__()
-        fine, middle, coarse = WIDTHS
+        fine, middle, coarse = widths
         self.conv1 = nn.Conv2d(3, fine, 7, 2, 3, bias=False)
         self.layer1 = nn.Sequential(ResidualBlock(fine, fine, 1), ResidualBlock(fine, fine, 1))
         middle_stride = {8: 2, 4: 1}[downsample]
@@ -45,7 +52,7 @@ class ImageEncoder(nn.Module):
         self.conv2 = nn.Conv2d(coarse, coarse, 1)
 
     def forward(self, images: Float[Tensor, "v 3 h w"]) -> list[Float[Tensor, "v c h2 w2"]]:
-        """Maps of ``WIDTHS`` channels at 1/2, 1/4 and 1/8 (or 1/2, 1/2 and 1/4) of ImageNet-normalised images."""
+        """Maps of ``widths`` channels at 1/2, 1/4 and 1/8 (or 1/2, 1/2 and 1/4) of ImageNet-normalised images."""
         fine = self.layer1(F.relu(F.instance_norm(self.conv1(images))))
         middle = self.layer2(fine)
         return [fine, middle, self.conv2(self.layer3(middle))]

@@ -31,6 +31,8 @@ class InitialPrediction:
     """One row per cell of the latent grids, view by view and row by row."""
     depth: Float[Tensor, "v 1 h w"]
     """Camera z, units of the poses; at half the resolution of the images with ``half_resolution_depth``."""
+    probability: Float[Tensor, "v d h8 w8"]
+    """Of each depth candidate."""
 
     def without_first(self, count: int, num_views: int) -> InitialPrediction:
         """What is said about all but the first views, of so many."""
@@ -39,6 +41,7 @@ class InitialPrediction:
             CameraGaussians.unpack(rows[count * (len(rows) // num_views) :]),
             self.features[count * (len(self.features) // num_views) :],
             self.depth[count:],
+            self.probability[count:],
         )
 
     @classmethod
@@ -48,6 +51,7 @@ class InitialPrediction:
             CameraGaussians.unpack(torch.cat([part.gaussians.pack() for part in parts])),
             torch.cat([part.features for part in parts]),
             torch.cat([part.depth for part in parts]),
+            torch.cat([part.probability for part in parts]),
         )
 
 
@@ -86,7 +90,9 @@ class InitialModel(nn.Module):
         depth = resize(found.depth, grid)
         match = F.interpolate(found.probability.amax(dim=1, keepdim=True), size=grid, mode="nearest")
         features = self._latent_features(found, images.shape[2:], grid)
-        regressed = self.gaussian_regressor(torch.cat([colours, depth, match, features], dim=1))
+        # Raw depths are what the released networks take; ours know no unit of length.
+        shown_depth = depth.log() if self.config.gaussian_units == "cells" else depth
+        regressed = self.gaussian_regressor(torch.cat([colours, shown_depth, match, features], dim=1))
         x = self.proj(rows_from_maps(torch.cat([regressed, colours, features, match], dim=1)))
         with full_precision(images.device):
             neighbours = self.find_neighbours(cameras.unproject(depth[:, 0]).flatten(0, 2), cameras, grid)
@@ -94,7 +100,7 @@ class InitialModel(nn.Module):
         outputs = self.gaussian_head(x)
         with full_precision(images.device):
             gaussians = decode_gaussians(outputs, found.depth, images, grid, cameras, self.config)
-        return InitialPrediction(gaussians, x, found.depth)
+        return InitialPrediction(gaussians, x, found.depth, found.probability)
 
     def find_neighbours(
         self, points: Float[Tensor, "n 3"], cameras: ContextCameras, grid: tuple[int, int]

@@ -57,7 +57,8 @@ def read_tensors(weights: Weights, options: Mapping[str, Any]) -> ReadTensors:
     Raises:
         ValueError: If the weights are of another method or architecture, or an option is unknown.
     """
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in weights.require("resplat").tensors.items()}
+    # Ours are stored in half precision.
+    tensors = {name.removeprefix(PREFIX): single(tensor) for name, tensor in weights.require("resplat").tensors.items()}
     known = {entry.name for entry in fields(ReSplatConfig)}
     if unknown := sorted(options.keys() - known):
         raise ValueError(f"resplat has no options {unknown}; {sorted(known)} can be set.")
@@ -72,6 +73,11 @@ def read_tensors(weights: Weights, options: Mapping[str, Any]) -> ReadTensors:
     return ReadTensors(tensors, ReSplatShape.of(tensors), config, weights.card.source)
 
 
+def single(tensor: Tensor) -> Tensor:
+    """Fractional numbers in single precision."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def load_depth(network: DepthNetwork, weights: Weights) -> list[str]:
     """Start a depth network from weights, those of a depth network alone or of a whole model.
 
@@ -83,7 +89,8 @@ def load_depth(network: DepthNetwork, weights: Weights) -> list[str]:
     Raises:
         ValueError: If any other tensor is missing or has another shape, naming the first.
     """
-    given = {name.removeprefix(PREFIX + DEPTH): tensor for name, tensor in weights.require("resplat").tensors.items()}
+    tensors = weights.require("resplat").tensors
+    given = {name.removeprefix(PREFIX + DEPTH): single(tensor) for name, tensor in tensors.items()}
     own = network.state_dict()
     differing = [name for name, tensor in own.items() if name not in given or given[name].shape != tensor.shape]
     for name in differing:

@@ -81,5 +81,12 @@ def _correlate(
     pixels = projected[:, :2] / projected[:, 2:].clamp(min=SMALLEST_DEPTH)
     last = pixels.new_tensor([width - 1, height - 1])[:, None]
     grid = (2 * pixels / last - 1).transpose(1, 2)
+    own = own.flatten(1)
+    if height * width <= len(own) * len(depths):
+        # Looking up and summing over channels may change places; all pairs of pixels are fewer numbers here.
+        products = (own.T @ other.flatten(1)).view(-1, 1, height, width)
+        grid = grid.transpose(0, 1)[:, :, None]
+        found = F.grid_sample(products, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+        return found[:, 0, :, 0].T.unflatten(1, (height, width))
     found = F.grid_sample(other[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=True)[0]
-    return torch.einsum("cn,cdn->dn", own.flatten(1), found).unflatten(1, (height, width))
+    return (own[:, None] * found).sum(dim=0).unflatten(1, (height, width))

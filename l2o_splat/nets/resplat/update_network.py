@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from l2o_splat.nets.point_transformer import PointTransformer, by_rows
 from l2o_splat.nets.resplat.config import ReSplatShape
-from l2o_splat.nets.resplat.error_features import FEATURE_WIDTH, ErrorFeatures
+from l2o_splat.nets.resplat.error_features import ErrorFeatures
 from l2o_splat.nets.resplat.global_attention import GlobalAttention, maps_from_rows, rows_from_maps
 from l2o_splat.nets.resplat.precision import full_precision
 
@@ -41,18 +41,18 @@ class UpdateNetwork(nn.Module):
                 "('l2o weights list' names some), or another rule."
             )
         self.shape = shape
-        width = shape.update.state_width
+        width, error_width = shape.update.state_width, shape.update.error_width
         self.update_proj = nn.Conv2d(shape.width, width, 1)
-        self.update_feature = ErrorFeatures()
+        self.update_feature = ErrorFeatures(shape.update.error_widths)
         self.update_rgb_error_proj = nn.Sequential(
-            nn.Linear(3 * shape.gaussian_downsample**2, FEATURE_WIDTH), nn.LayerNorm(FEATURE_WIDTH)
+            nn.Linear(3 * shape.gaussian_downsample**2, error_width), nn.LayerNorm(error_width)
         )
         self.update_error_attn = nn.ModuleList(
-            GlobalAttention(FEATURE_WIDTH) for _ in range(shape.update.num_error_blocks)
+            GlobalAttention(error_width) for _ in range(shape.update.num_error_blocks)
         )
         self.update_module = nn.ModuleList(
             [
-                _InputProjection(PARAMETER_WIDTH + width + FEATURE_WIDTH, width),
+                _InputProjection(PARAMETER_WIDTH + width + error_width, width),
                 PointTransformer(width, shape.update.attention_width, 4 * width, shape.update.num_blocks),
             ]
         )

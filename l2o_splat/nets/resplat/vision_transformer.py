@@ -17,11 +17,12 @@ TRAINED_GRID = 37
 MAX_WIDTH = 560
 """Wider images are shown to the transformer at this width, pixels."""
 VARIANTS = {
+    "mini": (48, 4, 3, (0, 1, 2, 3)),
     "vits": (384, 12, 6, (2, 5, 8, 11)),
     "vitb": (768, 12, 12, (2, 5, 8, 11)),
     "vitl": (1024, 24, 16, (4, 11, 17, 23)),
 }
-"""Width, blocks, heads, and the blocks whose outputs are used (counted from 0)."""
+"""Width, blocks, heads, and the blocks whose outputs are used (counted from 0); "mini" is ours."""
 
 
 class _PatchEmbed(nn.Module):

@@ -1,0 +1,232 @@
+"""``l2o train-initializer``: train ReSplat's initial model, then its update, or what DIFF3R adds to it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from l2o_splat.implicit.uncertainty_head import UncertaintyHead
+from l2o_splat.initializer_training.batches import Batch, draw_batch, fixed_batch
+from l2o_splat.initializer_training.initial_stage import InitialStage
+from l2o_splat.initializer_training.losses import Losses
+from l2o_splat.initializer_training.networks import MINI, MINI_CONFIG, new_initial_model, new_update_network
+from l2o_splat.initializer_training.record import InitializerRecord
+from l2o_splat.initializer_training.refined_stage import (
+    RefinedModel,
+    RefinedStage,
+    RefinementOptions,
+    typical_precision,
+)
+from l2o_splat.initializer_training.scenes import DepthSource, SceneOptions, StoredSource
+from l2o_splat.initializer_training.trainer import InitializerTrainer, Schedule, Stage, TrainingOptions
+from l2o_splat.initializer_training.update_stage import Start, UpdateStage
+from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.meta.record import BEST_NAME
+from l2o_splat.meta.sources import VALIDATION_SEEDS, Source
+from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
+from l2o_splat.nets.resplat.loading import load_depth, read_tensors
+from l2o_splat.nets.resplat.update_network import UpdateNetwork
+from l2o_splat.weights import Weights, load_weights
+
+
+class InitializerTrainingError(RuntimeError):
+    """The training cannot start; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """Where scenes come from."""
+
+    seed: int = 0
+    """Another seed trains on other procedural scenes."""
+    captures: int = 900
+    """Captures to train on, in turn; 0 makes a new one for every iteration."""
+    folder: Path | None = None
+    """Where they are kept, OUT/scenes by default; several runs may share it."""
+    options: SceneOptions = field(default_factory=SceneOptions)
+    validation_captures: int = 6
+    """Captures, never trained on, that curves and the best weights are measured on."""
+
+    def sources(self, out: Path) -> tuple[Source, Source]:
+        """Of captures for training, and for validation."""
+        training: Source = DepthSource(self.seed, self.options)
+        folder = self.folder or out / "scenes"
+        if self.captures:
+            training = StoredSource(training, folder, self.captures)
+        validation = DepthSource(0, self.options, VALIDATION_SEEDS)
+        return training, StoredSource(validation, folder, max(self.validation_captures, 1))
+
+
+@dataclass
+class TrainInitializer:
+    """Train ReSplat's networks on procedural scenes: first the initial model, then the update on top of it; or, with
+    --through-optimization, the network of DIFF3R that says how strongly each Gaussian is to be held.
+
+    The initial stage makes weights without an update; the update stage takes those with --weights and makes whole
+    ones: OUT/best.safetensors (and .json with the training record), for
+    `ns-train resplat --optimizers.gaussians.optimizer.weights OUT/best.safetensors`. With --through-optimization they
+    are for `ns-train diff3r --pipeline.initialization.weights OUT/best.safetensors`.
+
+    The same command goes on where an earlier one was stopped; SIGTERM or Ctrl-C saves first.
+    """
+
+    out: Path
+    """Folder of the run: weights, curve, saved states."""
+    stage: Literal["initial", "update"] = "initial"
+    """Which networks are trained."""
+    through_optimization: bool = False
+    """Instead of a stage, train DIFF3R's head on top of the initial model of --weights, through the refinement that
+    follows."""
+    weights: str | None = None
+    """Weights to start from; the update stage and --through-optimization need those of an
+    initial model."""
+    depth_weights: str | None = None
+    """Weights whose depth network alone the initial stage starts from, as the original does."""
+    start: tuple[Start, ...] = ("resplat", "resplat", "points")
+    """Scenes that the update begins with, drawn with equal chance: of the initial model, of sparse points, or of random
+    points."""
+    steps: tuple[int, int] = (1, 4)
+    """Fewest and most updates of a training step."""
+    refinement: RefinementOptions = field(default_factory=RefinementOptions)
+    """Of --through-optimization."""
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    """What the weights depend on."""
+    losses: Losses = field(default_factory=Losses)
+    """What is minimised."""
+    shape: ReSplatShape = MINI
+    """Widths of new networks."""
+    behaviour: ReSplatConfig = MINI_CONFIG
+    """Behaviour of new networks."""
+    data: SceneData = field(default_factory=SceneData)
+    """What is trained on."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """When a run evaluates and saves."""
+    validation_views: int = 8
+    """Context views of the validation captures."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+
+    def run(self) -> None:
+        """Train.
+
+        Raises:
+            InitializerTrainingError: If something that is needed is not installed or not named.
+        """
+        try:
+            from lightning_fabric import Fabric
+        except ImportError as error:
+            raise InitializerTrainingError(
+                f"Lightning Fabric is not installed ({error}); run: pip install 'l2o_splat[train]'."
+            ) from error
+        # Every shape of images needs some hundreds of kernels, and the default forgets those of a few shapes ago.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+        fabric = Fabric(accelerator=self.accelerator, devices=1)
+        fabric.launch()
+        weights = None if self.weights is None else load_weights(self.weights, "resplat")
+        training, validation = self.data.sources(self.out)
+        if self.through_optimization:
+            stage, config = self._refined_stage(weights, training, fabric.device)
+        else:
+            stage, config = self._stage(weights, fabric.device)
+        count = max(self.data.validation_captures, 1)
+        if self.through_optimization:
+            batches = self._batches(validation, count, fabric.device)  # Larger ones would take too long to refine.
+        else:
+            batches = [
+                fixed_batch(validation.capture(index), self.validation_views, fabric.device) for index in range(count)
+            ]
+        trainer = InitializerTrainer(
+            fabric, stage, training, batches, self.training, self.schedule, self.out, self._describe(weights, config)
+        )
+        before = self.weights or self.depth_weights
+        history = [] if before is None else _records(load_weights(before, "resplat"))
+        trainer.run(InitializerRecord(self.out, config, history))
+        state = "Trained" if trainer.iteration == self.training.iterations else "Saved; the same command goes on"
+        print(f"{state} after {trainer.iteration} iterations: {self.out / BEST_NAME}.safetensors")
+
+    def _stage(self, weights: Weights | None, device: torch.device) -> tuple[Stage, ReSplatConfig]:
+        """The networks, and their behaviour."""
+        if self.stage == "initial":
+            if weights is None:
+                config = self.behaviour
+                model = new_initial_model(self.shape, config, self.training.seed)
+                if self.depth_weights is not None:
+                    load_depth(model.depth_predictor, load_weights(self.depth_weights, "resplat"))
+            else:
+                initializer = ReSplatInitializer.from_weights(weights)
+                model, config = initializer.model, initializer.config
+            return InitialStage(model, self.losses), config
+        if weights is None:
+            raise InitializerTrainingError(
+                "The update is trained on top of an initial model and none is named; give --weights those of "
+                "`l2o train-initializer --stage initial`."
+            )
+        initializer = ReSplatInitializer.from_weights(weights).to(device).requires_grad_(False)
+        read = read_tensors(weights, {})
+        if read.shape.update is None:
+            shape = replace(read.shape, update=self.shape.update)
+            network = new_update_network(shape, self.training.seed)
+        else:
+            network = UpdateNetwork(read.shape)
+            read.load_into(network)
+            network.update_feature.requires_grad_(True)
+        starts = "any" if set(self.start) != {"resplat"} else "initial_model"
+        config = replace(initializer.config, update_starts=starts)
+        return UpdateStage(network, initializer, self.losses, self.start, self.steps), config
+
+    def _refined_stage(
+        self, weights: Weights | None, source: Source, device: torch.device
+    ) -> tuple[RefinedStage, ReSplatConfig]:
+        """A new head on top of an initial model."""
+        if weights is None:
+            raise InitializerTrainingError(
+                "--through-optimization trains on top of an initial model and none is named; give --weights those of "
+                "`l2o train-initializer`, or resplat-mini."
+            )
+        model = ReSplatInitializer.from_weights(weights).model.to(device)
+        scenes = self._batches(source, self.refinement.reference_scenes, device)
+        torch.manual_seed(self.training.seed)
+        head = UncertaintyHead(model.shape.width, typical_precision(model, scenes, self.refinement.reference_scale))
+        network = RefinedModel(model, head, self.refinement.train_initial)
+        config = replace(model.config, update_starts=ReSplatConfig().update_starts)
+        return RefinedStage(network, self.losses, self.refinement), config
+
+    def _batches(self, source: Source, count: int, device: torch.device) -> list[Batch]:
+        """Views of the first captures, drawn as in training, always the same ones."""
+        options = replace(self.training.batch, flip_probability=0.0, range_jitter=0.0)
+        return [
+            draw_batch(source.capture(index), options, np.random.default_rng((0, index)), device)
+            for index in range(count)
+        ]
+
+    def _describe(self, weights: Weights | None, config: ReSplatConfig) -> dict[str, Any]:
+        """What the weights depend on beyond the training options, as plain data."""
+        if self.through_optimization:
+            own = {"refinement": asdict(self.refinement)}
+        else:
+            own = {"start": self.start, "steps": self.steps} if self.stage == "update" else {}
+        data = asdict(self.data) | {"folder": None}
+        return own | {
+            "stage": "through_optimization" if self.through_optimization else self.stage,
+            "weights": None if weights is None else weights.card.sha256 or weights.card.source,
+            "depth_weights": self.depth_weights,
+            "losses": asdict(replace(self.losses, images=None))
+            | {
+                "ssim_weight": self.losses.images.ssim_weight,
+                "perceptual_weight": self.losses.images.perceptual_weight,
+            },
+            "shape": asdict(self.shape),
+            "behaviour": asdict(config),
+            "data": data,
+        }
+
+
+def _records(weights: Weights) -> list[dict[str, Any]]:
+    """The training record of weights, and those of the trainings before, last first."""
+    training = weights.card.training
+    return [{name: value for name, value in training.items() if name != "before"}, *training.get("before", [])]

@@ -1,0 +1,113 @@
+"""The first stage: depth and Gaussians of context views, judged by renders of target views and by exact depths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.initializer_training.batches import Batch
+from l2o_splat.initializer_training.losses import Losses, rank_correlation
+from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer, ShownViews
+from l2o_splat.metrics import psnr
+from l2o_splat.nets.resplat.initial_model import InitialModel
+from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.views import PinholeCameras, Views
+
+RASTER = RasterSettings("antialiased", 0.1)
+"""As the released weights were trained."""
+
+
+@dataclass
+class InitialStage:
+    """Trains the initial model."""
+
+    network: InitialModel
+    losses: Losses
+
+    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss with a graph to the network, and numbers to watch.
+
+        The scene stays in the frame of the networks: the cameras come there instead of the Gaussians to the world.
+        """
+        shown = ReSplatInitializer(self.network).show(batch.context, 1.0, batch.depth_range)
+        found = self.network(shown.images, shown.cameras)
+        gaussians = shown.gaussians(found)
+        error = sum(
+            share * view_error(gaussians, local_views(shown, views), self.losses)
+            for share, views in (
+                (1 - self.losses.context_share, batch.target),
+                (self.losses.context_share, shown.views),
+            )
+            if share
+        )
+        exact = batch.depths[:, None] * shown.frame.scale
+        depth = self.losses.depth(found, exact, shown.images, shown.cameras.near, shown.cameras.far)
+        return error + depth, {"image_error": float(error.detach()), "depth_error": float(depth.detach())}
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
+        """PSNR of target and context views, the same with flat depths, and the rank correlation of depths."""
+        initializer = ReSplatInitializer(network)
+        rows = []
+        for batch in batches:
+            scene = initializer(batch.context, 1.0, batch.depth_range)
+            flat = with_median_depths(scene)
+            rows.append(
+                {
+                    "psnr": mean_psnr(scene.gaussians, batch.target),
+                    "psnr_context": mean_psnr(scene.gaussians, scene.context),
+                    "psnr_median_depth": mean_psnr(flat, batch.target),
+                    "depth_rank": float(
+                        np.mean(
+                            [
+                                rank_correlation(found.flatten(), exact.flatten())
+                                for found, exact in zip(scene.depth, batch.depths, strict=True)
+                            ]
+                        )
+                    ),
+                    "depth_log_error": float((scene.depth.log() - batch.depths.log()).abs().mean()),
+                }
+            )
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
+        """Of the whole model so far, without the prefix of the released names."""
+        return network.state_dict()
+
+
+def local_views(shown: ShownViews, views: Views) -> Views:
+    """Views of the world, with cameras in the frame of the networks."""
+    return replace(views, cameras=shown.frame.cameras_to_local(views.cameras))
+
+
+def view_error(gaussians: Gaussians, views: Views, losses: Losses) -> Tensor:
+    """Mean error of rendered views."""
+    rendered = render(gaussians, views.cameras, RASTER).rgb
+    return losses.images.error(rendered, views.images) / len(views)
+
+
+def mean_psnr(gaussians: Gaussians, views: Views) -> float:
+    """dB."""
+    rendered = render(gaussians, views.cameras, RASTER).rgb.clamp(0, 1)
+    return float(np.mean([psnr(image, photograph) for image, photograph in zip(rendered, views.images, strict=True)]))
+
+
+def with_median_depths(scene: InitialScene) -> Gaussians:
+    """The Gaussians of every view moved along their rays to its median depth, and scaled with it.
+
+    What is lost by that is what the depths are worth.
+    """
+    cameras: PinholeCameras = scene.context.cameras
+    per_view = len(scene.gaussians) // len(cameras)
+    centres = cameras.centres.repeat_interleave(per_view, dim=0)
+    axes = cameras.viewmats[:, 2, :3].repeat_interleave(per_view, dim=0)
+    rays = scene.gaussians.means - centres
+    depth = (rays * axes).sum(dim=1)
+    median = depth.view(len(cameras), per_view).median(dim=1).values.repeat_interleave(per_view)
+    ratio = (median / depth)[:, None]
+    return replace(scene.gaussians, means=centres + rays * ratio, scales=scene.gaussians.scales + ratio.log())

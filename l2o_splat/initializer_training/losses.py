@@ -1,0 +1,78 @@
+"""What the networks are trained to minimise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o_splat.initializers.depth_smoothness import depth_smoothness
+from l2o_splat.meta.objective import Objective
+from l2o_splat.nets.resplat.initial_model import InitialPrediction
+from l2o_splat.nets.resplat.resize import resize
+
+
+@dataclass(frozen=True)
+class DepthLoss:
+    """Depths of procedural scenes are known, so the depth network is told them (ours; the original is not)."""
+
+    regression: float = 1.0
+    """Weight of the mean absolute error of log-depth, at the resolution of the images."""
+    classification: float = 0.1
+    """Weight of the cross-entropy of the depth candidates at the resolution of the cost volume."""
+    smoothness: float = 0.01
+    """Weight of the edge-aware smoothness, as in the original."""
+
+    def __call__(
+        self,
+        found: InitialPrediction,
+        exact: Float[Tensor, "v 1 h w"],
+        images: Float[Tensor, "v 3 h w"],
+        near: Float[Tensor, " v"],
+        far: Float[Tensor, " v"],
+    ) -> Float[Tensor, ""]:
+        """Depths beyond the range count as its ends; units are those of the networks."""
+        low, high = (limit.log()[:, None, None, None] for limit in (near, far))
+        exact = exact.log().clamp(low, high)
+        regression = (found.depth.log() - exact).abs().mean()
+        # The two candidates around the exact depth share its weight.
+        probability = found.probability
+        last = probability.shape[1] - 1
+        place = (resize(exact, tuple(probability.shape[2:])) - low) / (high - low) * last
+        below = place.floor().clamp(max=last - 1)
+        share = torch.cat([below + 1 - place, place - below], dim=1)
+        logarithms = probability.clamp(min=1e-8).log().gather(1, torch.cat([below, below + 1], dim=1).long())
+        classification = -(share * logarithms).sum(dim=1).mean()
+        return (
+            self.regression * regression
+            + self.classification * classification
+            + self.smoothness * depth_smoothness(found.depth, images)
+        )
+
+
+def default_objective() -> Objective:
+    """L1 and SSIM; LPIPS, where it is asked for and its backbone is there."""
+    return Objective(relative=False)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """All terms."""
+
+    images: Objective = field(default_factory=default_objective)
+    """Error of rendered views."""
+    context_share: float = 0.25
+    """Weight of the error of context views; that of target views has the rest."""
+    depth: DepthLoss = field(default_factory=DepthLoss)
+    growth: float = 0.9
+    """Weight of each update relative to the one after it."""
+
+
+def rank_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
+    """Spearman's coefficient; ties are ranked in order of place."""
+    ranks = torch.stack([values.argsort().argsort().double() for values in (a, b)])
+    ranks = F.normalize(ranks - ranks.mean(dim=1, keepdim=True), dim=1)
+    return float(ranks[0] @ ranks[1])

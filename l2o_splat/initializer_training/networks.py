@@ -1,0 +1,110 @@
+"""The networks that are trained, and how they start."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape, UpdateShape
+from l2o_splat.nets.resplat.depth_network import DepthNetwork
+from l2o_splat.nets.resplat.initial_model import InitialModel
+from l2o_splat.nets.resplat.update_network import UpdateNetwork
+
+MINI = ReSplatShape(
+    vit="mini",
+    cnn_widths=(16, 24, 32),
+    width=64,
+    feature_downsample=4,
+    latent_downsample=4,
+    num_depths=32,
+    unet_width=32,
+    num_transformer_layers=2,
+    attention_width=32,
+    num_blocks=2,
+    update=UpdateShape(state_width=64, attention_width=32, num_blocks=2, error_widths=(16, 32)),
+)
+"""Narrow enough to be trained on a CPU."""
+
+MINI_CONFIG = ReSplatConfig(
+    depth_range="points",
+    units="near",
+    gaussian_units="cells",
+    scale_min=0.02,
+    scale_max=4.0,
+    scale_bias=0.4,
+    neighbours=8,
+    update_neighbours=8,
+    longer_side=224,
+    portrait=True,
+)
+"""Scenes of any size: depths from points, scales in cells."""
+
+FIRST_OPACITY_LOGIT = 1.0
+FEATURE_GAIN = 4.0
+"""Of the first features, so that they outweigh the encoding of positions that is added to them."""
+SMALL = 0.3
+"""Factor of the weights that meet features of any size."""
+LOGIT_GAIN = 1.0
+"""Logits of the depth candidates per correlation."""
+
+
+def new_initial_model(shape: ReSplatShape, config: ReSplatConfig, seed: int) -> InitialModel:
+    """An untrained model that already compares views.
+
+    Its depths are those at which untrained convolutional features agree best (a plane sweep, nothing more), its
+    Gaussians are round and have the colours of the photographs. Everything that is to be learned starts as a small
+    change of that, which saves most of the time of training (ours; the original starts from trained parts).
+    """
+    torch.manual_seed(seed)
+    model = InitialModel(shape, config)
+    m, last = shape.gaussians_per_cell, model.gaussian_head[2]
+    with torch.no_grad():
+        nn.init.trunc_normal_(model.depth_predictor.pretrained.pos_embed, std=0.02)
+        # The head has no normalisation before it: with large inputs its hidden units would all be cut off.
+        model.gaussian_regressor[0].weight.mul_(SMALL)
+        model.proj.weight.mul_(SMALL)
+        last.weight[4 * m :] = 0
+        last.bias.zero_()
+        last.bias[3 * m : 4 * m] = 1  # The real part of the rotation.
+        last.bias[7 * m : 8 * m] = FIRST_OPACITY_LOGIT
+        _pass_matching_on(model.depth_predictor)
+    return model
+
+
+def _pass_matching_on(network: DepthNetwork) -> None:
+    """Let the correlations of the plane sweep be the logits of the depth candidates."""
+    network.backbone.conv2.weight.mul_(FEATURE_GAIN)
+    for layer in network.transformer.layers:
+        for norm in (layer.self_attn.norm1, layer.cross_attn_ffn.norm2):
+            nn.init.constant_(norm.weight, 0.1)
+    regressor, residual, head = network.regressor[0], network.regressor_residual[0], network.depth_head[0]
+    nn.init.zeros_(network.upsampler.scratch.output_conv[-1].weight)
+    nn.init.zeros_(network.upsampler.scratch.output_conv[-1].bias)
+    if network.shape.unet_width != network.shape.num_depths:
+        return
+    nn.init.zeros_(regressor[-1].weight)
+    for module in (regressor[-1], residual, head[0], head[2]):
+        nn.init.zeros_(module.bias)
+    d = network.shape.num_depths
+    one = torch.eye(d)
+    residual.weight.zero_()[:, :d, 0, 0] = one
+    # gelu(x) - gelu(-x) = x: two layers pass numbers on as they are.
+    for module, matrix in ((head[0], torch.cat([one, -one])), (head[2], LOGIT_GAIN * torch.cat([one, -one], dim=1))):
+        module.weight.mul_(0.1)[:, :, 1, 1] += matrix
+
+
+def new_update_network(shape: ReSplatShape, seed: int) -> UpdateNetwork:
+    """An untrained update, which moves nothing.
+
+    ImageNet's weights, which the original compares images with, do not come with the package: the features are
+    trained with the rest.
+    """
+    torch.manual_seed(seed)
+    network = UpdateNetwork(shape)
+    network.update_feature.requires_grad_(True)
+    for module in network.update_feature.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    nn.init.zeros_(network.update_head[-1].weight)
+    nn.init.zeros_(network.update_head[-1].bias)
+    return network

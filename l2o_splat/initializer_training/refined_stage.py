@@ -1,0 +1,196 @@
+"""Training through the optimization that follows: how strongly is each predicted Gaussian to be held?
+
+After DIFF3R (arXiv 2604.01030): the prediction is refined on the context views, the refined scene is judged on target
+views, and the gradient passes through the refinement by the implicit function theorem. Schedule, numbers and the
+changed exposures are ours; the paper's are not known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.implicit.heuristic import heuristic_precision, reference_precision
+from l2o_splat.implicit.layer import BackwardMode, LayerStatus, proximal_refine
+from l2o_splat.implicit.linearized_views import ContextViews
+from l2o_splat.implicit.pcg import PCG
+from l2o_splat.implicit.solvers import AdamSolver
+from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
+from l2o_splat.initializer_training.batches import Batch
+from l2o_splat.initializer_training.initial_stage import RASTER, local_views, mean_psnr, view_error
+from l2o_splat.initializer_training.losses import Losses
+from l2o_splat.initializers.diff3r import predicted_precision
+from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
+from l2o_splat.nets.resplat.initial_model import InitialModel
+from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.views import Views
+
+NOTHING = 1e-30
+"""A precision that holds nothing: plain Adam."""
+
+
+@dataclass(frozen=True)
+class RefinementOptions:
+    """How predictions are refined in training, and what the refinement has to cope with."""
+
+    steps: tuple[int, int] = (15, 120)
+    """Fewest and most Adam steps; their number is drawn with a uniform logarithm."""
+    backward: BackwardMode = BackwardMode.IMPLICIT_DAMPED
+    """How gradients pass through them."""
+    solver_iterations: int = 16
+    """Most iterations of the linear solve of the backward pass."""
+    train_initial: bool = False
+    """Train the initial model too, beside the network that predicts precisions."""
+    first_share: float = 0.1
+    """Weight of the error before the refinement where the initial model is trained: what the refinement overwrites
+    would have no supervision otherwise."""
+    exposure_probability: float = 0.5
+    """How often one of the context images is seen brighter or darker; target images never are."""
+    exposure: tuple[float, float] = (0.8, 1.2)
+    """What that image is multiplied by lies between these."""
+    evaluated_steps: tuple[int, ...] = (150,)
+    """Numbers of steps after which validation captures are looked at."""
+    reference_scenes: int = 8
+    """Scenes that the typical precision is measured on, around which the network predicts."""
+    reference_scale: float = 100.0
+    """What it is multiplied by: most predicted Gaussians are hidden by others, and the median says little of the rest.
+    """
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps[0] <= self.steps[1]:
+            raise ValueError(f"refinement.steps is {self.steps}; an ascending range from at least 1 is needed.")
+        if self.backward is BackwardMode.FIRST_ORDER:
+            raise ValueError(
+                "refinement.backward is first_order, which lets no precision learn; choose implicit_damped."
+            )
+
+
+class RefinedModel(nn.Module):
+    """What a scene starts from: the initial model, and the head that sees its features."""
+
+    def __init__(self, initial: InitialModel, head: UncertaintyHead, train_initial: bool = False) -> None:
+        super().__init__()
+        self.initial, self.head = initial.requires_grad_(train_initial), head
+        self.train_initial = train_initial
+
+    def forward(self, batch: Batch) -> tuple[InitialScene, Float[Tensor, "n 5"], Views]:
+        """Start, precision and target views, in the frame of the networks."""
+        initializer = ReSplatInitializer(self.initial)
+        shown = initializer.show(batch.context, 1.0, batch.depth_range)
+        with torch.set_grad_enabled(self.train_initial and torch.is_grad_enabled()):
+            found = self.initial(shown.images, shown.cameras)
+            features = initializer.features_of_gaussians(found.features, shown.images.shape[2:])
+            scene = InitialScene(shown.gaussians(found), features, local_views(shown, shown.views), found.depth[:, 0])
+        return scene, predicted_precision(self.head, scene), local_views(shown, batch.target)
+
+
+@dataclass
+class RefinedStage:
+    """Trains the head, and the initial model where that is asked for."""
+
+    network: RefinedModel
+    losses: Losses
+    options: RefinementOptions = field(default_factory=RefinementOptions)
+    _unlearned: dict[str, dict[str, float]] = field(default_factory=dict, init=False)
+    """PSNR of methods that a frozen initial model gives the same numbers for in every evaluation."""
+
+    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss with a graph to the network, and numbers to watch."""
+        options = self.options
+        batch = self.exposed(batch, rng)
+        low, high = (math.log(steps) for steps in options.steps)
+        steps = round(math.exp(rng.uniform(low, high)))
+        scene, precision, target = self.network(batch)
+        refined, status = self.refine(scene, precision, steps)
+        error = view_error(refined, target, self.losses)
+        with torch.set_grad_enabled(self.network.train_initial):
+            first = view_error(scene.gaussians, target, self.losses)
+        loss = error + options.first_share * first if self.network.train_initial else error
+        if status.failure is not None:
+            loss = loss * math.nan  # The trainer leaves out scenes whose gradient is not finite.
+        return loss, {
+            "image_error": float(error.detach()),
+            "first_error": float(first.detach()),
+            "gradient_ratio": status.gradient_ratio,
+            "left_out": float(status.failure is not None),
+            "log_precision": float((precision.detach() / self.network.head.reference)[:, 1:].log().mean()),
+        }
+
+    def exposed(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """The batch, in some cases with another exposure of one context image."""
+        happens = rng.random() < self.options.exposure_probability
+        which, gain = int(rng.integers(len(batch.context))), float(rng.uniform(*self.options.exposure))
+        return replace(batch, context=with_exposure(batch.context, which, gain)) if happens else batch
+
+    def refine(self, scene: InitialScene, precision: Float[Tensor, "n 5"], steps: int) -> tuple[Gaussians, LayerStatus]:
+        """The scene after so many Adam steps on its context views; differentiable to scene and precision."""
+        solver = AdamSolver(steps, scene_extent=SceneCameras(scene.context.cameras.centres).extent)
+        linear = PCG(max_iterations=self.options.solver_iterations)
+        views = ContextViews(scene.context, RASTER)
+        return proximal_refine(scene.gaussians, precision, views, solver, self.options.backward, linear)
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
+        """PSNR of target views before the refinement and after some steps of it, with the head's precision, the
+        heuristic one and none, as photographed and with the first context image brighter (``_exposed``)."""
+        rows: list[dict[str, float]] = []
+        gain = self.options.exposure[1]
+        for number, batch in enumerate(batches):
+            row = {}
+            brighter = replace(batch, context=with_exposure(batch.context, 0, gain))
+            for condition, shown in (("", batch), ("_exposed", brighter)):
+                scene, precision, target = network(shown)
+                row[f"psnr_0{condition}"] = mean_psnr(scene.gaussians, target)
+                row |= self._curve(f"head{condition}", scene, precision, target)
+                key = f"{number}{condition}"
+                if network.train_initial or key not in self._unlearned:
+                    heuristic = heuristic_precision(scene.gaussians, ContextViews(scene.context, RASTER))
+                    self._unlearned[key] = self._curve(f"heuristic{condition}", scene, heuristic, target)
+                    nothing = torch.full_like(precision, NOTHING)
+                    self._unlearned[key] |= self._curve(f"adam{condition}", scene, nothing, target)
+                row |= self._unlearned[key]
+            rows.append(row)
+        numbers = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        return {"psnr": float(np.mean([value for name, value in numbers.items() if "head" in name]))} | numbers
+
+    def _curve(self, name: str, scene: InitialScene, precision: Tensor, target: Views) -> dict[str, float]:
+        return {
+            f"psnr_{name}_{steps}": mean_psnr(self.refine(scene, precision, steps)[0], target)
+            for steps in self.options.evaluated_steps
+        }
+
+    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
+        """Of the whole model, those of the head with the prefix that they have in weights of diff3r."""
+        head = {PREFIX + name: tensor for name, tensor in network.head.state_dict().items()}
+        return network.initial.state_dict() | head
+
+
+def with_exposure(views: Views, which: int, gain: float) -> Views:
+    """The views with one photograph brighter or darker, saturated at white."""
+    images = views.images.clone()
+    images[which] = (images[which] * gain).clamp(max=1)
+    return replace(views, images=images)
+
+
+@torch.no_grad()
+def typical_precision(initial: InitialModel, batches: Sequence[Batch], scale: float) -> Float[Tensor, " 5"]:
+    """Median over scenes of their reference precisions (those of the means per squared pixel), times ``scale``.
+
+    Args:
+        initial: Predicts the scenes.
+        batches: Of some scenes.
+        scale: See :class:`RefinementOptions`.
+    """
+    initializer = ReSplatInitializer(initial)
+    found = []
+    for batch in batches:
+        scene = initializer(batch.context, 1.0, batch.depth_range)
+        found.append(reference_precision(scene.gaussians, ContextViews(scene.context, RASTER)))
+    return scale * torch.stack(found).median(dim=0).values

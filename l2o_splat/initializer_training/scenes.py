@@ -1,0 +1,109 @@
+"""Procedural captures for training, with the exact depth of every pixel, made once and kept on disk."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from l2o_splat.meta.sources import TRAINING_SEEDS, ProceduralSource, Source
+from l2o_splat.scenes.capture import Points
+from l2o_splat.scenes.procedural import GENERATOR_VERSION, ProceduralCapture, ProceduralOptions, generate
+from l2o_splat.views import PinholeCameras, Views
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What procedural captures are drawn from; both ends of ranges are included."""
+
+    sizes: tuple[tuple[int, int], ...] = ((64, 96), (64, 112), (80, 112), (96, 128), (128, 192))
+    """Image heights and widths, one of them drawn for each capture; multiples of what the networks need."""
+    portrait_share: float = 0.25
+    """How often height and width change places."""
+    num_views: tuple[int, int] = (12, 16)
+    """Photographs."""
+    num_points: tuple[int, int] = (400, 2000)
+    """Sparse points."""
+
+    def draw(self, rng: np.random.Generator) -> ProceduralOptions:
+        """Draw the options of one capture."""
+        height, width = self.sizes[rng.integers(len(self.sizes))]
+        if rng.random() < self.portrait_share:
+            height, width = width, height
+        views, points = (int(rng.integers(*ends, endpoint=True)) for ends in (self.num_views, self.num_points))
+        return ProceduralOptions(num_views=views, width=width, height=height, num_points=points)
+
+
+@dataclass(frozen=True)
+class DepthSource(Source):
+    """Captures of the sizes that the networks need, drawn from seeds that are apart from those of other uses."""
+
+    seed: int = 0
+    """Another seed begins elsewhere in ``seeds``."""
+    options: SceneOptions = SceneOptions()
+    seeds: range = TRAINING_SEEDS
+
+    def capture(self, index: int) -> ProceduralCapture:
+        seed = ProceduralSource(self.seed, seeds=self.seeds).generator_seed(index)
+        # A stream of its own: the generator's are spawned from the bare seed.
+        return generate(seed, self.options.draw(np.random.default_rng([seed, 1])))
+
+    def prepare(self) -> None:
+        ProceduralSource().prepare()
+
+
+@dataclass(frozen=True)
+class StoredSource(Source):
+    """The first captures of a source, again and again, in a folder that fills when they are first asked for."""
+
+    source: Source
+    folder: Path
+    count: int
+    """Captures kept; index i gives number i modulo this."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"{self.count} captures were asked for; at least 1 is needed to train on.")
+
+    def capture(self, index: int) -> ProceduralCapture:
+        number = index % self.count
+        # Other options give files of other names.
+        kind = f"{zlib.crc32(repr((GENERATOR_VERSION, self.source)).encode()):08x}"
+        path = self.folder / f"capture-{kind}-{number:06d}.pt"
+        if not path.exists():
+            _write(path, self.source.capture(number))
+        return _read(path)
+
+    def prepare(self) -> None:
+        self.source.prepare()
+
+
+def _write(path: Path, capture: ProceduralCapture) -> None:
+    """Images as 8-bit numbers, as photographs are; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cameras = capture.views.cameras
+    content = {
+        "images": (capture.views.images.clamp(0, 1) * 255).round().to(torch.uint8),
+        "viewmats": cameras.viewmats,
+        "Ks": cameras.Ks,
+        "depths": capture.depths,
+        "xyz": capture.points.xyz,
+        "rgb": capture.points.rgb,
+    }
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    torch.save({name: tensor.contiguous() for name, tensor in content.items()}, partial)
+    os.replace(partial, path)
+
+
+def _read(path: Path) -> ProceduralCapture:
+    content = torch.load(path, weights_only=True)
+    height, width = content["images"].shape[1:3]
+    cameras = PinholeCameras(content["viewmats"], content["Ks"], width, height)
+    return ProceduralCapture(
+        Views(cameras, content["images"].float() / 255), Points(content["xyz"], content["rgb"]), content["depths"]
+    )

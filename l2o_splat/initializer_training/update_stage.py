@@ -1,0 +1,117 @@
+"""The second stage: updates on top of a frozen initial model, or of points, judged by renders after each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.initializer_training.batches import Batch
+from l2o_splat.initializer_training.initial_stage import RASTER, mean_psnr, view_error
+from l2o_splat.initializer_training.losses import Losses
+from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
+from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.nets.resplat.update_network import UpdateNetwork
+from l2o_splat.optim.resplat import ReSplatRule
+from l2o_splat.optim.rule import Feedback, RenderedViews
+from l2o_splat.rendering import render
+from l2o_splat.views import Views
+
+Start = Literal["resplat", "points", "random"]
+
+RANDOM_POINTS = 3000
+"""Gaussians of a random start."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A scene before the first update."""
+
+    gaussians: Gaussians
+    features: Float[Tensor, "n c"] | None
+    """Of the initial model; None for other starts."""
+    context: Views
+    """At the size that the networks need."""
+
+
+@dataclass
+class UpdateStage:
+    """Trains the update; the initial model stays as it is.
+
+    Args:
+        network: The update.
+        initializer: Of the same weights.
+        losses: Of rendered views.
+        starts: Scenes that the update begins with, drawn with equal chance; repeat one to draw it more often.
+        steps: Fewest and most updates of a training step.
+    """
+
+    network: UpdateNetwork
+    initializer: ReSplatInitializer
+    losses: Losses
+    starts: tuple[Start, ...]
+    steps: tuple[int, int]
+
+    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss with a graph to the update network, along the latent state, and numbers to watch."""
+        start = self.starts[rng.integers(len(self.starts))]
+        num_steps = int(rng.integers(self.steps[0], self.steps[1], endpoint=True))
+        scene = self.begin(start, batch, seed=int(rng.integers(1 << 31)))
+        loss, errors = torch.zeros((), device=scene.gaussians.device), []
+        for gaussians in self._updates(self.network, scene, num_steps):
+            target = view_error(gaussians, batch.target, self.losses)
+            context = view_error(gaussians, scene.context, self.losses) if self.losses.context_share else 0.0
+            term = (1 - self.losses.context_share) * target + self.losses.context_share * context
+            loss = self.losses.growth * loss + term
+            errors.append(float(term.detach()))
+        return loss / num_steps, {"image_error": errors[-1], "first_error": errors[0]}
+
+    @torch.no_grad()
+    def begin(self, start: Start, batch: Batch, seed: int) -> Started:
+        """A scene to update."""
+        if start == "resplat":
+            scene = self.initializer(batch.context, 1.0, batch.depth_range)
+            return Started(scene.gaussians, scene.features, scene.context)
+        context = self.initializer.show(batch.context, 1.0, batch.depth_range).views
+        xyz, rgb = batch.points.xyz, batch.points.rgb
+        if start == "random":
+            xyz, rgb = random_points(context.cameras, RANDOM_POINTS, seed)
+        return Started(gaussians_from_points(xyz, rgb, PointInitOptions(seed=seed)), None, context)
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
+        """PSNR of target and context views from each kind of start, before the first update and after each."""
+        numbers: dict[str, float] = {}
+        for start in sorted(set(self.starts)):
+            found = []
+            for batch in batches:
+                scene = self.begin(start, batch, seed=0)
+                scenes = [scene.gaussians, *self._updates(network, scene, self.steps[1])]
+                views = (batch.target, scene.context)
+                found.append([[mean_psnr(gaussians, part) for part in views] for gaussians in scenes])
+            for step, (target, context) in enumerate(np.mean(found, axis=0)):
+                numbers[f"psnr_{start}_{step}"] = float(target)
+                numbers[f"psnr_context_{start}_{step}"] = float(context)
+        last = [numbers[f"psnr_{start}_{self.steps[1]}"] for start in self.starts]
+        return {"psnr": float(np.mean(last))} | numbers
+
+    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
+        """Of the whole model, without the prefix of the released names."""
+        return self.initializer.model.state_dict() | network.state_dict()
+
+    def _updates(self, network: nn.Module, scene: Started, count: int):
+        """The scene after each update; the graph leads to the network and along the latent state."""
+        rule = ReSplatRule(network, replace(self.initializer.config, update_starts="any"))
+        gaussians, state = scene.gaussians, rule.init_state(scene.gaussians, scene.features)
+        for step in range(count):
+            with torch.no_grad():
+                images = render(gaussians, scene.context.cameras, RASTER).rgb
+            delta, state = rule(gaussians, Feedback(None, step, 1.0, RenderedViews(scene.context, images)), state)
+            gaussians = gaussians.zip_map(torch.add, delta)
+            yield gaussians

@@ -1,0 +1,57 @@
+"""DIFF3R's start of a scene (arXiv 2604.01030): Gaussians of a feed-forward model, and how strongly each is held.
+
+The paper puts its head on other backbones; here it is ReSplat's initial model (ours).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
+from l2o_splat.initializers.resplat import InitialScene
+from l2o_splat.nets.resplat.global_attention import maps_from_rows
+from l2o_splat.nets.resplat.loading import read_tensors
+from l2o_splat.weights.format import Weights
+
+
+def read_diff3r(weights: Weights) -> tuple[Weights, UncertaintyHead]:
+    """The two parts of weights of diff3r.
+
+    Returns:
+        Those of the initial model, as of the resplat system, and the head.
+
+    Raises:
+        ValueError: If the weights are of another method, a part is missing, or the two do not go together.
+    """
+    head = UncertaintyHead.from_weights(weights)
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(PREFIX)}
+    initial = Weights(tensors, replace(weights.card, system="resplat"))
+    width = read_tensors(initial, {}).shape.width
+    if head.channels != width:
+        raise ValueError(
+            f"The uncertainty head from {weights.card.source} is for {head.channels} channels, but the initial model "
+            f"beside it has {width}; use the weights of one model."
+        )
+    return initial, head
+
+
+def predicted_precision(head: UncertaintyHead, scene: InitialScene) -> Float[Tensor, "n 5"]:
+    """How strongly each Gaussian is to be held; differentiable to the head and the features.
+
+    Args:
+        head: Sees the features of the initial model.
+        scene: What the initial model made of its context views.
+    """
+    cameras, means = scene.context.cameras, scene.gaussians.means
+    v, n = len(cameras), len(means)
+    side = math.isqrt(v * cameras.height * cameras.width // n)
+    maps = maps_from_rows(scene.features.float(), (cameras.height // side, cameras.width // side))
+    view = torch.arange(v, device=means.device).repeat_interleave(n // v)
+    depths = (cameras.viewmats[view, 2, :3] * means).sum(dim=1) + cameras.viewmats[view, 2, 3]
+    focal = (cameras.Ks[view, 0, 0] * cameras.Ks[view, 1, 1]).sqrt()
+    return head(maps, (depths / focal).clamp(min=torch.finfo(means.dtype).eps))

@@ -1,0 +1,181 @@
+"""Training through the refinement: what the gradient says, what exposures change, and what is saved."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from l2o_splat.implicit.layer import BackwardMode
+from l2o_splat.implicit.uncertainty_head import UncertaintyHead
+from l2o_splat.initializer_training.batches import fixed_batch
+from l2o_splat.initializer_training.command import InitializerTrainingError, TrainInitializer
+from l2o_splat.initializer_training.initial_stage import RASTER
+from l2o_splat.initializer_training.losses import Losses
+from l2o_splat.initializer_training.networks import new_initial_model
+from l2o_splat.initializer_training.record import InitializerRecord
+from l2o_splat.initializer_training.refined_stage import (
+    RefinedModel,
+    RefinedStage,
+    RefinementOptions,
+    typical_precision,
+)
+from l2o_splat.initializer_training.scenes import StoredSource
+from l2o_splat.initializer_training.trainer import InitializerTrainer, Schedule, TrainingOptions
+from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
+from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.meta.episode import take_views
+from l2o_splat.rendering import render
+from l2o_splat.views import Views
+from l2o_splat.weights import load_weights
+from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE
+
+CPU = torch.device("cpu")
+OPTIONS = RefinementOptions(steps=(6, 6), evaluated_steps=(4, 8), exposure_probability=0.0)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return fixed_batch(SOURCE.capture(0), 2, CPU)
+
+
+def stage(batch, options=OPTIONS, scale=1e3) -> RefinedStage:
+    initial = new_initial_model(SHAPE, CONFIG, seed=0)
+    torch.manual_seed(0)
+    head = UncertaintyHead(SHAPE.width, typical_precision(initial, [batch], scale))
+    return RefinedStage(RefinedModel(initial, head, options.train_initial), Losses(), options)
+
+
+def in_double(views: Views) -> Views:
+    cameras = replace(views.cameras, viewmats=views.cameras.viewmats.double(), Ks=views.cameras.Ks.double())
+    return replace(views, cameras=cameras, images=views.images.double())
+
+
+def test_the_gradient_of_the_head_is_that_through_every_step(batch):
+    """Unrolled, it is what finite differences give; the implicit one points the same way."""
+    trained = stage(batch)
+    head = trained.network.head
+    torch.nn.init.normal_(head.output.weight, std=0.1)
+    scene, _, target = trained.network(batch)
+    scene = replace(scene, gaussians=scene.gaussians.map(torch.Tensor.double), context=in_double(scene.context))
+    target = in_double(take_views(target, [0]))
+
+    def error(mode: BackwardMode) -> torch.Tensor:
+        trained.options = replace(OPTIONS, backward=mode)
+        refined, status = trained.refine(scene, predicted_precision(head, scene).double(), 6)
+        assert status.failure is None
+        return (render(refined, target.cameras, RASTER).rgb - target.images).square().sum()
+
+    def gradient(mode: BackwardMode) -> torch.Tensor:
+        return torch.autograd.grad(error(mode), head.output.bias)[0]
+
+    unrolled, implicit = gradient(BackwardMode.UNROLL), gradient(BackwardMode.IMPLICIT_DAMPED)
+    step, direction = 0.05, torch.nn.functional.normalize(unrolled, dim=0)
+    values = []
+    with torch.no_grad():
+        for sign in (1, -1):
+            head.output.bias.add_(sign * step * direction)
+            values.append(error(BackwardMode.IMPLICIT_DAMPED))
+            head.output.bias.sub_(sign * step * direction)
+    difference = float(values[0] - values[1]) / (2 * step)
+    assert difference == pytest.approx(float(unrolled @ direction), rel=0.1)
+    assert torch.nn.functional.cosine_similarity(unrolled, implicit, dim=0) > 0.8
+
+
+@pytest.mark.parametrize("train_initial", [False, True])
+def test_what_the_gradient_reaches(batch, train_initial):
+    trained = stage(batch, replace(OPTIONS, train_initial=train_initial))
+    torch.nn.init.normal_(trained.network.head.output.weight, std=0.1)
+    loss, numbers = trained.loss(batch, np.random.default_rng(0))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in trained.network.head.parameters())
+    reached = {name for name, parameter in trained.network.initial.named_parameters() if parameter.grad is not None}
+    assert ("gaussian_head.2.weight" in reached) if train_initial else not reached
+    assert numbers["image_error"] < numbers["first_error"] and numbers["gradient_ratio"] < 1
+
+
+def test_another_exposure_is_that_of_one_context_image_alone(batch):
+    trained = stage(batch, replace(OPTIONS, exposure_probability=0.5))
+    changed, gains = 0, []
+    for seed in range(40):
+        exposed = trained.exposed(batch, np.random.default_rng(seed))
+        assert exposed.target is batch.target
+        different = (exposed.context.images != batch.context.images).flatten(1).any(dim=1)
+        assert different.sum() <= 1
+        if different.any():
+            changed += 1
+            before, after = (views.images[different] for views in (batch.context, exposed.context))
+            inside = (before > 0.1) & (after < 1)
+            ratio = (after / before)[inside]
+            torch.testing.assert_close(ratio, ratio[0].expand_as(ratio), rtol=1e-4, atol=0)
+            gains.append(float(ratio[0]))
+    assert 8 < changed < 32 and 0.8 <= min(gains) < 0.9 and 1.1 < max(gains) <= 1.2
+
+
+def test_a_few_steps_of_training_lower_the_loss_of_a_scene_and_leave_the_start_alone(batch):
+    trained = stage(batch)
+    optimizer = torch.optim.AdamW(trained.network.head.parameters(), lr=1e-2)
+    before = trained.evaluate(trained.network, [batch])
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss, _ = trained.loss(batch, np.random.default_rng(0))
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 1e-4
+    after = trained.evaluate(trained.network, [batch])
+    assert after["psnr_0"] == before["psnr_0"] and after["psnr_adam_8"] == before["psnr_adam_8"]
+    assert after["psnr_head_8"] > before["psnr_head_8"]
+
+
+def test_a_step_whose_energy_rises_is_left_out(batch, monkeypatch):
+    trained = stage(batch)
+    refine = trained.refine
+
+    def rising(*arguments):
+        refined, status = refine(*arguments)
+        return refined, replace(status, energy_after=2 * status.energy_before)
+
+    monkeypatch.setattr(trained, "refine", rising)
+    assert trained.loss(batch, np.random.default_rng(0))[0].isnan()
+
+
+def test_a_run_leaves_weights_that_predict_what_was_trained(batch, tmp_path):
+    fabric = pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
+    source = StoredSource(SOURCE, tmp_path / "scenes", 2)
+    options = TrainingOptions(iterations=2, learning_rate=1e-2, warm_up=0.5, batch=BATCH, averaging=0.5)
+    trainer = InitializerTrainer(
+        fabric.Fabric(accelerator="cpu", devices=1),
+        stage(batch),
+        source,
+        [batch],
+        options,
+        Schedule(evaluate_every=2, save_every=2),
+        tmp_path,
+        {},
+    )
+    trainer.run(InitializerRecord(tmp_path, CONFIG, [{"iterations": 7}]))
+    weights = load_weights(tmp_path / "best.safetensors", "diff3r")
+    assert weights.card.training["before"] == [{"iterations": 7}]
+    assert {"psnr_0", "psnr_head_8", "psnr_heuristic_exposed_4"} <= weights.card.training["validation"].keys()
+    initial, head = read_diff3r(weights)
+    trained = trainer.average.module
+    for name, tensor in trained.head.state_dict().items():
+        assert torch.equal(head.state_dict()[name], tensor), name
+    assert head.output.weight.any()
+    model = ReSplatInitializer.from_weights(initial)
+    assert model.config == CONFIG
+    scene = model(batch.context, 1.0, batch.depth_range)
+    _, expected, _ = trained(batch)
+    found = predicted_precision(head, scene)
+    # Networks work in their own units, in which the means' precision is another number; halves are rounded.
+    torch.testing.assert_close(found[:, 1:], expected[:, 1:], rtol=0.05, atol=0)
+
+
+def test_it_needs_an_initial_model(tmp_path):
+    pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
+    with pytest.raises(InitializerTrainingError, match="trains on top of an initial model and none is named"):
+        TrainInitializer(tmp_path, through_optimization=True).run()
+    with pytest.raises(ValueError, match="first_order, which lets no precision learn"):
+        RefinementOptions(backward=BackwardMode.FIRST_ORDER)
