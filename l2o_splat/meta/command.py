@@ -91,7 +91,7 @@ class RuleOptions:
     """Steps shrink as (1 + t / first) ** -second over the inner steps t."""
     look_growth: float = 20.0
     """What the network says at step t serves 1 + t / look_growth steps, rounded down."""
-    trust_decay: float = 150.0
+    trust_decay: float = 20.0
     """The network's share in a step falls as 1 / (1 + t / trust_decay); the rest is Adam."""
     seed: int = 0
     """Seed of the network's start."""
