@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-METHOD = "learn2splat"
+LEARN2SPLAT, RESPLAT = "learn2splat", "resplat"
+RESPLAT_UPDATES, FINISHING_STEPS = 4, 40
 
 
 class DemoError(RuntimeError):
@@ -18,31 +19,45 @@ class DemoError(RuntimeError):
 
 
 def demo(out: Path, steps: int, seed: int) -> None:
-    """Train, evaluate and export a splat of the built-in capture; no data, no network, no GPU needed.
+    """Train, evaluate and export splats of the built-in capture; no data, no network, no GPU needed.
+
+    learn2splat optimizes the capture's points on all photographs; resplat predicts a scene from a few of them, updates
+    it, and hands it to learn2splat.
 
     Args:
-        out: Folder for the results; what an earlier demo left in it is replaced.
-        steps: Training steps.
+        out: Folder for the results, one per method in it; what an earlier demo left there is replaced.
+        steps: Training steps of learn2splat.
         seed: Another seed gives another capture.
 
     Raises:
         DemoError: when one of the commands fails; its own message stands above.
     """
-    runs = out / "runs"
-    shutil.rmtree(runs, ignore_errors=True)
-    train = ["ns-train", METHOD, "--output-dir", str(runs), "--timestamp", "latest", "--experiment-name", "demo"]
-    train += ["--max-num-iterations", str(steps), "--optimizers.gaussians.optimizer.horizon", str(steps)]
+    finish = ["--optimizers.gaussians.optimizer.finish-with", LEARN2SPLAT]
+    finish += ["--optimizers.gaussians.optimizer.finish-after", str(RESPLAT_UPDATES)]
+    lines = [
+        _show(LEARN2SPLAT, out, steps, seed, ["--optimizers.gaussians.optimizer.horizon", str(steps)]),
+        _show(RESPLAT, out, RESPLAT_UPDATES + FINISHING_STEPS, seed, finish),
+    ]
+    print("\n" + "\n".join(lines))
+
+
+def _show(method: str, out: Path, steps: int, seed: int, options: list[str]) -> str:
+    """Train, evaluate and export one method's splat; what to tell about it."""
+    folder = out / method
+    shutil.rmtree(folder, ignore_errors=True)
+    train = ["ns-train", method, "--output-dir", str(folder), "--timestamp", "latest", "--experiment-name", "runs"]
+    train += ["--max-num-iterations", str(steps), *options]
     train += ["--vis", "tensorboard", "l2o-demo", "--seed", str(seed)]
     _run(train)
-    config = runs / "demo" / METHOD / "latest" / "config.yml"
-    metrics, renders, splat = out / "metrics.json", out / "renders", out / "splat.ply"
-    shutil.rmtree(renders, ignore_errors=True)
+    config = folder / "runs" / method / "latest" / "config.yml"
+    metrics, renders, splat = folder / "metrics.json", folder / "renders", folder / "splat.ply"
     _run(["ns-eval", "--load-config", config, "--output-path", metrics, "--render-output-path", renders])
-    _run(["ns-export", "gaussian-splat", "--load-config", config, "--output-dir", out, "--output-filename", splat.name])
-    picture = _picture(renders, out / "picture.png")
+    export = ["--output-dir", folder, "--output-filename", splat.name]
+    _run(["ns-export", "gaussian-splat", "--load-config", config, *export])
+    picture = _picture(renders, folder / "picture.png")
     results = json.loads(metrics.read_text())["results"]
-    print(
-        f"\n{METHOD}, {steps} steps on l2o-demo seed {seed}: PSNR {results['psnr']:.2f} dB, SSIM {results['ssim']:.4f} "
+    return (
+        f"{method}, {steps} steps on l2o-demo seed {seed}: PSNR {results['psnr']:.2f} dB, SSIM {results['ssim']:.4f} "
         f"on held-out views.\n"
         f"  picture  {picture}  (left: held-out photographs, right: the splat)\n"
         f"  splat    {splat}\n"
