@@ -23,9 +23,10 @@ from l2o_splat.initializer_training.refined_stage import (
     typical_precision,
 )
 from l2o_splat.initializer_training.scenes import DepthSource, SceneOptions, StoredSource
-from l2o_splat.initializer_training.trainer import InitializerTrainer, Schedule, Stage, TrainingOptions
+from l2o_splat.initializer_training.trainer import InitializerTrainer, Stage, TrainingOptions
 from l2o_splat.initializer_training.update_stage import Start, UpdateStage
 from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.record import BEST_NAME
 from l2o_splat.meta.sources import VALIDATION_SEEDS, Source
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
@@ -104,7 +105,7 @@ class TrainInitializer:
     """Behaviour of new networks."""
     data: SceneData = field(default_factory=SceneData)
     """What is trained on."""
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = field(default_factory=lambda: Schedule(evaluate_every=500, save_every=250, workers=0))
     """When a run evaluates and saves."""
     validation_views: int = 8
     """Context views of the validation captures."""

@@ -10,6 +10,7 @@ from typing import Literal
 
 from l2o_splat.bench.captures import find_capture
 from l2o_splat.meta.evaluation import Evaluation
+from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.record import BEST_NAME, TrainingRecord
 from l2o_splat.meta.sources import (
     VALIDATION_SEEDS,
@@ -19,7 +20,7 @@ from l2o_splat.meta.sources import (
     ProceduralSource,
     Source,
 )
-from l2o_splat.meta.trainer import MetaOptions, MetaTrainer, Schedule
+from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
 from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.optim.adam import adam_options
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule

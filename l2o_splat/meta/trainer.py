@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from l2o_splat.meta.buffer import BufferOptions, CheckpointBuffer
 from l2o_splat.meta.episode import Episode, EpisodeOptions, start_episode
 from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.objective import Objective
+from l2o_splat.meta.outer_loop import OuterLoop, Schedule
 from l2o_splat.meta.prefetch import Prefetched, prefetched
 from l2o_splat.meta.sources import Source
-from l2o_splat.meta.training_state import buffer_state, latest_state, load_state, restore_buffer, save_state
+from l2o_splat.meta.training_state import buffer_state, restore_buffer
 from l2o_splat.meta.unroll import InnerLoop, MetaLossWeights, roll_out, unroll
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 
@@ -61,19 +59,7 @@ class MetaOptions:
     loop: InnerLoop = field(default_factory=InnerLoop)
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When a run reports, evaluates and saves; changes no number of the training."""
-
-    evaluate_every: int = 200
-    """Meta-iterations between evaluations on the validation captures."""
-    save_every: int = 100
-    """Meta-iterations between saved states."""
-    workers: int = 1
-    """Processes that make captures ahead of time."""
-
-
-class MetaTrainer:
+class MetaTrainer(OuterLoop):
     """Trains one rule; the same weights come out however often a run was stopped and resumed (on the CPU).
 
     Every random draw is a function of the seed, the meta-iteration and the scene's place in it, so that two processes
@@ -99,30 +85,15 @@ class MetaTrainer:
         schedule: Schedule,
         folder: Path,
     ) -> None:
-        self.fabric, self.source, self.validation = fabric, source, validation
-        self.options, self.schedule, self.folder = options, schedule, folder
         self.rule = rule.to(fabric.device)
-        self.optimizer = torch.optim.AdamW(
-            rule.network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-        )
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            options.learning_rate,
-            total_steps=options.iterations + 10,
-            pct_start=options.warm_up,
-            cycle_momentum=False,
-        )
-        self.average = AveragedModel(rule.network, multi_avg_fn=get_ema_multi_avg_fn(options.averaging))
-        self.iteration = 0
-        self.seconds = 0.0
-        self.best = -math.inf
+        super().__init__(fabric, self.rule.network, options, schedule, folder)
+        self.source, self.validation = source, validation
         # Scene slots of this process among those of all.
         self.slots = [
             fabric.global_rank * options.scenes_per_iteration + i for i in range(options.scenes_per_iteration)
         ]
         self.buffers = {slot: CheckpointBuffer(options.buffer) for slot in self.slots}
         self.fresh = dict.fromkeys(self.slots, 0)
-        self.stopping = False
 
     @property
     def averaged_rule(self) -> Learn2SplatRule:
@@ -131,28 +102,7 @@ class MetaTrainer:
         rule.trained_raster, rule.frame_convention = self.rule.trained_raster, self.rule.frame_convention
         return rule
 
-    def run(self, report: Any) -> None:
-        """Train to the end, or until SIGTERM or SIGINT asks to save and stop.
-
-        Args:
-            report: Called with the trainer and a dict of numbers after every meta-iteration.
-        """
-        self._resume()
-        with self._captures() as captures, self._stop_signals():
-            while self.iteration < self.options.iterations and not self.stopping:
-                start = time.perf_counter()
-                numbers = self._iterate(captures)
-                self.iteration += 1
-                self.seconds += time.perf_counter() - start
-                done = self.iteration == self.options.iterations
-                if done or self.iteration % self.schedule.evaluate_every == 0:
-                    numbers |= self._evaluate()
-                report(self, numbers)
-                self.stopping = bool(self.fabric.all_reduce(torch.tensor(float(self.stopping)), reduce_op="sum"))
-                if done or self.stopping or self.iteration % self.schedule.save_every == 0:
-                    self.save()
-
-    def _iterate(self, captures: dict[int, Prefetched]) -> dict[str, float]:
+    def iterate(self, captures: dict[int, Prefetched]) -> dict[str, float]:
         self.optimizer.zero_grad()
         gains, waited, ages, skipped = [], -_waited(captures), [], 0
         for slot in self.slots:
@@ -178,10 +128,7 @@ class MetaTrainer:
                 continue
             buffer.offer(episode, resumed, random)
         norm = self._reduce_gradients()
-        if math.isfinite(norm):
-            self.optimizer.step()
-            self.average.update_parameters(self.rule.network)
-        self.scheduler.step()
+        self.step(norm)
         return {
             "gradient_norm": norm,
             "gain_per_step": float(np.mean(gains)) if gains else 0.0,
@@ -201,7 +148,7 @@ class MetaTrainer:
         return number * self.fabric.world_size * len(self.slots) + slot
 
     @contextmanager
-    def _captures(self) -> Iterator[dict[int, Prefetched]]:
+    def captures(self) -> Iterator[dict[int, Prefetched]]:
         streams = {
             slot: prefetched(
                 self.source, map(partial(self._index, slot), count(self.fresh[slot])), self.schedule.workers
@@ -229,7 +176,7 @@ class MetaTrainer:
                 parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
         return float(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm))
 
-    def _evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
         """Held-out PSNR of the averaged weights; only the first process works, the others wait."""
         numbers: dict[str, float] = {}
         if self.fabric.global_rank == 0:
@@ -239,39 +186,16 @@ class MetaTrainer:
         return self.fabric.broadcast(numbers)
 
     def plain_options(self) -> dict[str, Any]:
-        """Options as plain data, for comparing with those of a saved state."""
         return json.loads(json.dumps(asdict(self.options), default=lambda value: None)) | {
             "rule": json.loads(json.dumps(asdict(self.rule.config))),
             "shape": asdict(self.rule.network.shape),
             "source": repr(self.source),
         }
 
-    def save(self) -> None:
-        """Write the state of the training atomically."""
-        shared = {
-            "options": self.plain_options(),
-            "iteration": self.iteration,
-            "seconds": self.seconds,
-            "best": self.best,
-            "network": self.rule.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-        }
-        buffers = {slot: buffer_state(buffer) for slot, buffer in self.buffers.items()}
-        own = {"fresh": self.fresh, "buffers": buffers}
-        save_state(self.fabric, self.folder / "states", self.iteration, shared, own)
+    def own_state(self) -> dict[str, Any]:
+        return {"fresh": self.fresh, "buffers": {slot: buffer_state(buffer) for slot, buffer in self.buffers.items()}}
 
-    def _resume(self) -> None:
-        state = latest_state(self.folder / "states")
-        if state is None:
-            return
-        shared, own = load_state(self.fabric, state, self.plain_options())
-        self.iteration, self.seconds, self.best = shared["iteration"], shared["seconds"], shared["best"]
-        self.rule.network.load_state_dict(shared["network"])
-        self.average.load_state_dict(shared["average"])
-        self.optimizer.load_state_dict(shared["optimizer"])
-        self.scheduler.load_state_dict(shared["scheduler"])
+    def restore_own(self, own: dict[str, Any]) -> None:
         self.fresh = own["fresh"]
         for slot, buffer in self.buffers.items():
             restore_buffer(
@@ -283,20 +207,6 @@ class MetaTrainer:
                 self.options.seed,
                 self.fabric.device,
             )
-
-    @contextmanager
-    def _stop_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT let the meta-iteration end, save and stop."""
-
-        def stop(*_: Any) -> None:
-            self.stopping = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _waited(captures: dict[int, Prefetched]) -> float:

@@ -15,8 +15,9 @@ from l2o_splat.initializer_training.losses import Losses, rank_correlation
 from l2o_splat.initializer_training.networks import new_initial_model
 from l2o_splat.initializer_training.record import InitializerRecord
 from l2o_splat.initializer_training.scenes import StoredSource
-from l2o_splat.initializer_training.trainer import InitializerTrainer, Schedule, TrainingOptions
+from l2o_splat.initializer_training.trainer import InitializerTrainer, TrainingOptions
 from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.training_state import ResumeError
 from l2o_splat.nets.resplat.resize import resize
 from l2o_splat.weights import load_weights
@@ -135,7 +136,7 @@ def make_trainer(folder: Path, scenes: Path, options: TrainingOptions = TRAINING
     fabric = pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
     source = StoredSource(SOURCE, scenes, 3)
     validation = [fixed_batch(source.capture(0), 3, CPU)]
-    schedule = Schedule(evaluate_every=2, save_every=2)
+    schedule = Schedule(evaluate_every=2, save_every=2, workers=0)
     single = fabric.Fabric(accelerator="cpu", devices=1)
     return InitializerTrainer(single, stage(), source, validation, options, schedule, folder, {})
 

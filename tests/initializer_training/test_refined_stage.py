@@ -21,10 +21,11 @@ from l2o_splat.initializer_training.refined_stage import (
     typical_precision,
 )
 from l2o_splat.initializer_training.scenes import StoredSource
-from l2o_splat.initializer_training.trainer import InitializerTrainer, Schedule, TrainingOptions
+from l2o_splat.initializer_training.trainer import InitializerTrainer, TrainingOptions
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.meta.episode import take_views
+from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.rendering import render
 from l2o_splat.views import Views
 from l2o_splat.weights import load_weights
@@ -151,7 +152,7 @@ def test_a_run_leaves_weights_that_predict_what_was_trained(batch, tmp_path):
         source,
         [batch],
         options,
-        Schedule(evaluate_every=2, save_every=2),
+        Schedule(evaluate_every=2, save_every=2, workers=0),
         tmp_path,
         {},
     )

@@ -13,8 +13,9 @@ import torch
 
 from l2o_splat.meta.buffer import BufferOptions
 from l2o_splat.meta.evaluation import Evaluation
+from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.record import TrainingRecord
-from l2o_splat.meta.trainer import MetaOptions, MetaTrainer, Schedule
+from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
 from l2o_splat.meta.training_state import ResumeError
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.weights import load_weights
