@@ -13,7 +13,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.losses import Losses, rank_correlation
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer, ShownViews
-from l2o_splat.metrics import psnr
+from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.nets.resplat.initial_model import InitialModel
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.views import PinholeCameras, Views
@@ -59,9 +59,9 @@ class InitialStage:
             flat = with_median_depths(scene)
             rows.append(
                 {
-                    "psnr": mean_psnr(scene.gaussians, batch.target),
-                    "psnr_context": mean_psnr(scene.gaussians, scene.context),
-                    "psnr_median_depth": mean_psnr(flat, batch.target),
+                    "psnr": mean_psnr(scene.gaussians, batch.target, RASTER),
+                    "psnr_context": mean_psnr(scene.gaussians, scene.context, RASTER),
+                    "psnr_median_depth": mean_psnr(flat, batch.target, RASTER),
                     "depth_rank": float(
                         np.mean(
                             [
@@ -89,12 +89,6 @@ def view_error(gaussians: Gaussians, views: Views, losses: Losses) -> Tensor:
     """Mean error of rendered views."""
     rendered = render(gaussians, views.cameras, RASTER).rgb
     return losses.images.error(rendered, views.images) / len(views)
-
-
-def mean_psnr(gaussians: Gaussians, views: Views) -> float:
-    """dB."""
-    rendered = render(gaussians, views.cameras, RASTER).rgb.clamp(0, 1)
-    return float(np.mean([psnr(image, photograph) for image, photograph in zip(rendered, views.images, strict=True)]))
 
 
 def with_median_depths(scene: InitialScene) -> Gaussians:

@@ -24,10 +24,11 @@ from l2o_splat.implicit.pcg import PCG
 from l2o_splat.implicit.solvers import AdamSolver
 from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
 from l2o_splat.initializer_training.batches import Batch
-from l2o_splat.initializer_training.initial_stage import RASTER, local_views, mean_psnr, view_error
+from l2o_splat.initializer_training.initial_stage import RASTER, local_views, view_error
 from l2o_splat.initializer_training.losses import Losses
 from l2o_splat.initializers.diff3r import predicted_precision
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
+from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.nets.resplat.initial_model import InitialModel
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.views import Views
@@ -147,7 +148,7 @@ class RefinedStage:
             brighter = replace(batch, context=with_exposure(batch.context, 0, gain))
             for condition, shown in (("", batch), ("_exposed", brighter)):
                 scene, precision, target = network(shown)
-                row[f"psnr_0{condition}"] = mean_psnr(scene.gaussians, target)
+                row[f"psnr_0{condition}"] = mean_psnr(scene.gaussians, target, RASTER)
                 row |= self._curve(f"head{condition}", scene, precision, target)
                 key = f"{number}{condition}"
                 if network.train_initial or key not in self._unlearned:
@@ -162,7 +163,7 @@ class RefinedStage:
 
     def _curve(self, name: str, scene: InitialScene, precision: Tensor, target: Views) -> dict[str, float]:
         return {
-            f"psnr_{name}_{steps}": mean_psnr(self.refine(scene, precision, steps)[0], target)
+            f"psnr_{name}_{steps}": mean_psnr(self.refine(scene, precision, steps)[0], target, RASTER)
             for steps in self.options.evaluated_steps
         }
 

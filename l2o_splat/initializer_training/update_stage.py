@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializer_training.batches import Batch
-from l2o_splat.initializer_training.initial_stage import RASTER, mean_psnr, view_error
+from l2o_splat.initializer_training.initial_stage import RASTER, view_error
 from l2o_splat.initializer_training.losses import Losses
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.nets.resplat.update_network import UpdateNetwork
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
@@ -94,7 +95,7 @@ class UpdateStage:
                 scene = self.begin(start, batch, seed=0)
                 scenes = [scene.gaussians, *self._updates(network, scene, self.steps[1])]
                 views = (batch.target, scene.context)
-                found.append([[mean_psnr(gaussians, part) for part in views] for gaussians in scenes])
+                found.append([[mean_psnr(gaussians, part, RASTER) for part in views] for gaussians in scenes])
             for step, (target, context) in enumerate(np.mean(found, axis=0)):
                 numbers[f"psnr_{start}_{step}"] = float(target)
                 numbers[f"psnr_context_{start}_{step}"] = float(context)

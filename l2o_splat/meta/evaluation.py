@@ -10,15 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat.bench.split import split_views
+from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.meta.episode import Episode, take_views, to_device
 from l2o_splat.meta.unroll import InnerLoop, roll_out
 from l2o_splat.metrics import psnr
 from l2o_splat.optim.rule import UpdateRule
-from l2o_splat.rendering import render
+from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.view_sampling import ViewSampler
+from l2o_splat.views import Views
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,12 @@ class Evaluation:
 @torch.no_grad()
 def held_out_psnr(episode: Episode, loop: InnerLoop) -> float:
     """Mean PSNR (dB) of the target views."""
-    rendered = render(episode.gaussians, episode.target.cameras, loop.raster).rgb.clamp(0, 1)
-    masks = [None] * len(rendered) if episode.target.masks is None else episode.target.masks
-    pairs = zip(rendered, episode.target.images, masks, strict=True)
+    return mean_psnr(episode.gaussians, episode.target, loop.raster)
+
+
+def mean_psnr(gaussians: Gaussians, views: Views, raster: RasterSettings) -> float:
+    """Mean PSNR (dB) of clamped renders, where masks do not hide them."""
+    rendered = render(gaussians, views.cameras, raster).rgb.clamp(0, 1)
+    masks = [None] * len(rendered) if views.masks is None else views.masks
+    pairs = zip(rendered, views.images, masks, strict=True)
     return sum(psnr(image, photograph, mask) for image, photograph, mask in pairs) / len(rendered)

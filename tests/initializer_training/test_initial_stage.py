@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from l2o_splat.initializer_training.batches import Batch, draw_batch, fixed_batch
-from l2o_splat.initializer_training.initial_stage import InitialStage, mean_psnr, with_median_depths
+from l2o_splat.initializer_training.initial_stage import RASTER, InitialStage, with_median_depths
 from l2o_splat.initializer_training.losses import Losses, rank_correlation
 from l2o_splat.initializer_training.networks import new_initial_model
 from l2o_splat.initializer_training.record import InitializerRecord
 from l2o_splat.initializer_training.scenes import StoredSource
 from l2o_splat.initializer_training.trainer import InitializerTrainer, TrainingOptions
 from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.training_state import ResumeError
 from l2o_splat.nets.resplat.resize import resize
@@ -118,7 +119,7 @@ def test_flat_depths_keep_what_each_view_shows(capture):
     assert depth.std() < 1e-4 * depth.mean()
     own = replace(scene.context, cameras=scene.context.cameras[:1], images=scene.context.images[:1])
     part = slice(0, per_view)
-    assert abs(mean_psnr(flat[part], own) - mean_psnr(scene.gaussians[part], own)) < 0.5
+    assert abs(mean_psnr(flat[part], own, RASTER) - mean_psnr(scene.gaussians[part], own, RASTER)) < 0.5
 
 
 def test_rank_correlation_is_spearmans():

@@ -28,6 +28,7 @@ from l2o_splat.rendering import render
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import HEIGHT, WIDTH, edit_transforms, last_checkpoint, method_config, train
+from tests.plugin.console import printed, refuse
 from tests.resplat_networks import NARROW, OPTIONS, initializer
 
 RASTER = {"rasterize_mode": "antialiased", "eps2d": 0.1, "image_rules": "1.5"}
@@ -42,17 +43,6 @@ def diff3r_config(capture, output, steps=3, prox_scale=1.0, num_views=4):
     config.pipeline.initialization.source = "auto"
     config.pipeline.initialization.context.num_views = num_views
     return config
-
-
-def refuse(config, expected: str) -> None:
-    with pytest.raises(SystemExit, match=expected):
-        train(config)
-    assert not list(config.get_base_dir().rglob("*.ckpt"))
-
-
-def printed(capsys) -> str:
-    """What the run printed, without line breaks and the places in the code that rich puts between."""
-    return " ".join(re.sub(r"\w+\.py:\d+", " ", capsys.readouterr().out).split())
 
 
 def state_of(trainer) -> dict[str, torch.Tensor]:

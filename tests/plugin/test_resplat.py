@@ -39,6 +39,7 @@ from tests.plugin.captures import (
     train,
     write_tiny_capture,
 )
+from tests.plugin.console import printed, refuse
 from tests.resplat_networks import NARROW, OPTIONS, initializer, rule
 
 RASTER = {"rasterize_mode": "antialiased", "eps2d": 0.1, "image_rules": "1.5"}
@@ -68,17 +69,6 @@ def resplat_config(capture, output, weights, steps=4, **options):
     for name, value in options.items():
         setattr(context if hasattr(context, name) else optimizer, name, value)
     return config
-
-
-def refuse(config, expected: str) -> None:
-    with pytest.raises(SystemExit, match=expected):
-        train(config)
-    assert not list(config.get_base_dir().rglob("*.ckpt"))
-
-
-def printed(capsys) -> str:
-    """What the run printed, without line breaks and the places in the code that rich puts between."""
-    return " ".join(re.sub(r"\w+\.py:\d+", " ", capsys.readouterr().out).split())
 
 
 @torch.no_grad()
