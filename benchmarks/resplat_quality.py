@@ -49,7 +49,7 @@ from l2o_splat.bench.split import split_views
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.context_views import depth_range
 from l2o_splat.initializers.points import gaussians_from_points
-from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
+from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
 from l2o_splat.meta.episode import Episode, take_views, to_device
 from l2o_splat.meta.evaluation import held_out_psnr
 from l2o_splat.meta.unroll import InnerLoop, roll_out
@@ -147,9 +147,7 @@ def flattened(found: DepthFeatures) -> DepthFeatures:
     return replace(found, depth=median[:, None, None, None].expand_as(found.depth))
 
 
-def predict_flat(
-    initializer: ReSplatInitializer, context: Views, near_far: tuple[float, float] | None = None
-) -> InitialScene:
+def predict_flat(initializer: ReSplatInitializer, context: Views, near_far: DepthRange | None = None) -> InitialScene:
     """The scene that the initial model makes where every view has a single depth.
 
     Args:

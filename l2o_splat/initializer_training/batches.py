@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,12 @@ from l2o_splat.meta.episode import mirror, take_views, to_device
 from l2o_splat.nets.resplat.resize import resize
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.procedural import ProceduralCapture
-from l2o_splat.views import Views
+from l2o_splat.views import PinholeCameras, Views
+
+LEAST_RATIO = 1.5
+"""Of the farthest depth considered to the nearest."""
+COLOUR_SPREAD = 0.25
+"""Standard deviation of the logarithms of powers of colours."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,14 @@ class BatchOptions:
     reach: tuple[float, float] = (0.2, 1.0)
     """All views are drawn from a share of the cameras between these, those nearest to one of them, so that views lie
     close together as well as far apart."""
-    range_jitter: float = 0.3
-    """Standard deviation of what is added to the logarithms of the nearest and the farthest depth."""
+    range_jitter: float = 0.1
+    """Standard deviation of what is added to the logarithms of the nearest and the farthest depths."""
     flip_probability: float = 0.5
     """How often a capture is seen in a mirror."""
+    turn_probability: float = 0.5
+    """How often all its images are turned by one to three quarters, so that the floor need not lie below."""
+    recolour_probability: float = 0.5
+    """How often its channels change places and it is seen with another contrast."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.context_views[0] <= self.context_views[1]:
@@ -54,8 +63,8 @@ class Batch:
     """Exact camera z of the context, scene units."""
     target: Views
     points: Points
-    depth_range: tuple[float, float]
-    """Nearest and farthest depth considered, scene units."""
+    depth_range: tuple[Float[Tensor, " v"], Float[Tensor, " v"]]
+    """Nearest and farthest depth considered in each context view, scene units."""
 
 
 def draw_batch(
@@ -70,6 +79,10 @@ def draw_batch(
     if rng.random() < options.flip_probability:
         views, points = mirror(views, points)
         depths = depths.flip(2)
+    if rng.random() < options.turn_probability:
+        views, depths = turned(views, depths, int(rng.integers(1, 4)))
+    if rng.random() < options.recolour_probability:
+        views, points = recoloured(views, points, rng)
     views = fit(views, options.size_multiple, options.longer_side, "squeeze")
     depths = resize(depths[:, None], (views.cameras.height, views.cameras.width))[:, 0]
     few, many = options.context_views
@@ -87,8 +100,35 @@ def draw_batch(
     target = sorted(rng.choice(others, options.target_views, replace=False).tolist())
     near, far = depth_range(points.xyz, views.cameras[torch.tensor(context)])
     near, far = (limit * math.exp(options.range_jitter * rng.normal()) for limit in (near, far))
-    far = max(far, 2 * near)
+    far = torch.maximum(far, LEAST_RATIO * near)
     return _batch(views, depths, points, context, target, (near, far), device)
+
+
+def turned(views: Views, depths: Float[Tensor, "v h w"], quarters: int) -> tuple[Views, Float[Tensor, "v h2 w2"]]:
+    """The same photographs with the camera held in another way: everything turned to the left by quarters of a circle.
+
+    The world stays as it is.
+    """
+    cameras, images = views.cameras, views.images
+    viewmats, Ks, width, height = cameras.viewmats, cameras.Ks, cameras.width, cameras.height
+    for _ in range(quarters):
+        # What lay right of the centre lies above it afterwards: x, y become y, -x.
+        quarter = viewmats.new_tensor([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        viewmats = quarter @ viewmats
+        upright = Ks.clone()
+        upright[:, 0, 0], upright[:, 1, 1] = Ks[:, 1, 1], Ks[:, 0, 0]
+        upright[:, 0, 2], upright[:, 1, 2] = Ks[:, 1, 2], width - Ks[:, 0, 2]
+        Ks, width, height = upright, height, width
+        images, depths = images.rot90(1, (1, 2)), depths.rot90(1, (1, 2))
+    return Views(PinholeCameras(viewmats, Ks, width, height), images), depths
+
+
+def recoloured(views: Views, points: Points, rng: np.random.Generator) -> tuple[Views, Points]:
+    """The same scene in other colours: channels change places, then a power of each (sRGB)."""
+    channels = rng.permutation(3).tolist()
+    powers = views.images.new_tensor(np.exp(rng.normal(0, COLOUR_SPREAD, 3)))
+    images, rgb = (colours[..., channels].clamp(0, 1) ** powers for colours in (views.images, points.rgb))
+    return replace(views, images=images), replace(points, rgb=rgb)
 
 
 def fixed_batch(capture: ProceduralCapture, context_views: int, device: torch.device) -> Batch:
@@ -106,9 +146,10 @@ def _batch(
     points: Points,
     context: list[int],
     target: list[int],
-    limits: tuple[float, float],
+    limits: tuple[Float[Tensor, " v"], Float[Tensor, " v"]],
     device: torch.device,
 ) -> Batch:
     moved = Points(points.xyz.to(device), points.rgb.to(device))
+    near, far = (limit.to(device) for limit in limits)
     parts = (to_device(take_views(views, part), device) for part in (context, target))
-    return Batch(next(parts), depths[context].to(device), next(parts), moved, limits)
+    return Batch(next(parts), depths[context].to(device), next(parts), moved, (near, far))

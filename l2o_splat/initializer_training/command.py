@@ -30,6 +30,7 @@ from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.record import BEST_NAME
 from l2o_splat.meta.sources import VALIDATION_SEEDS, Source
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
+from l2o_splat.nets.resplat.initial_model import InitialModel
 from l2o_splat.nets.resplat.loading import load_depth, read_tensors
 from l2o_splat.nets.resplat.update_network import UpdateNetwork
 from l2o_splat.weights import Weights, load_weights
@@ -87,12 +88,16 @@ class TrainInitializer:
     """Weights to start from; the update stage and --through-optimization need those of an
     initial model."""
     depth_weights: str | None = None
-    """Weights whose depth network alone the initial stage starts from, as the original does."""
+    """Weights whose depth network the initial stage starts from, as the original does; all else is new, or that of
+    --weights."""
     start: tuple[Start, ...] = ("resplat", "resplat", "points")
     """Scenes that the update begins with, drawn with equal chance: of the initial model, of sparse points, or of random
     points."""
     steps: tuple[int, int] = (1, 4)
     """Fewest and most updates of a training step."""
+    step_decay: float = 1.0
+    """What the update's steps are multiplied by, once more in each, in training and with the weights that come of it.
+    """
     refinement: RefinementOptions = field(default_factory=RefinementOptions)
     """Of --through-optimization."""
     training: TrainingOptions = field(default_factory=TrainingOptions)
@@ -144,24 +149,15 @@ class TrainInitializer:
         trainer = InitializerTrainer(
             fabric, stage, training, batches, self.training, self.schedule, self.out, self._describe(weights, config)
         )
-        before = self.weights or self.depth_weights
-        history = [] if before is None else _records(load_weights(before, "resplat"))
-        trainer.run(InitializerRecord(self.out, config, history))
+        trainer.run(InitializerRecord(self.out, config, self._history()))
         state = "Trained" if trainer.iteration == self.training.iterations else "Saved; the same command goes on"
         print(f"{state} after {trainer.iteration} iterations: {self.out / BEST_NAME}.safetensors")
 
     def _stage(self, weights: Weights | None, device: torch.device) -> tuple[Stage, ReSplatConfig]:
         """The networks, and their behaviour."""
         if self.stage == "initial":
-            if weights is None:
-                config = self.behaviour
-                model = new_initial_model(self.shape, config, self.training.seed)
-                if self.depth_weights is not None:
-                    load_depth(model.depth_predictor, load_weights(self.depth_weights, "resplat"))
-            else:
-                initializer = ReSplatInitializer.from_weights(weights)
-                model, config = initializer.model, initializer.config
-            return InitialStage(model, self.losses), config
+            model = self._initial_model(weights)
+            return InitialStage(model, self.losses), model.config
         if weights is None:
             raise InitializerTrainingError(
                 "The update is trained on top of an initial model and none is named; give --weights those of "
@@ -177,8 +173,29 @@ class TrainInitializer:
             read.load_into(network)
             network.update_feature.requires_grad_(True)
         starts = "any" if set(self.start) != {"resplat"} else "initial_model"
-        config = replace(initializer.config, update_starts=starts)
-        return UpdateStage(network, initializer, self.losses, self.start, self.steps), config
+        config = replace(initializer.config, update_starts=starts, step_decay=self.step_decay)
+        return UpdateStage(network, initializer, self.losses, self.start, self.steps, self.step_decay), config
+
+    def _initial_model(self, weights: Weights | None) -> InitialModel:
+        """A new one, or that of weights, with the depth network of others where they are named."""
+        depth = None if self.depth_weights is None else load_weights(self.depth_weights, "resplat")
+        if weights is None:
+            model = new_initial_model(self.shape, self.behaviour, self.training.seed)
+        else:
+            # A depth network compares as many views as it was trained to.
+            own = {} if depth is None else {"reference_views": read_tensors(depth, {}).config.reference_views}
+            model = ReSplatInitializer.from_weights(weights, **own).model
+        if depth is not None:
+            load_depth(model.depth_predictor, depth)
+        return model
+
+    def _history(self) -> list[dict[str, Any]]:
+        """The training records of all weights that this training starts from, each once."""
+        records: list[dict[str, Any]] = []
+        for named in (self.depth_weights, self.weights):
+            found = [] if named is None else _records(load_weights(named, "resplat"))
+            records += [record for record in found if record not in records]
+        return records
 
     def _refined_stage(
         self, weights: Weights | None, source: Source, device: torch.device
@@ -199,7 +216,9 @@ class TrainInitializer:
 
     def _batches(self, source: Source, count: int, device: torch.device) -> list[Batch]:
         """Views of the first captures, drawn as in training, always the same ones."""
-        options = replace(self.training.batch, flip_probability=0.0, range_jitter=0.0)
+        options = replace(
+            self.training.batch, flip_probability=0.0, turn_probability=0.0, recolour_probability=0.0, range_jitter=0.0
+        )
         return [
             draw_batch(source.capture(index), options, np.random.default_rng((0, index)), device)
             for index in range(count)

@@ -35,9 +35,16 @@ class InitialStage:
         The scene stays in the frame of the networks: the cameras come there instead of the Gaussians to the world.
         """
         shown = ReSplatInitializer(self.network).show(batch.context, 1.0, batch.depth_range)
+        exact = batch.depths[:, None] * shown.frame.scale
+        near, far = shown.cameras.near, shown.cameras.far
+        if not self.losses.rendered:
+            references = self.network.config.reference_views
+            seen = self.network.depth_predictor(shown.images, shown.cameras, references)
+            depth = self.losses.depth(seen, exact, shown.images, near, far)
+            return depth, {"depth_error": float(depth.detach())}
         found = self.network(shown.images, shown.cameras)
         gaussians = shown.gaussians(found)
-        error = sum(
+        error = self.losses.rendered * sum(
             share * view_error(gaussians, local_views(shown, views), self.losses)
             for share, views in (
                 (1 - self.losses.context_share, batch.target),
@@ -45,8 +52,7 @@ class InitialStage:
             )
             if share
         )
-        exact = batch.depths[:, None] * shown.frame.scale
-        depth = self.losses.depth(found, exact, shown.images, shown.cameras.near, shown.cameras.far)
+        depth = self.losses.depth(found, exact, shown.images, near, far)
         return error + depth, {"image_error": float(error.detach()), "depth_error": float(depth.detach())}
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from l2o_splat.initializers.depth_smoothness import depth_smoothness
 from l2o_splat.meta.objective import Objective
+from l2o_splat.nets.resplat.depth_network import DepthFeatures
 from l2o_splat.nets.resplat.initial_model import InitialPrediction
 from l2o_splat.nets.resplat.resize import resize
 
@@ -28,7 +29,7 @@ class DepthLoss:
 
     def __call__(
         self,
-        found: InitialPrediction,
+        found: InitialPrediction | DepthFeatures,
         exact: Float[Tensor, "v 1 h w"],
         images: Float[Tensor, "v 3 h w"],
         near: Float[Tensor, " v"],
@@ -42,7 +43,7 @@ class DepthLoss:
         probability = found.probability
         last = probability.shape[1] - 1
         place = (resize(exact, tuple(probability.shape[2:])) - low) / (high - low) * last
-        below = place.floor().clamp(max=last - 1)
+        below = place.floor().clamp(0, last - 1)
         share = torch.cat([below + 1 - place, place - below], dim=1)
         logarithms = probability.clamp(min=1e-8).log().gather(1, torch.cat([below, below + 1], dim=1).long())
         classification = -(share * logarithms).sum(dim=1).mean()
@@ -64,6 +65,8 @@ class Losses:
 
     images: Objective = field(default_factory=default_objective)
     """Error of rendered views."""
+    rendered: float = 1.0
+    """Weight of these; with 0 the initial stage trains the depth network alone, in about half the time."""
     context_share: float = 0.25
     """Weight of the error of context views; that of target views has the rest."""
     depth: DepthLoss = field(default_factory=DepthLoss)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape, UpdateShape
+from l2o_splat.gaussians import SH_C0
+from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig, ReSplatShape, UpdateShape
 from l2o_splat.nets.resplat.depth_network import DepthNetwork
+from l2o_splat.nets.resplat.image_encoder import IMAGENET_STD
 from l2o_splat.nets.resplat.initial_model import InitialModel
 from l2o_splat.nets.resplat.update_network import UpdateNetwork
 
@@ -21,13 +23,14 @@ MINI = ReSplatShape(
     num_transformer_layers=2,
     attention_width=32,
     num_blocks=2,
-    update=UpdateShape(state_width=64, attention_width=32, num_blocks=2, error_widths=(16, 32)),
+    update=UpdateShape(state_width=64, attention_width=32, num_blocks=2, error_widths=(16, 32), front_error=True),
 )
 """Narrow enough to be trained on a CPU."""
 
 MINI_CONFIG = ReSplatConfig(
     depth_range="points",
     units="near",
+    reference_views=3,
     gaussian_units="cells",
     scale_min=0.02,
     scale_max=4.0,
@@ -44,6 +47,8 @@ FEATURE_GAIN = 4.0
 """Of the first features, so that they outweigh the encoding of positions that is added to them."""
 SMALL = 0.3
 """Factor of the weights that meet features of any size."""
+FIRST_COLOUR_STEP = 0.3
+"""Share of the error of colour that an untrained update takes away."""
 LOGIT_GAIN = 1.0
 """Logits of the depth candidates per correlation."""
 
@@ -94,7 +99,7 @@ def _pass_matching_on(network: DepthNetwork) -> None:
 
 
 def new_update_network(shape: ReSplatShape, seed: int) -> UpdateNetwork:
-    """An untrained update, which moves nothing.
+    """An untrained update, which moves nothing, or, where it is shown the errors in front, colours alone.
 
     ImageNet's weights, which the original compares images with, do not come with the package: the features are
     trained with the rest.
@@ -107,4 +112,43 @@ def new_update_network(shape: ReSplatShape, seed: int) -> UpdateNetwork:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     nn.init.zeros_(network.update_head[-1].weight)
     nn.init.zeros_(network.update_head[-1].bias)
+    if shape.update.front_error:
+        with torch.no_grad():
+            _correct_colours(network)
     return network
+
+
+def _correct_colours(network: UpdateNetwork) -> None:
+    """Let every Gaussian's colour go against the mean error of colour that views show where it is in front.
+
+    The first three channels of everything carry that error, and nothing else has a say in them at the start.
+    """
+    shape, channels = network.shape.update, torch.arange(3)
+    # The first map holds the difference of mean colours, sRGB.
+    stem = network.update_feature.conv1.weight
+    stem[:3] = 0
+    for channel, std in enumerate(IMAGENET_STD):
+        stem[channel, channel] = std / stem[0, 0].numel()
+    norm = network.update_rgb_error_proj[1]
+    norm.weight[:3], norm.bias[:3] = 0, 0
+    for block in network.update_error_attn:
+        block.conv.weight.mul_(SMALL)
+        block.conv.weight[:3], block.conv.bias[:3] = 0, 0
+    # From the error to the state, which forgets the errors of earlier steps.
+    project, transformer = network.update_module
+    project.linear.weight[:3], project.linear.bias[:3] = 0, 0
+    project.linear.weight[channels, PARAMETER_WIDTH + channels] = -1
+    first = PARAMETER_WIDTH + shape.state_width + shape.error_width
+    project.linear.weight[channels, first + channels] = 1
+    network.update_proj.weight[:3], network.update_proj.bias[:3] = 0, 0
+    for block in transformer.blocks:
+        for last in (block.attn.proj, block.mlp.fc2):
+            last.weight[:3], last.bias[:3] = 0, 0
+    # gelu(x) - gelu(-x) = x, as above.
+    one = torch.eye(3)
+    join, part = torch.cat([one, -one], dim=1), torch.cat([one, -one])
+    for layer, matrix in zip(network.update_head[:-1:2], (part, part @ join, part @ join), strict=True):
+        layer.weight[:6], layer.bias[:6] = 0, 0
+        layer.weight[:6, : matrix.shape[1]] = matrix
+    harmonics = PARAMETER_WIDTH - 48
+    network.update_head[-1].weight[harmonics + 16 * channels, :6] = -FIRST_COLOUR_STEP / SH_C0 * join

@@ -51,6 +51,7 @@ class UpdateStage:
         losses: Of rendered views.
         starts: Scenes that the update begins with, drawn with equal chance; repeat one to draw it more often.
         steps: Fewest and most updates of a training step.
+        step_decay: See :class:`ReSplatConfig`.
     """
 
     network: UpdateNetwork
@@ -58,6 +59,7 @@ class UpdateStage:
     losses: Losses
     starts: tuple[Start, ...]
     steps: tuple[int, int]
+    step_decay: float = 1.0
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss with a graph to the update network, along the latent state, and numbers to watch."""
@@ -108,7 +110,8 @@ class UpdateStage:
 
     def _updates(self, network: nn.Module, scene: Started, count: int):
         """The scene after each update; the graph leads to the network and along the latent state."""
-        rule = ReSplatRule(network, replace(self.initializer.config, update_starts="any"))
+        config = replace(self.initializer.config, update_starts="any", step_decay=self.step_decay)
+        rule = ReSplatRule(network, config)
         gaussians, state = scene.gaussians, rule.init_state(scene.gaussians, scene.features)
         for step in range(count):
             with torch.no_grad():

@@ -18,6 +18,9 @@ OVERLAP_GRID, OVERLAP_DEPTHS = 8, 32
 """Pixels along each side, and depths, of the points on which overlap is tried."""
 FEWEST_POINTS = 20
 """Sightings of points from which a range of depths can be told."""
+POINT_QUANTILE, POINT_MARGIN = 0.02, 1.3
+"""Of the points that a view sees, so many are left out at either end, and the range of the others is widened by this
+factor at either end."""
 
 
 def selection_order(centres: Float[Tensor, "n 3"], count: int) -> list[int]:
@@ -69,10 +72,13 @@ def lonely_views(cameras: PinholeCameras, near: float, far: float) -> list[int]:
     return alone
 
 
-def depth_range(points: Float[Tensor, "p 3"], cameras: PinholeCameras) -> tuple[float, float]:
-    """Nearest and farthest depth (camera z, scene units) to consider, from points that the views see (ours).
+def depth_range(
+    points: Float[Tensor, "p 3"], cameras: PinholeCameras
+) -> tuple[Float[Tensor, " v"], Float[Tensor, " v"]]:
+    """Nearest and farthest depth (camera z, scene units) to consider in each view, from points that it sees (ours).
 
-    Half the depth that one in a hundred points falls short of, and twice the one that one in a hundred exceeds.
+    Views of one scene may see depths of quite different ranges, and candidates outside of a view's own are wasted.
+    A view that sees too few points takes the range of all views.
 
     Raises:
         ValueError: If the views see too few of the points.
@@ -84,8 +90,13 @@ def depth_range(points: Float[Tensor, "p 3"], cameras: PinholeCameras) -> tuple[
             f"The context views see {len(seen)} of the {len(points)} points, and at least {FEWEST_POINTS} are needed "
             "to tell a range of depths; use the range of the weights."
         )
-    low, high = np.quantile(seen.cpu().numpy(), [0.01, 0.99])
-    return float(low / 2), float(high * 2)
+    limits = []
+    for view in range(len(cameras)):
+        own = depth[view][inside[view]]
+        depths = (own if len(own) >= FEWEST_POINTS else seen).cpu().numpy()
+        limits.append(np.quantile(depths, [POINT_QUANTILE, 1 - POINT_QUANTILE]))
+    nearest, farthest = depth.new_tensor(np.array(limits)).unbind(dim=1)
+    return nearest / POINT_MARGIN, farthest * POINT_MARGIN
 
 
 def _project(cameras: PinholeCameras, points: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, "v p"], Bool[Tensor, "v p"]]:

@@ -23,6 +23,9 @@ from l2o_splat.rotations import quaternions_of
 from l2o_splat.views import Views
 from l2o_splat.weights.format import Weights
 
+DepthRange = tuple[float, float] | tuple[Float[Tensor, " v"], Float[Tensor, " v"]]
+"""Nearest and farthest depth considered, of all views or of each of them."""
+
 
 @dataclass(frozen=True)
 class InitialScene:
@@ -86,9 +89,7 @@ class ReSplatInitializer(nn.Module):
         return self.model.config
 
     @torch.no_grad()
-    def forward(
-        self, views: Views, rescaled_by: float = 1.0, depth_range: tuple[float, float] | None = None
-    ) -> InitialScene:
+    def forward(self, views: Views, rescaled_by: float = 1.0, depth_range: DepthRange | None = None) -> InitialScene:
         """A scene from context views.
 
         Args:
@@ -96,7 +97,8 @@ class ReSplatInitializer(nn.Module):
                 of any size.
             rescaled_by: Scene units per unit of the dataset, in which the networks were trained (nerfstudio's
                 ``dataparser_scale``).
-            depth_range: Nearest and farthest depth considered, scene units; None takes those of the weights.
+            depth_range: Nearest and farthest depth considered, scene units, the same for all views or each view's
+                own; None takes those of the weights.
 
         Raises:
             ValueError: If there are too few views, they are too small or higher than wide, or the weights have no
@@ -113,7 +115,7 @@ class ReSplatInitializer(nn.Module):
             depth=resize(found.depth, shown.images.shape[2:])[:, 0] / shown.frame.scale,
         )
 
-    def show(self, views: Views, rescaled_by: float, depth_range: tuple[float, float] | None) -> ShownViews:
+    def show(self, views: Views, rescaled_by: float, depth_range: DepthRange | None) -> ShownViews:
         """Context views as the model takes them; arguments and errors as for :meth:`forward`."""
         shape, config = self.model.shape, self.config
         if len(views) < 2:
@@ -131,8 +133,8 @@ class ReSplatInitializer(nn.Module):
                 )
             depth_range = config.near * rescaled_by, config.far * rescaled_by
         views = fit(views, shape.size_multiple, config.longer_side, config.fit)
-        near, far = depth_range
-        scale = 1 / near if config.units == "near" else 1 / rescaled_by
+        near, far = (torch.as_tensor(limits, dtype=torch.float32, device=views.images.device) for limits in depth_range)
+        scale = 1 / float(near.min()) if config.units == "near" else 1 / rescaled_by
         if config.world == "raw":
             frame = CameraFrame.of_world(views.images.device, scale)
         else:

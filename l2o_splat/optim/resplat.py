@@ -14,13 +14,13 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.resplat.camera_gaussians import CameraGaussians
 from l2o_splat.nets.resplat.cameras import ContextCameras
-from l2o_splat.nets.resplat.cells import CellUnits, cells_of_points
-from l2o_splat.nets.resplat.config import ReSplatConfig
+from l2o_splat.nets.resplat.cells import CellUnits, cells_in_front, cells_of_points
+from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig
 from l2o_splat.nets.resplat.global_attention import PATCH
 from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.nets.resplat.local_neighbours import local_neighbours
 from l2o_splat.nets.resplat.precision import autocast
-from l2o_splat.nets.resplat.update_network import PARAMETER_WIDTH, UpdateNetwork
+from l2o_splat.nets.resplat.update_network import UpdateNetwork
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RuleState, UpdateRule, digest_of
 from l2o_splat.rotations import quaternions_of
 from l2o_splat.scene_frame import SceneCameras
@@ -132,7 +132,10 @@ class ReSplatRule(UpdateRule):
         neighbours = self._neighbours(current.means, cameras, grid, cell)
         with autocast(gaussians.device, self.config.uses_bfloat16(gaussians.device)):
             rendered, images = (maps.detach().permute(0, 3, 1, 2) for maps in (feedback.rendered.images, views.images))
-            error = self.network.image_error(rendered, images).index_select(0, cell)
+            errors = self.network.image_error(rendered, images)
+            error = errors.index_select(0, cell)
+            if self.network.shape.update.front_error:
+                error = torch.cat([error, front_error(errors, *cells_in_front(current.means, cameras, grid))], dim=1)
             if self.config.gaussian_units == "cells":
                 units = CellUnits.of(current, cameras, cell, grid)
                 step, latent = self.network(units.pack(current), state["latent"], error, neighbours)
@@ -140,7 +143,11 @@ class ReSplatRule(UpdateRule):
             else:
                 step, latent = self.network(current.pack(), state["latent"], error, neighbours)
                 delta = self._step(step, current, view_quats)
-        return frame.deltas_to_world(delta), {**state, "latent": latent, "cell": cell}
+        delta = frame.deltas_to_world(delta)
+        if self.config.step_decay < 1:
+            share = self.config.step_decay**feedback.step
+            delta = delta.map(lambda change: share * change)
+        return delta, {**state, "latent": latent, "cell": cell}
 
     def _step(
         self, rows: Float[Tensor, "n d"], current: CameraGaussians, view_quats: Float[Tensor, "n 4"]
@@ -191,3 +198,18 @@ class ReSplatRule(UpdateRule):
         width = 11 + 3 * (gaussians.features_rest.shape[1] + 1)
         if width != PARAMETER_WIDTH:
             raise ValueError(f"The Gaussians have SH degree {gaussians.sh_degree}; ReSplat moves those of degree 3.")
+
+
+def front_error(
+    errors: Float[Tensor, "cells e"], cell: Int[Tensor, "v n"], front: Bool[Tensor, "v n"]
+) -> Float[Tensor, "n e"]:
+    """Mean error of the cells where views have each Gaussian in front; 0 where none does.
+
+    The cell that a Gaussian comes from shows what is wrong there, but not what the Gaussian does to other views, and
+    nothing of its own doing where others hide it.
+    """
+    weights = front / front.sum(dim=0).clamp(min=1)
+    total = errors.new_zeros(cell.shape[1], errors.shape[1])
+    for cells, shares in zip(cell, weights, strict=True):
+        total = total + shares[:, None].to(errors.dtype) * errors.index_select(0, cells)
+    return total

@@ -7,12 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from l2o_splat.initializers.context_views import choose_context, choose_evenly, depth_range, lonely_views
-from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
+from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.optim.learn2splat import Learn2SplatRule
@@ -76,9 +77,11 @@ def start_from_context(
     config = read_tensors(weights, behaviour).config
     indices = _choose(datamanager, options, config)
     views = datamanager.train_views(indices, background)
-    near, far = config.near * scale, config.far * scale
+    near_far = config.near * scale, config.far * scale
     if (options.depth_range or config.depth_range) == "points":
-        near, far = _range_of_points(datamanager, views.cameras)
+        near_far = _range_of_points(datamanager, views.cameras)
+    near, far = (torch.as_tensor(limits) for limits in near_far)
+    near, far = float(near.min()), float(far.max())
     names = [outputs.image_filenames[i].name for i in indices]
     _check_overlap(views.cameras, names, near, far)
     initializer = ReSplatInitializer.from_weights(weights, **behaviour).to(device)
@@ -89,7 +92,7 @@ def start_from_context(
         f"{weights.card.licence}."
     )
     begin = time.perf_counter()
-    scene = initializer(views, scale, (near, far))
+    scene = initializer(views, scale, near_far)
     size = scene.context.cameras
     CONSOLE.log(
         f"The initial model took {time.perf_counter() - begin:.1f} s for {len(indices)} views of {size.width} x "
@@ -180,8 +183,8 @@ def _choose(datamanager: L2ODataManager, options: ContextConfig, config: ReSplat
     return indices
 
 
-def _range_of_points(datamanager: L2ODataManager, cameras: PinholeCameras) -> tuple[float, float]:
-    """Nearest and farthest depth of the capture's sparse points, scene units."""
+def _range_of_points(datamanager: L2ODataManager, cameras: PinholeCameras) -> DepthRange:
+    """Nearest and farthest depth of the capture's sparse points in each view, scene units."""
     points = datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")
     if points is None:
         raise CaptureError(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from l2o_splat.initializer_training.batches import Batch, draw_batch, fixed_batch
+from l2o_splat.initializer_training.batches import Batch, draw_batch, fixed_batch, recoloured, turned
+from l2o_splat.initializer_training.command import SceneData, TrainInitializer
 from l2o_splat.initializer_training.initial_stage import RASTER, InitialStage, with_median_depths
 from l2o_splat.initializer_training.losses import Losses, rank_correlation
 from l2o_splat.initializer_training.networks import new_initial_model
@@ -21,6 +22,8 @@ from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.training_state import ResumeError
 from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.scenes.capture import Points
+from l2o_splat.views import PinholeCameras
 from l2o_splat.weights import load_weights
 from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE
 
@@ -51,16 +54,59 @@ def disagreement(batch: Batch, factor: float) -> float:
     return float((found - batch.context.images[0]).abs().mean(dim=2)[inside].median())
 
 
-@pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_depths_of_a_batch_are_those_of_its_views(capture, flip):
-    """Through its exact depth a pixel shows the colour that the other view has there, in mirrored captures too."""
+@pytest.mark.parametrize("change", [None, "flip_probability", "turn_probability", "recolour_probability"])
+def test_depths_of_a_batch_are_those_of_its_views(capture, change):
+    """Through its exact depth a pixel shows the colour that the other view has there, in changed captures too."""
+    chances = {name: float(name == change) for name in ("flip_probability", "turn_probability", "recolour_probability")}
     found = []
     for seed in range(6):
-        batch = draw_batch(capture, replace(BATCH, flip_probability=flip), np.random.default_rng(seed), CPU)
+        batch = draw_batch(capture, replace(BATCH, **chances), np.random.default_rng(seed), CPU)
         assert 2 <= len(batch.context) <= 3 and len(batch.target) == 1
         found.append([disagreement(batch, factor) for factor in (1.0, 0.6, 1.6)])
     exact, nearer, farther = np.mean(found, axis=0)
     assert exact < 0.8 * nearer and exact < 0.8 * farther
+
+
+def places(cameras: PinholeCameras, view: int, points: torch.Tensor) -> torch.Tensor:
+    """Pixel x and y of points."""
+    viewmat = cameras.viewmats[view]
+    seen = (points @ viewmat[:3, :3].T + viewmat[:3, 3]) @ cameras.Ks[view].T
+    return seen[:, :2].T / seen[:, 2]
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_turned_photographs_show_points_where_they_were(capture, quarters):
+    views, depths = turned(capture.views, capture.depths, quarters)
+    height, width = capture.depths.shape[1:]
+    assert (views.cameras.width, views.cameras.height) == ((width, height) if quarters == 2 else (height, width))
+    for view in (0, 3):
+        (x, y), (u, v) = (
+            places(cameras, view, capture.points.xyz) for cameras in (capture.views.cameras, views.cameras)
+        )
+        expected = {1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[quarters]
+        torch.testing.assert_close(torch.stack([u, v]), torch.stack(expected), atol=0.05, rtol=1e-3)
+    # The pixel in row 2 and column 5 goes with them.
+    row, column = {1: (width - 6, 2), 2: (height - 3, width - 6), 3: (5, height - 3)}[quarters]
+    assert torch.equal(views.images[:, row, column], capture.views.images[:, 2, 5])
+    assert torch.equal(depths[:, row, column], capture.depths[:, 2, 5])
+
+
+def test_points_take_the_colours_of_recoloured_photographs(capture):
+    pixels = capture.views.images[0, 0]
+    views, points = recoloured(capture.views, Points(torch.zeros_like(pixels), pixels), np.random.default_rng(0))
+    assert torch.equal(points.rgb, views.images[0, 0]) and not torch.equal(views.images, capture.views.images)
+
+
+def test_without_renders_the_depth_network_alone_is_trained(capture):
+    network = stage().network
+    trained = InitialStage(network, Losses(rendered=0.0))
+    batch, rng = fixed_batch(capture, 3, CPU), np.random.default_rng(0)
+    loss, numbers = trained.loss(batch, rng)
+    loss.backward()
+    reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert reached == {name for name, _ in network.named_parameters() if name.startswith("depth_predictor.")}
+    whole = InitialStage(network, Losses()).loss(batch, rng)[1]
+    assert numbers["depth_error"] == pytest.approx(whole["depth_error"], rel=1e-5)
 
 
 def test_the_loss_of_one_scene_goes_down_and_its_depths_become_right(capture):
@@ -176,3 +222,28 @@ def test_stored_captures_are_those_of_the_source(tmp_path):
     assert torch.equal(first.views.images, again.views.images) and torch.equal(first.depths, direct.depths)
     assert torch.equal(first.points.xyz, direct.points.xyz)
     assert (first.views.images - direct.views.images).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_depth_network_can_be_joined_with_the_rest_of_other_weights(tmp_path):
+    """The command takes each part from where it is told, with the views that the depth network compares."""
+    pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
+    still = TrainingOptions(iterations=1, learning_rate=1e-12, weight_decay=0.0, batch=BATCH)
+    data = SceneData(captures=1, folder=tmp_path / "scenes", options=SOURCE.options, validation_captures=1)
+    schedule = Schedule(evaluate_every=1, save_every=1, workers=0)
+    for seed, (name, references) in enumerate({"depth": 2, "rest": 1}.items()):
+        behaviour = replace(CONFIG, reference_views=references)
+        training = replace(still, seed=seed)
+        TrainInitializer(
+            tmp_path / name, training=training, shape=SHAPE, behaviour=behaviour, data=data, schedule=schedule
+        ).run()
+    depth, rest = (str(tmp_path / name / "best.safetensors") for name in ("depth", "rest"))
+    TrainInitializer(
+        tmp_path / "joined", weights=rest, depth_weights=depth, training=still, data=data, schedule=schedule
+    ).run()
+    joined = load_weights(tmp_path / "joined" / "best.safetensors", "resplat")
+    depth, rest = (load_weights(weights, "resplat") for weights in (depth, rest))
+    for name, tensor in joined.tensors.items():
+        source = depth if name.startswith("encoder.depth_predictor.") else rest
+        assert torch.equal(tensor, source.tensors[name]), name
+    assert ReSplatInitializer.from_weights(joined).config.reference_views == 2
+    assert len(joined.card.training["before"]) == 2

@@ -53,7 +53,7 @@ def in_double(views: Views) -> Views:
 
 
 def test_the_gradient_of_the_head_is_that_through_every_step(batch):
-    """Unrolled, it is what finite differences give; the implicit one points the same way."""
+    """Unrolled, it is what finite differences give; the implicit one, that of the limit, nears it with the steps."""
     trained = stage(batch)
     head = trained.network.head
     torch.nn.init.normal_(head.output.weight, std=0.1)
@@ -63,7 +63,7 @@ def test_the_gradient_of_the_head_is_that_through_every_step(batch):
 
     def error(mode: BackwardMode) -> torch.Tensor:
         trained.options = replace(OPTIONS, backward=mode)
-        refined, status = trained.refine(scene, predicted_precision(head, scene).double(), 6)
+        refined, status = trained.refine(scene, predicted_precision(head, scene).double(), 12)
         assert status.failure is None
         return (render(refined, target.cameras, RASTER).rgb - target.images).square().sum()
 

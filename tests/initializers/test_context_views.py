@@ -106,6 +106,12 @@ def test_the_range_of_depths_holds_the_points():
     points = torch.rand(2000, 3, generator=generator) * torch.tensor([1.0, 1.0, 4.0]) + torch.tensor([0, 0, 3.0])
     outlier = torch.tensor([[0, 0, 1e6], [0, 0, 1e-3], [0, 0, -5.0]])
     near, far = depth_range(torch.cat([points, outlier]), cameras)
-    assert 1.4 < near < 1.6 and 13 < far < 14.1
+    assert near.shape == far.shape == (2,)
+    assert ((near > 2.3) & (near < 2.5)).all() and ((far > 8.7) & (far < 9.2)).all()
+    # A camera 2 nearer has a range of its own, and one that sees nothing that of all.
+    three = facing([0, 0, 1], [[-1.0, 0, 0], [1.0, 0, 2], [50.0, 0, 0]])
+    near, far = depth_range(points, three)
+    assert 2.3 < near[0] < 2.5 and near[1] < 1.3 and far[1] < far[0] - 2
+    assert near[1] < near[2] < near[0] and far[1] < far[2] <= far[0]
     with pytest.raises(ValueError, match="see 2 of the 3 points, and at least 20"):
         depth_range(torch.tensor([[0, 0, 5.0], [9.0, 0, 1], [0, 0, -5.0]]), cameras)

@@ -25,8 +25,10 @@ class ContextCameras:
     """Farthest depth considered."""
 
     @classmethod
-    def from_pinhole(cls, cameras: PinholeCameras, near: float, far: float) -> ContextCameras:
-        """The same cameras in this form."""
+    def from_pinhole(
+        cls, cameras: PinholeCameras, near: float | Float[Tensor, " #v"], far: float | Float[Tensor, " #v"]
+    ) -> ContextCameras:
+        """The same cameras in this form; the depths considered are those of all views, or each one's own."""
         size = cameras.Ks.new_tensor([cameras.width, cameras.height, 1.0])[:, None]
         depth = cameras.Ks.new_ones(len(cameras))
         return cls(torch.linalg.inv(cameras.viewmats), cameras.Ks / size, near * depth, far * depth)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
@@ -20,6 +20,8 @@ NEAREST = 1e-2
 """Depths are taken as at least this, in units of the median depth."""
 WIDEST = 3.0
 """Tangents of the angle to the optical axis are cut off here."""
+FRONT_TOLERANCE = 1.1
+"""Gaussians up to so many times as deep as the nearest one of their cell count as being in front."""
 LONGEST_STEP = 3.0
 """Bound of a step: of positions in cells, of scales in logarithms."""
 
@@ -37,18 +39,54 @@ def cells_of_points(means: Float[Tensor, "n 3"], cameras: PinholeCameras, grid: 
     Returns:
         Cells counted view by view and row by row.
     """
+    depth, place = _places(means, cameras)
+    seen = (depth > 0) & ((place >= 0) & (place < 1)).all(dim=2)
+    distance = (means - cameras.centres[:, None]).norm(dim=2)
+    unseen = ~seen.any(dim=0)
+    view = torch.where(seen | unseen, distance, torch.inf).argmin(dim=0)
+    own = place[view, torch.arange(len(means), device=means.device)]
+    return view * (grid[0] * grid[1]) + _cells(own, grid)
+
+
+def cells_in_front(
+    means: Float[Tensor, "n 3"], cameras: PinholeCameras, grid: tuple[int, int]
+) -> tuple[Int[Tensor, "v n"], Bool[Tensor, "v n"]]:
+    """The cell of every view that each point projects to, and whether it is among the nearest ones there.
+
+    Args:
+        means: World frame.
+        cameras: Of the context views.
+        grid: Height and width of the grid over each view.
+
+    Returns:
+        Cells counted view by view and row by row, those at the border for points outside of an image, which are never
+        in front.
+    """
+    depth, place = _places(means, cameras)
+    inside = (depth > 0) & ((place >= 0) & (place < 1)).all(dim=2)
+    cell = _cells(place, grid)
+    depth = torch.where(inside, depth, torch.inf)
+    nearest = depth.new_full((len(cameras), grid[0] * grid[1]), torch.inf).scatter_reduce(1, cell, depth, "amin")
+    front = inside & (depth <= FRONT_TOLERANCE * nearest.gather(1, cell))
+    first = torch.arange(len(cameras), device=cell.device)[:, None] * (grid[0] * grid[1])
+    return first + cell, front
+
+
+def _places(
+    means: Float[Tensor, "n 3"], cameras: PinholeCameras
+) -> tuple[Float[Tensor, "v n"], Float[Tensor, "v n 2"]]:
+    """Camera z of points in every view, and where they project to, x and y in units of the image size."""
     viewmats = cameras.viewmats
     local = torch.einsum("vij,nj->vni", viewmats[:, :3, :3], means) + viewmats[:, None, :3, 3]
     depth = local[..., 2]
     size = means.new_tensor([cameras.width, cameras.height])
-    place = torch.einsum("vij,vnj->vni", cameras.Ks, local)[..., :2] / depth.clamp(min=1e-9)[..., None] / size
-    seen = (depth > 0) & ((place >= 0) & (place < 1)).all(dim=2)
-    distance = local.norm(dim=2)
-    unseen = ~seen.any(dim=0)
-    view = torch.where(seen | unseen, distance, torch.inf).argmin(dim=0)
-    own = place[view, torch.arange(len(means), device=means.device)]
-    column, row = (own * own.new_tensor([grid[1], grid[0]])).nan_to_num().long().unbind(1)
-    return (view * grid[0] + row.clamp(0, grid[0] - 1)) * grid[1] + column.clamp(0, grid[1] - 1)
+    return depth, torch.einsum("vij,vnj->vni", cameras.Ks, local)[..., :2] / depth.clamp(min=1e-9)[..., None] / size
+
+
+def _cells(place: Float[Tensor, "*n 2"], grid: tuple[int, int]) -> Int[Tensor, "*n"]:
+    """Cells of one view, row by row; places outside of the image go to the border."""
+    column, row = (place * place.new_tensor([grid[1], grid[0]])).nan_to_num().long().unbind(-1)
+    return row.clamp(0, grid[0] - 1) * grid[1] + column.clamp(0, grid[1] - 1)
 
 
 @dataclass(frozen=True)

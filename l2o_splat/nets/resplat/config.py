@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from l2o_splat.nets.resplat import error_features, image_encoder
 from l2o_splat.nets.resplat.vision_transformer import VARIANTS
 
+PARAMETER_WIDTH = 59
+"""Numbers of one Gaussian in the update."""
 NUMBERS_PER_GAUSSIAN = 58
 """Outputs of the Gaussian head per Gaussian: rotation 4, scale 3, opacity 1, offset 2, SH 48."""
 
@@ -28,11 +30,19 @@ class UpdateShape:
     """Global attention blocks that spread the error over the views."""
     error_widths: tuple[int, int] = error_features.RELEASED_WIDTHS
     """Channels of the first two maps, and of the third one, in which renders are compared with photographs."""
+    front_error: bool = False
+    """Whether each Gaussian is shown, besides the error of the cell that it comes from, the mean error of the cells
+    where views have it in front (ours)."""
 
     @property
     def error_width(self) -> int:
         """Channels of the error of a cell."""
         return 2 * self.error_widths[0] + self.error_widths[1]
+
+    @property
+    def shown_width(self) -> int:
+        """Numbers of error that a Gaussian is shown."""
+        return self.error_width * (2 if self.front_error else 1)
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,8 @@ class ReSplatShape:
                     num_error_blocks=count("update_error_attn."),
                     error_widths=(size("update_feature.conv1.weight"), size("update_feature.layer2.0.conv1.weight")),
                 )
+                shown = size("update_module.0.linear.weight", 1) - PARAMETER_WIDTH - update.state_width
+                update = replace(update, front_error=shown > update.error_width)
             return cls(
                 vit=vit,
                 cnn_widths=cnn_widths,
@@ -198,6 +210,9 @@ class ReSplatConfig:
     view that a Gaussian comes from (ours, see :mod:`l2o_splat.nets.resplat.cells`)."""
     update_starts: Literal["initial_model", "any"] = "initial_model"
     """Scenes that the update was trained on: of its own initial model, or of points too (ours)."""
+    step_decay: float = 1.0
+    """Each update's step is multiplied by this once more than that before it, so that late updates of weights with
+    little training do no harm (ours)."""
     portrait: bool = False
     """Whether images may be higher than wide."""
     world: Literal["middle_view", "raw"] = "middle_view"
@@ -219,6 +234,8 @@ class ReSplatConfig:
             raise ValueError(f"Scales lie between {self.scale_min} and {self.scale_max}; 0 < min < max is needed.")
         if self.views_at_once is not None and self.views_at_once < 2:
             raise ValueError(f"views_at_once is {self.views_at_once}; at least 2 views are compared, or None for all.")
+        if not 0 < self.step_decay <= 1:
+            raise ValueError(f"step_decay is {self.step_decay}; a number above 0 and up to 1 is needed.")
         choices = {
             "depth_range": ("weights", "points"),
             "units": ("dataset", "near"),

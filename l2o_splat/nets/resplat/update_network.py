@@ -8,13 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.nets.point_transformer import PointTransformer, by_rows
-from l2o_splat.nets.resplat.config import ReSplatShape
+from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatShape
 from l2o_splat.nets.resplat.error_features import ErrorFeatures
 from l2o_splat.nets.resplat.global_attention import GlobalAttention, maps_from_rows, rows_from_maps
 from l2o_splat.nets.resplat.precision import full_precision
-
-PARAMETER_WIDTH = 59
-"""Numbers of one Gaussian, see :class:`CameraGaussians`."""
 
 
 class _InputProjection(nn.Module):
@@ -52,7 +49,7 @@ class UpdateNetwork(nn.Module):
         )
         self.update_module = nn.ModuleList(
             [
-                _InputProjection(PARAMETER_WIDTH + width + error_width, width),
+                _InputProjection(PARAMETER_WIDTH + width + shape.update.shown_width, width),
                 PointTransformer(width, shape.update.attention_width, 4 * width, shape.update.num_blocks),
             ]
         )
@@ -95,7 +92,8 @@ class UpdateNetwork(nn.Module):
         Args:
             parameters: Packed :class:`CameraGaussians`.
             state: Of the step before.
-            error: Of each Gaussian's own cell, see :meth:`image_error`.
+            error: Of each Gaussian's own cell, see :meth:`image_error`, and behind it, with ``front_error``, that of
+                the cells that it is in front of.
             neighbours: Rows each row attends to, itself among them.
         """
         project, transformer = self.update_module
