@@ -33,7 +33,7 @@ class Options:
     """Captures, as for l2o bench."""
     out: Path
     """Folder for the reports."""
-    lengths: tuple[int, ...] = (10, 20, 50, 100, 200, 500)
+    lengths: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000, 2000)
     """Steps after which the two are compared."""
     plain_lengths: tuple[int, ...] = (20, 50, 100)
     """Steps after which learn2splat is compared with l2o-adam as well."""
