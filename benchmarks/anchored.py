@@ -44,8 +44,8 @@ from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.meta.episode import take_views, to_device
+from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.meta.sources import TEST_SEEDS
-from l2o_splat.metrics import psnr
 from l2o_splat.optim.adam import AdamRule
 from l2o_splat.optim.anchored import AnchoredRule, proximal_weight, squared_loss
 from l2o_splat.optim.joint_optimizer import JointOptimizer
@@ -165,18 +165,8 @@ def refine(
             drawn = render(Gaussians.from_mapping(parameters), start.context.cameras, start.raster).rgb
             squared_loss(drawn, start.context.images, start.context.masks).backward()
             optimizer.step()
-        values.append(quality(optimizer.gaussians, target, start.raster))
+        values.append(mean_psnr(optimizer.gaussians, target, start.raster))
     return values
-
-
-@torch.no_grad()
-def quality(gaussians: Gaussians, target: Views, raster: RasterSettings) -> float:
-    """Mean PSNR (dB) of the views."""
-    drawn = render(gaussians, target.cameras, raster).rgb.clamp(0, 1)
-    masks = [None] * len(target) if target.masks is None else target.masks
-    return mean(
-        psnr(image, photograph, mask) for image, photograph, mask in zip(drawn, target.images, masks, strict=True)
-    )
 
 
 def compare(options: Options) -> dict[str, dict[str, dict[str, list[float]]]]:

@@ -39,8 +39,7 @@ def cells_of_points(means: Float[Tensor, "n 3"], cameras: PinholeCameras, grid: 
     Returns:
         Cells counted view by view and row by row.
     """
-    depth, place = _places(means, cameras)
-    seen = (depth > 0) & ((place >= 0) & (place < 1)).all(dim=2)
+    _, place, seen = _places(means, cameras)
     distance = (means - cameras.centres[:, None]).norm(dim=2)
     unseen = ~seen.any(dim=0)
     view = torch.where(seen | unseen, distance, torch.inf).argmin(dim=0)
@@ -62,8 +61,7 @@ def cells_in_front(
         Cells counted view by view and row by row, those at the border for points outside of an image, which are never
         in front.
     """
-    depth, place = _places(means, cameras)
-    inside = (depth > 0) & ((place >= 0) & (place < 1)).all(dim=2)
+    depth, place, inside = _places(means, cameras)
     cell = _cells(place, grid)
     depth = torch.where(inside, depth, torch.inf)
     nearest = depth.new_full((len(cameras), grid[0] * grid[1]), torch.inf).scatter_reduce(1, cell, depth, "amin")
@@ -74,13 +72,15 @@ def cells_in_front(
 
 def _places(
     means: Float[Tensor, "n 3"], cameras: PinholeCameras
-) -> tuple[Float[Tensor, "v n"], Float[Tensor, "v n 2"]]:
-    """Camera z of points in every view, and where they project to, x and y in units of the image size."""
+) -> tuple[Float[Tensor, "v n"], Float[Tensor, "v n 2"], Bool[Tensor, "v n"]]:
+    """Camera z of points in every view, where they project to, x and y in units of the image size, and whether that is
+    in front of the camera and inside of its image."""
     viewmats = cameras.viewmats
     local = torch.einsum("vij,nj->vni", viewmats[:, :3, :3], means) + viewmats[:, None, :3, 3]
     depth = local[..., 2]
     size = means.new_tensor([cameras.width, cameras.height])
-    return depth, torch.einsum("vij,vnj->vni", cameras.Ks, local)[..., :2] / depth.clamp(min=1e-9)[..., None] / size
+    place = torch.einsum("vij,vnj->vni", cameras.Ks, local)[..., :2] / depth.clamp(min=1e-9)[..., None] / size
+    return depth, place, (depth > 0) & ((place >= 0) & (place < 1)).all(dim=2)
 
 
 def _cells(place: Float[Tensor, "*n 2"], grid: tuple[int, int]) -> Int[Tensor, "*n"]:
