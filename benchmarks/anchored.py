@@ -132,7 +132,7 @@ class Starts:
             depths = depth_range(capture.points.xyz.to(self.options.device), context.cameras)
             scene, raster = self.initializer(context, depth_range=depths), self.raster
             gaussians, context = scene.gaussians, scene.context
-            precisions["head"] = predicted_precision(self.head, scene)
+            precisions["head"] = predicted_precision(self.head, scene, raster)
         precisions["heuristic"] = heuristic_precision(gaussians, ContextViews(context, raster))
         order = torch.randperm(len(gaussians), generator=torch.Generator().manual_seed(self.options.seed))
         for name in list(precisions) if self.options.permuted else []:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
@@ -121,9 +121,9 @@ class ContextViews:
         self.cameras = views.cameras
         self.settings = replace(settings, depth=False)
         self.backend = backend
-        self._counted = None if views.masks is None else views.masks > 0.5
+        self.counted: Bool[Tensor, "v h w 1"] | None = None if views.masks is None else views.masks > 0.5
         self.images: Float[Tensor, "v h w 3"] = (
-            views.images if self._counted is None else torch.where(self._counted, views.images, 0)
+            views.images if self.counted is None else torch.where(self.counted, views.images, 0)
         )
 
     def draw(self, gaussians: Gaussians) -> Float[Tensor, "v h w 3"]:
@@ -133,16 +133,16 @@ class ContextViews:
     def residual(self, gaussians: Gaussians) -> Float[Tensor, "v h w 3"]:
         """Render minus photograph, sRGB, 0 where a pixel does not count; differentiable."""
         drawn = self.draw(gaussians)
-        return (drawn if self._counted is None else torch.where(self._counted, drawn, 0)) - self.images
+        return (drawn if self.counted is None else torch.where(self.counted, drawn, 0)) - self.images
 
     def linearize(self, gaussians: Gaussians) -> LinearizedViews:
         """Residual and Jacobian products at ``gaussians``."""
         gaussians = gaussians.detach()
         parts = [self._linearize_view(gaussians, view) for view in range(len(self.cameras))]
         drawn = torch.cat([part.rendering.rgb for part in parts])
-        if self._counted is not None:
-            drawn = torch.where(self._counted, drawn, 0)
-        return LinearizedViews(parts, drawn - self.images, self._counted)
+        if self.counted is not None:
+            drawn = torch.where(self.counted, drawn, 0)
+        return LinearizedViews(parts, drawn - self.images, self.counted)
 
     def check_twice_differentiable(self, gaussians: Gaussians) -> None:
         """Raise ``ValueError`` if the images cannot be differentiated twice."""

@@ -103,7 +103,7 @@ class TrainInitializer:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     """What the weights depend on."""
     losses: Losses = field(default_factory=Losses)
-    """What is minimised."""
+    """What is minimised; --through-optimization has an error of its own."""
     shape: ReSplatShape = MINI
     """Widths of new networks."""
     behaviour: ReSplatConfig = MINI_CONFIG
@@ -212,7 +212,7 @@ class TrainInitializer:
         head = UncertaintyHead(model.shape.width, typical_precision(model, scenes, self.refinement.reference_scale))
         network = RefinedModel(model, head, self.refinement.train_initial)
         config = replace(model.config, update_starts=ReSplatConfig().update_starts)
-        return RefinedStage(network, self.losses, self.refinement), config
+        return RefinedStage(network, self.refinement), config
 
     def _batches(self, source: Source, count: int, device: torch.device) -> list[Batch]:
         """Views of the first captures, drawn as in training, always the same ones."""

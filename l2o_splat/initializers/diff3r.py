@@ -12,10 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from l2o_splat.implicit.evidence import evidence_maps
+from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
 from l2o_splat.initializers.resplat import InitialScene
 from l2o_splat.nets.resplat.global_attention import maps_from_rows
 from l2o_splat.nets.resplat.loading import read_tensors
+from l2o_splat.rendering import RasterSettings
 from l2o_splat.weights.format import Weights
 
 
@@ -40,18 +43,21 @@ def read_diff3r(weights: Weights) -> tuple[Weights, UncertaintyHead]:
     return initial, head
 
 
-def predicted_precision(head: UncertaintyHead, scene: InitialScene) -> Float[Tensor, "n 5"]:
+def predicted_precision(head: UncertaintyHead, scene: InitialScene, settings: RasterSettings) -> Float[Tensor, "n 5"]:
     """How strongly each Gaussian is to be held; differentiable to the head and the features.
 
     Args:
-        head: Sees the features of the initial model.
+        head: Sees the features of the initial model, and how its Gaussians compare with the photographs.
         scene: What the initial model made of its context views.
+        settings: How it is drawn.
     """
     cameras, means = scene.context.cameras, scene.gaussians.means
     v, n = len(cameras), len(means)
     side = math.isqrt(v * cameras.height * cameras.width // n)
-    maps = maps_from_rows(scene.features.float(), (cameras.height // side, cameras.width // side))
+    grid = (cameras.height // side, cameras.width // side)
+    maps = maps_from_rows(scene.features.float(), grid)
+    evidence = evidence_maps(scene.gaussians, ContextViews(scene.context, settings), grid, head.reference)
     view = torch.arange(v, device=means.device).repeat_interleave(n // v)
     depths = (cameras.viewmats[view, 2, :3] * means).sum(dim=1) + cameras.viewmats[view, 2, 3]
     focal = (cameras.Ks[view, 0, 0] * cameras.Ks[view, 1, 1]).sqrt()
-    return head(maps, (depths / focal).clamp(min=torch.finfo(means.dtype).eps))
+    return head(maps, evidence, (depths / focal).clamp(min=torch.finfo(means.dtype).eps))

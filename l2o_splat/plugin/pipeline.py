@@ -151,9 +151,10 @@ class L2OPipeline(VanillaPipeline):
                 ReSplatRule.from_weights(weights)  # Refuses what it cannot use before the initial model works.
             scene = start_from_context(weights, options.context, self.datamanager, background)
             self._context, self._features = scene.context, scene.features.float()
-            if head is not None:
-                self._precision = predicted_precision(head.to(self.device), scene).detach()
             self.model.adopt_raster(weights.card.raster or {})
+            if head is not None:
+                settings = self.model.raster_settings()
+                self._precision = predicted_precision(head.to(self.device), scene, settings).detach()
             return scene.gaussians
         metadata = self.datamanager.train_dataparser_outputs.metadata
         has_points = metadata.get("points3D_xyz") is not None and len(metadata["points3D_xyz"]) > 0

@@ -1,5 +1,6 @@
 """Variances of a scene, and the image that shows them."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from l2o_splat.implicit.precision import MEAN
 from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
-from l2o_splat.rendering import render
+from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.views import Views
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.implicit.scenes import SETTINGS, blobs, dense_jacobian, toy
@@ -79,17 +80,18 @@ def test_weights_come_back_as_they_went_and_predict_per_squared_footprint(shape,
     assert initial.card.system == "resplat" and initial.tensors.keys() == tensors.keys()
     assert all(tensor.equal(head.state_dict()[name]) for name, tensor in again.state_dict().items())
     scene = model(context(num_views=2))
-    precision = predicted_precision(again, scene)
+    precision = predicted_precision(again, scene, RasterSettings())
     assert precision.shape == (len(scene.gaussians), 5)
     cameras, per_view = scene.context.cameras, len(scene.gaussians) // 2
     centre = cameras.viewmats[1, :3, :3] @ scene.gaussians.means[per_view + 7] + cameras.viewmats[1, :3, 3]
     footprint = centre[2] / (cameras.Ks[1, 0, 0] * cameras.Ks[1, 1, 1]).sqrt()
     # Twice as many scene units: a quarter of the precision of the means alone.
-    far = replace(scene, gaussians=replace(scene.gaussians, means=2 * scene.gaussians.means))
+    larger = replace(scene.gaussians, means=2 * scene.gaussians.means, scales=scene.gaussians.scales + math.log(2))
+    far = replace(scene, gaussians=larger)
     far_context = replace(cameras, viewmats=torch.cat([cameras.viewmats[:, :, :3], cameras.viewmats[:, :, 3:] * 2], 2))
     far_context.viewmats[:, 3, 3] = 1
     far = replace(far, context=replace(scene.context, cameras=far_context))
-    torch.testing.assert_close(predicted_precision(again, far)[:, MEAN] * 4, precision[:, MEAN])
-    torch.testing.assert_close(predicted_precision(again, far)[:, 1:], precision[:, 1:])
+    torch.testing.assert_close(predicted_precision(again, far, RasterSettings())[:, MEAN] * 4, precision[:, MEAN])
+    torch.testing.assert_close(predicted_precision(again, far, RasterSettings())[:, 1:], precision[:, 1:])
     ratio = precision[per_view + 7, MEAN] * footprint.square()
     assert 1e-3 < ratio < 1.01 * torch.tensor(7.0).exp()

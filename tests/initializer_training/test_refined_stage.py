@@ -11,7 +11,6 @@ from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializer_training.batches import fixed_batch
 from l2o_splat.initializer_training.command import InitializerTrainingError, TrainInitializer
 from l2o_splat.initializer_training.initial_stage import RASTER
-from l2o_splat.initializer_training.losses import Losses
 from l2o_splat.initializer_training.networks import new_initial_model
 from l2o_splat.initializer_training.record import InitializerRecord
 from l2o_splat.initializer_training.refined_stage import (
@@ -44,7 +43,7 @@ def stage(batch, options=OPTIONS, scale=1e3) -> RefinedStage:
     initial = new_initial_model(SHAPE, CONFIG, seed=0)
     torch.manual_seed(0)
     head = UncertaintyHead(SHAPE.width, typical_precision(initial, [batch], scale))
-    return RefinedStage(RefinedModel(initial, head, options.train_initial), Losses(), options)
+    return RefinedStage(RefinedModel(initial, head, options.train_initial), options)
 
 
 def in_double(views: Views) -> Views:
@@ -63,7 +62,7 @@ def test_the_gradient_of_the_head_is_that_through_every_step(batch):
 
     def error(mode: BackwardMode) -> torch.Tensor:
         trained.options = replace(OPTIONS, backward=mode)
-        refined, status = trained.refine(scene, predicted_precision(head, scene).double(), 12)
+        refined, status = trained.refine(scene, predicted_precision(head, scene, RASTER).double(), 12)
         assert status.failure is None
         return (render(refined, target.cameras, RASTER).rgb - target.images).square().sum()
 
@@ -110,7 +109,7 @@ def test_another_exposure_is_that_of_one_context_image_alone(batch):
             ratio = (after / before)[inside]
             torch.testing.assert_close(ratio, ratio[0].expand_as(ratio), rtol=1e-4, atol=0)
             gains.append(float(ratio[0]))
-    assert 8 < changed < 32 and 0.8 <= min(gains) < 0.9 and 1.1 < max(gains) <= 1.2
+    assert 8 < changed < 32 and 0.75 <= min(gains) < 0.85 and 1.15 < max(gains) <= 1.25
 
 
 def test_a_few_steps_of_training_lower_the_loss_of_a_scene_and_leave_the_start_alone(batch):
@@ -169,7 +168,7 @@ def test_a_run_leaves_weights_that_predict_what_was_trained(batch, tmp_path):
     assert model.config == CONFIG
     scene = model(batch.context, 1.0, batch.depth_range)
     _, expected, _ = trained(batch)
-    found = predicted_precision(head, scene)
+    found = predicted_precision(head, scene, RASTER)
     # Networks work in their own units, in which the means' precision is another number; halves are rounded.
     torch.testing.assert_close(found[:, 1:], expected[:, 1:], rtol=0.05, atol=0)
 
