@@ -19,6 +19,8 @@ from l2o_splat.rendering import render
 
 CHANNELS = len(GROUPS) + 9
 """Numbers per Gaussian."""
+PROBES = 4
+"""Random images per view from which the diagonal of J^T J is estimated."""
 LEAST_INFORMATION = 1e-4
 """Added to information in units of the reference before logarithms are taken."""
 LEAST_ERROR = 0.01
@@ -31,8 +33,6 @@ def evidence_maps(
     views: ContextViews,
     grid: tuple[int, int],
     reference: Float[Tensor, " 5"],
-    probes: int = 4,
-    seed: int = 0,
 ) -> Float[Tensor, "v c h w"]:
     """One row of numbers for each pixel-aligned Gaussian, where it lies in the maps of features.
 
@@ -50,11 +50,9 @@ def evidence_maps(
         views: The photographs it was made from, and how it is drawn.
         grid: Rows and columns of Gaussians per view.
         reference: Typical precision of each group, that of the means per squared pixel.
-        probes: Random images per view from which the diagonal is estimated.
-        seed: Of the probes.
     """
     linearized = views.linearize(gaussians)
-    diagonals = group_means(linearized.view_diagonals(probes, seed).flatten(0, 1))
+    diagonals = group_means(linearized.view_diagonals(PROBES, seed=0).flatten(0, 1))
     diagonals = diagonals.view(len(views.cameras), -1, len(GROUPS))
     footprints = pixel_footprints(gaussians.means, views.cameras, views.settings.near)
     diagonals[:, :, MEAN] *= torch.where(footprints.isfinite(), footprints, 0).square()
