@@ -29,10 +29,7 @@ LEAST_ERROR = 0.01
 
 @torch.no_grad()
 def evidence_maps(
-    gaussians: Gaussians,
-    views: ContextViews,
-    grid: tuple[int, int],
-    reference: Float[Tensor, " 5"],
+    gaussians: Gaussians, views: ContextViews, grid: tuple[int, int], reference: Float[Tensor, " 5"]
 ) -> Float[Tensor, "v c h w"]:
     """One row of numbers for each pixel-aligned Gaussian, where it lies in the maps of features.
 

@@ -230,16 +230,15 @@ class TrainInitializer:
             own = {"refinement": asdict(self.refinement)}
         else:
             own = {"start": self.start, "steps": self.steps} if self.stage == "update" else {}
+            own["losses"] = asdict(replace(self.losses, images=None)) | {
+                "ssim_weight": self.losses.images.ssim_weight,
+                "perceptual_weight": self.losses.images.perceptual_weight,
+            }
         data = asdict(self.data) | {"folder": None}
         return own | {
             "stage": "through_optimization" if self.through_optimization else self.stage,
             "weights": None if weights is None else weights.card.sha256 or weights.card.source,
             "depth_weights": self.depth_weights,
-            "losses": asdict(replace(self.losses, images=None))
-            | {
-                "ssim_weight": self.losses.images.ssim_weight,
-                "perceptual_weight": self.losses.images.perceptual_weight,
-            },
             "shape": asdict(self.shape),
             "behaviour": asdict(config),
             "data": data,
