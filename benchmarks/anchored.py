@@ -35,7 +35,6 @@ from l2o_splat.bench.split import split_views
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
-from l2o_splat.implicit.solvers import SPLATFACTO
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializer_training.refined_stage import with_exposure
 from l2o_splat.initializer_training.scenes import DepthSource, SceneOptions
@@ -43,12 +42,13 @@ from l2o_splat.initializers.context_views import depth_range
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.losses import squared_loss
 from l2o_splat.meta.episode import take_views, to_device
 from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.meta.sources import TEST_SEEDS
-from l2o_splat.optim.adam import AdamRule
-from l2o_splat.optim.anchored import AnchoredRule, proximal_weight, squared_loss
+from l2o_splat.optim.adam import SPLATFACTO, AdamRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
+from l2o_splat.optim.proximal import ProximalRule, proximal_weight
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.plugin.training_captures import read_training_capture
 from l2o_splat.rendering import RasterSettings, render
@@ -148,7 +148,7 @@ def methods(start: Start, prox_scales: tuple[float, ...]) -> Iterator[tuple[str,
         for scale in prox_scales:
             weight = proximal_weight(len(shown), len(shown), shown.width, shown.height, scale)
             label = name if scale == 1 else f"{name} x {scale:g}"
-            yield label, AnchoredRule(AdamRule(SPLATFACTO), weight), precision
+            yield label, ProximalRule(AdamRule(SPLATFACTO), weight), precision
 
 
 def refine(

@@ -44,6 +44,7 @@ from l2o_splat.optim import resplat
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.scene import SceneStart
 from l2o_splat.scene_frame import scene_extent
 from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights import Weights, WeightsCard, load_weights
@@ -207,7 +208,7 @@ def measure_update(
     timer = PartTimer(device)
     draw = timer.timed("render", lambda: render(scene.gaussians, scene.context.cameras, raster).rgb)
     extent = scene_extent(scene.context.cameras.centres)
-    state = rule.init_state(scene.gaussians, scene.features.float())
+    state = rule.init_state(SceneStart(scene.gaussians, scene.features.float()))
 
     @torch.no_grad()
     def update() -> None:

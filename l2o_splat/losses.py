@@ -48,6 +48,23 @@ def photometric_loss(
     return loss
 
 
+def squared_loss(
+    rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"], masks: Float[Tensor, "v h w 1"] | None = None
+) -> Float[Tensor, ""]:
+    """Squared difference, mean over all pixels and channels, sum over views: the image loss precisions are made for.
+
+    Args:
+        rendered: Rendered views, sRGB, not clamped.
+        images: Photographs, sRGB 0 to 1.
+        masks: Where a mask does not exceed 0.5 the difference counts as 0, in a mean over all pixels still, so that
+            the weight of the others beside the proximal term stays the same.
+    """
+    difference = rendered - images
+    if masks is not None:
+        difference = torch.where(masks > 0.5, difference, 0)
+    return difference.square().mean(dim=(1, 2, 3)).sum()
+
+
 def l1(
     rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"], masks: Float[Tensor, "v h w 1"] | None = None
 ) -> Float[Tensor, ""]:

@@ -9,6 +9,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.rule import Feedback
+from l2o_splat.scene import SceneStart
 from l2o_splat.scene_frame import SceneFrame, scene_extent
 
 FRAME = SceneFrame((1.0, -2.0, 0.5), 0.25)
@@ -48,7 +49,7 @@ def test_a_framed_rule_takes_the_step_of_the_rule_in_training_units():
     rule = AdamRule(adam_options("own-scale", horizon=10))
     framed_rule = FramedRule(rule, FRAME)
     stored, trained = scene(), FRAME.to_training(scene())
-    state, framed_state = rule.init_state(trained), framed_rule.init_state(stored)
+    state, framed_state = rule.init_state(SceneStart(trained)), framed_rule.init_state(SceneStart(stored))
     for step in range(3):
         gradients = scene(seed=10 + step)
         delta, state = rule(trained, Feedback(FRAME.gradients_to_training(gradients), step, 0.5), state)

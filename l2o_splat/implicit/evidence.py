@@ -14,7 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.heuristic import pixel_footprints
 from l2o_splat.implicit.linearized_views import ContextViews
-from l2o_splat.implicit.precision import GROUPS, MEAN, group_means
+from l2o_splat.optim.precision import GROUPS, MEAN, group_means
 from l2o_splat.rendering import render
 
 CHANNELS = len(GROUPS) + 9

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
-from l2o_splat.implicit.precision import GROUPS, MEAN, ROTATION, SCALE, group_means
+from l2o_splat.optim.precision import GROUPS, MEAN, ROTATION, SCALE, group_means
 from l2o_splat.views import PinholeCameras
 
 SHARE = 0.1

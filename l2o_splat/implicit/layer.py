@@ -22,9 +22,9 @@ from torch.autograd.function import once_differentiable
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.pcg import PCG, LinearStatus, solve
-from l2o_splat.implicit.precision import check_precision, per_channel
 from l2o_splat.implicit.problem import InnerProblem, damped_curvature
 from l2o_splat.implicit.solvers import AdamSolver, Solution
+from l2o_splat.optim.precision import check_precision, per_channel
 
 
 class InnerSolver(Protocol):
@@ -100,7 +100,7 @@ def proximal_refine(
     Args:
         anchor: Predicted scene, unactivated; also the start.
         precision: How strongly each group of parameters is held, per squared unactivated unit; see
-            :mod:`l2o_splat.implicit.precision`.
+            :mod:`l2o_splat.optim.precision`.
         views: What to fit; squared differences of sRGB are summed over all pixels.
         inner: How to minimise; None is :class:`AdamSolver` with its defaults.
         backward: How gradients pass.

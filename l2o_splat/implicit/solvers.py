@@ -15,12 +15,9 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.implicit.linearized_views import LinearizedViews
 from l2o_splat.implicit.pcg import PCG, solve
 from l2o_splat.implicit.problem import InnerProblem, damped_curvature
-from l2o_splat.optim.adam import AdamOptions, AdamRule, Rates, adam_options
+from l2o_splat.optim.adam import SPLATFACTO, AdamOptions, AdamRule
 from l2o_splat.optim.rule import Feedback, RuleState
-
-SPLATFACTO = replace(adam_options("gsplat", horizon=1), final_factor=Rates(1.0, 1.0, 1.0, 1.0, 1.0, 1.0))
-"""Splatfacto's rates, constant."""
-
+from l2o_splat.scene import SceneStart
 
 LONG_STEP = PCG(max_iterations=8, tolerance=5e-2)
 """Linear solve of a Levenberg-Marquardt step, which need not be exact."""
@@ -37,7 +34,7 @@ class Solution:
     gradient_norms: tuple[Float[Tensor, ""], Float[Tensor, ""]]
     """Norm of the gradient of E at the anchor and at ``rows``."""
     early_stopping: Float[Tensor, "n d"] | None = None
-    """Precision that stands for stopping early; see :meth:`AdamSolver.run`. None where the solver has no such thing."""
+    """Precision that stands for stopping early; see :meth:`AdamSolver.run`. None if the solver has no such thing."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class AdamSolver:
     steps: int = 50
     options: AdamOptions = SPLATFACTO
     scene_extent: float = 1.0
-    """What the rate of the means is multiplied by; see :class:`l2o_splat.optim.rule.Feedback`."""
+    """Factor on the rate of the means; see :class:`l2o_splat.optim.rule.Feedback`."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -67,7 +64,7 @@ class AdamSolver:
         rule = AdamRule(self.options)
         advance = _differentiable_step if keep_graph else AdamRule.forward
         rows = problem.anchor
-        state = rule.init_state(Gaussians.unpack(rows))
+        state = rule.init_state(SceneStart(Gaussians.unpack(rows)))
         energies, norms = [], []
         for step in range(self.steps):
             energy, gradient = problem.gradient(rows, create_graph=keep_graph)
@@ -106,7 +103,9 @@ def _differentiable_step(
     safe = {name: torch.where(touched[name], gradient, 1) for name, gradient in feedback.gradients.items()}
     delta, new_state = rule(gaussians, replace(feedback, gradients=Gaussians(**safe)), state)
     moments = {key: torch.where(touched[key.split(".", 1)[1]], value, 0) for key, value in new_state.items()}
-    return Gaussians(**{name: torch.where(touched[name], value, 0) for name, value in delta.items()}), moments
+    return Gaussians(**{name: torch.where(touched[name], value, 0) for name, value in delta.items()}), RuleState(
+        moments
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from l2o_splat.gaussians import SH_C0, Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
-from l2o_splat.implicit.precision import MEAN, group_means
+from l2o_splat.optim.precision import MEAN, group_means
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.views import PinholeCameras
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o_splat.implicit.evidence import CHANNELS as EVIDENCE
-from l2o_splat.implicit.precision import GROUPS, MEAN
+from l2o_splat.optim.precision import GROUPS, MEAN
 from l2o_splat.weights.format import Weights
 
 RANGE = 7.0

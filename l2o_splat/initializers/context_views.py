@@ -109,6 +109,29 @@ def _project(cameras: PinholeCameras, points: Float[Tensor, "p 3"]) -> tuple[Flo
     return depth, (depth > 0) & ((pixels >= 0) & (pixels <= size)).all(dim=2)
 
 
+def check_context(views: Views, least: int, portrait: bool) -> None:
+    """Refuse context views that ReSplat's networks cannot work with.
+
+    Args:
+        views: At any size.
+        least: Fewest views.
+        portrait: Whether they may be higher than wide.
+
+    Raises:
+        ValueError: If there are too few, or they are higher than wide.
+    """
+    width, height = views.cameras.width, views.cameras.height
+    if len(views) < least:
+        raise ValueError(
+            f"There is {len(views)} context view; depths come from comparing views: give at least {least}."
+        )
+    if height > width and not portrait:
+        raise ValueError(
+            f"The context views have {width} x {height} pixels; ReSplat needs images "
+            "that are no higher than wide: crop them, or turn images and cameras by a quarter."
+        )
+
+
 def fit(views: Views, multiple: int, longer_side: int, how: str) -> Views:
     """Context views whose sides are multiples of a number of pixels, without their masks.
 

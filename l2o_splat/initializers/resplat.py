@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from l2o_splat.camera_frame import CameraFrame
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.initializers.context_views import fit
+from l2o_splat.initializers.context_views import check_context, fit
 from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.nets.resplat.global_attention import maps_from_rows, rows_from_maps
@@ -20,6 +20,7 @@ from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.nets.resplat.precision import autocast
 from l2o_splat.nets.resplat.resize import resize
 from l2o_splat.rotations import quaternions_of
+from l2o_splat.scene import SceneStart
 from l2o_splat.views import Views
 from l2o_splat.weights.format import Weights
 
@@ -27,16 +28,10 @@ DepthRange = tuple[float, float] | tuple[Float[Tensor, " v"], Float[Tensor, " v"
 """Nearest and farthest depth considered, of all views or of each of them."""
 
 
-@dataclass(frozen=True)
-class InitialScene:
-    """A scene as the initial model sees it."""
+@dataclass(frozen=True, kw_only=True)
+class InitialScene(SceneStart):
+    """A scene as the initial model sees it: its Gaussians stand in order of their view, row and column."""
 
-    gaussians: Gaussians
-    """World frame, scene units; in order of their view, row and column."""
-    features: Float[Tensor, "n c"]
-    """What the networks know of each Gaussian; the update starts from it."""
-    context: Views
-    """The views that the Gaussians were predicted from, at the size that the networks saw; the update needs these."""
     depth: Float[Tensor, "v h w"]
     """Camera z of every pixel of the context, scene units."""
 
@@ -118,13 +113,7 @@ class ReSplatInitializer(nn.Module):
     def show(self, views: Views, rescaled_by: float, depth_range: DepthRange | None) -> ShownViews:
         """Context views as the model takes them; arguments and errors as for :meth:`forward`."""
         shape, config = self.model.shape, self.config
-        if len(views) < 2:
-            raise ValueError(f"There is {len(views)} context view; depths come from comparing views: give at least 2.")
-        if views.cameras.height > views.cameras.width and not config.portrait:
-            raise ValueError(
-                f"The context views have {views.cameras.width} x {views.cameras.height} pixels; ReSplat needs images "
-                "that are no higher than wide: crop them, or turn images and cameras by a quarter."
-            )
+        check_context(views, 2, config.portrait)
         if depth_range is None:
             if config.depth_range == "points":
                 raise ValueError(

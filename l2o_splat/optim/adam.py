@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
+from l2o_splat.scene import SceneStart
 
 AdamPreset = Literal["gsplat", "x5", "own-scale"]
 
@@ -34,7 +34,7 @@ class AdamOptions:
     rates: Rates
     """Step sizes at the start, in the units of each unactivated parameter; those of the means in ``means_unit``."""
     means_unit: Literal["scene_extent", "own_scale"]
-    """What the rate of the means multiplies: the extent of the cameras, or each Gaussian's own mean scale."""
+    """Unit of the rate of the means: the extent of the cameras, or each Gaussian's own mean scale."""
     final_factor: Rates
     """Rate at the horizon divided by the rate at the start; exponential in between, constant beyond."""
     horizon: int
@@ -88,6 +88,10 @@ def adam_options(preset: AdamPreset, horizon: int) -> AdamOptions:
     return replace(_PRESETS[preset], horizon=horizon)
 
 
+SPLATFACTO = replace(adam_options("gsplat", horizon=1), final_factor=_CONSTANT)
+"""Splatfacto's rates, constant."""
+
+
 class AdamRule(UpdateRule):
     """Adam (Kingma and Ba, arXiv 1412.6980, algorithm 1) on all six fields.
 
@@ -103,9 +107,10 @@ class AdamRule(UpdateRule):
     def fingerprint(self) -> str:
         return f"adam {self.options}"
 
-    def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
+    def init_state(self, start: SceneStart) -> RuleState:
         moments = ("exp_avg", "exp_avg_sq")
-        return {f"{moment}.{name}": torch.zeros_like(value) for moment in moments for name, value in gaussians.items()}
+        fields = list(start.gaussians.items())
+        return RuleState({f"{moment}.{name}": torch.zeros_like(value) for moment in moments for name, value in fields})
 
     def rate(self, field: str, step: int) -> float:
         """Step size of a field at an inner step, before ``means_unit``."""
@@ -117,14 +122,14 @@ class AdamRule(UpdateRule):
         bias_correction1 = 1 - options.beta1 ** (feedback.step + 1)
         bias_correction2 = 1 - options.beta2 ** (feedback.step + 1)
         deltas: dict[str, Tensor] = {}
-        new_state: RuleState = {}
+        moments: dict[str, Tensor] = {}
         for name in FIELDS:
             gradient = getattr(feedback.gradients, name)
             exp_avg = state[f"exp_avg.{name}"].lerp(gradient, 1 - options.beta1)
             exp_avg_sq = (state[f"exp_avg_sq.{name}"] * options.beta2).addcmul_(
                 gradient, gradient, value=1 - options.beta2
             )
-            new_state[f"exp_avg.{name}"], new_state[f"exp_avg_sq.{name}"] = exp_avg, exp_avg_sq
+            moments[f"exp_avg.{name}"], moments[f"exp_avg_sq.{name}"] = exp_avg, exp_avg_sq
             rate = self.rate(name, feedback.step)
             if name == "means" and options.means_unit == "scene_extent":
                 rate *= feedback.scene_extent
@@ -132,4 +137,4 @@ class AdamRule(UpdateRule):
             deltas[name] = (exp_avg * -(rate / bias_correction1)) / denominator
         if options.means_unit == "own_scale":
             deltas["means"] *= gaussians.scales.exp().mean(dim=1, keepdim=True)
-        return Gaussians(**deltas), new_state
+        return Gaussians(**deltas), RuleState(moments)

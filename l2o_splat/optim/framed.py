@@ -4,40 +4,45 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
+from l2o_splat.optim.wrapped import WrappedRule
+from l2o_splat.scene import SceneStart
 from l2o_splat.scene_frame import SceneFrame
 
 
-class FramedRule(UpdateRule):
+class FramedRule(WrappedRule):
     """Shows another rule the scene in the units it was trained in, and brings its deltas back to scene units."""
 
     def __init__(self, rule: UpdateRule, frame: SceneFrame) -> None:
-        super().__init__()
-        self.rule = rule
+        super().__init__(rule)
         self.frame = frame
-        self.trained_raster = rule.trained_raster
+
+    def around(self, rule: UpdateRule) -> UpdateRule:
+        # A rule that knows its own frame has brought it along, and two frames would scale the scene twice.
+        return rule if isinstance(rule, FramedRule) else FramedRule(rule, self.frame)
 
     @property
     def fingerprint(self) -> str:
         return f"{self.rule.fingerprint} in {self.frame}"
 
-    def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
-        return self.rule.init_state(self.frame.to_training(gaussians), features)
+    def init_state(self, start: SceneStart) -> RuleState:
+        return self.rule.init_state(replace(start, gaussians=self.frame.to_training(start.gaussians)))
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         if self.frame.is_identity:
             return self.rule(gaussians, feedback, state)
-        framed = replace(
-            feedback,
-            gradients=self.frame.gradients_to_training(feedback.gradients),
-            scene_extent=feedback.scene_extent * self.frame.scale,
-        )
-        deltas, state = self.rule(self.frame.to_training(gaussians), framed, state)
+        deltas, state = self.rule(self.frame.to_training(gaussians), self._framed(feedback), state)
         return self.frame.deltas_to_scene(deltas), state
 
-    def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
-        return self.rule.resize_state(state, source, fresh)
+    def _framed(self, feedback: Feedback) -> Feedback:
+        gradients, rendered = feedback.gradients, feedback.rendered
+        if rendered is not None:
+            views = rendered.views
+            rendered = replace(rendered, views=replace(views, cameras=self.frame.cameras_to_training(views.cameras)))
+        return replace(
+            feedback,
+            gradients=None if gradients is None else self.frame.gradients_to_training(gradients),
+            scene_extent=feedback.scene_extent * self.frame.scale,
+            rendered=rendered,
+        )

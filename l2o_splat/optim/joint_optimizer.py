@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from l2o_splat.gaussians import FIELDS, Gaussians
-from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, UpdateRule
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.optim.migration import FORMAT, migrated
+from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, RuleState, UpdateRule
+from l2o_splat.scene import SceneKnowledge, SceneStart
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,9 @@ class JointOptimizer(torch.optim.Optimizer):
     """All parameters of a scene, moved together by one :class:`UpdateRule`.
 
     It has one named param group per field, so that loops and loggers written for ``torch.optim`` work
-    unchanged. Everything a resumed run needs is in ``state_dict()``: the rule's state under the means,
-    and step count, scene extent and the rule's fingerprint in the first param group.
+    unchanged. Everything a resumed run needs is in ``state_dict()`` as plain tensors and numbers: the two parts of the
+    rule's :class:`RuleState` under the means, and step count, scene extent and the rule's fingerprint in the first
+    param group.
 
     Args:
         parameters: The six fields; any mapping (a ``ParameterDict``) will do.
@@ -46,14 +49,14 @@ class JointOptimizer(torch.optim.Optimizer):
     def __init__(self, parameters: Mapping[str, Parameter], rule: UpdateRule) -> None:
         Gaussians.from_mapping(parameters)  # Names the field that is missing or misshapen.
         groups: list[dict[str, Any]] = [{"params": [parameters[name]], "name": name} for name in FIELDS]
-        groups[0] |= {"rule": rule.fingerprint, "step": 0, "scene_extent": 1.0}
+        groups[0] |= {"rule": rule.fingerprint, "format": FORMAT, "step": 0, "scene_extent": 1.0}
         super().__init__(groups, defaults={})
         self.rule = rule
         self.loss: Float[Tensor, ""] | None = None
-        """Loss of the step to come, for rules that watch it; see ``Feedback.loss``."""
+        """Loss of the step to come; see ``Feedback.loss``."""
         self.rendered: RenderedViews | None = None
-        """Context views of the step to come, for rules that look at renders; see ``Feedback.rendered``."""
-        self._features: Tensor | None = None
+        """Context views of the step to come, if it is one with renders; see ``Feedback.rendered``."""
+        self._start = SceneStart(self.gaussians)
         self._refused_steps = 0
 
     @property
@@ -68,29 +71,44 @@ class JointOptimizer(torch.optim.Optimizer):
 
     @property
     def feedback_kind(self) -> FeedbackKind:
-        """What the rule looks at in the step to come."""
-        return self.rule.feedback_at(self.inner_step)
+        """What the rule gets in the step to come."""
+        return self.rule.needs.feedback_at(self.inner_step)
+
+    @property
+    def rule_state(self) -> RuleState | None:
+        """What the rule remembers; None before the first step."""
+        saved = self.state[self._means]
+        return RuleState(saved["per_gaussian"], saved["per_scene"]) if saved else None
+
+    @property
+    def _present_start(self) -> SceneStart:
+        """What the initializer knows, with the Gaussians as they are now."""
+        return replace(self._start, gaussians=self.gaussians)
+
+    def _remember(self, state: RuleState) -> None:
+        self.state[self._means] = {"per_gaussian": state.per_gaussian, "per_scene": state.per_scene}
 
     @property
     def _means(self) -> Parameter:
         return self.param_groups[0]["params"][0]
 
-    def bind(self, scene: SceneCameras, features: Float[Tensor, "n f"] | None = None) -> None:
-        """Tell the rule what is known of the scene, before the first step or a saved state is loaded.
+    def bind(self, scene: SceneKnowledge, start: SceneStart | None = None) -> None:
+        """Give the rule what is known of the scene, before the first step or a saved state is loaded.
 
         Args:
-            scene: The training cameras.
-            features: What the initializer knows of each Gaussian, for rules that start from it.
+            scene: The cameras.
+            start: What the initializer knows of each Gaussian; the rule takes what it can use. Its Gaussians are those
+                that the parameters hold.
         """
-        self.rule = self.rule.in_scene(scene)
+        self.rule = self.rule.bind(scene)
         self.param_groups[0] |= {"rule": self.rule.fingerprint, "scene_extent": scene.extent}
-        self._features = features
+        self._start = self.rule.needs.select(start or SceneStart(self.gaussians))
 
     @torch.no_grad()
     def step(self, closure=None):
         """Apply the rule once to the gradients the parameters hold, or to the renders that ``rendered`` holds.
 
-        A rule that looks at renders is given no gradients, whatever the parameters hold. A step with non-finite
+        In steps with renders the rule gets no gradients, whatever the parameters hold. A step with non-finite
         gradients or deltas is refused as a whole: parameters and state stay as they are, and a warning names field,
         count and step.
 
@@ -110,7 +128,9 @@ class JointOptimizer(torch.optim.Optimizer):
             if self._refuses("gradients", gradients):
                 return loss
         gaussians = self.gaussians
-        state = self.state[self._means] or self.rule.init_state(gaussians, self._features)
+        state = self.rule_state
+        if state is None:
+            state = self.rule.init_state(self._present_start)
         feedback = Feedback(gradients, self.inner_step, self.param_groups[0]["scene_extent"], rendered, self.loss)
         delta, new_state = self.rule(gaussians, feedback, state)
         if self._refuses("deltas", delta):
@@ -118,7 +138,7 @@ class JointOptimizer(torch.optim.Optimizer):
         self._refused_steps = 0
         for name, value in delta.items():
             getattr(gaussians, name).add_(value)
-        self.state[self._means] = new_state
+        self._remember(new_state)
         self.param_groups[0]["step"] += 1
         return loss
 
@@ -131,14 +151,15 @@ class JointOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: when the rule cannot work on the scene at all.
         """
-        if self.rule.feedback_at(0) == "renders":
-            self.rule.init_state(self.gaussians, self._features)
+        start = self._present_start
+        if self.rule.needs.feedback_at(0) == "renders":
+            self.rule.init_state(start)
             return None
-        # Where a run was resumed with another start, there may be fewer features than Gaussians.
-        count = TRIAL_GAUSSIANS if self._features is None else min(TRIAL_GAUSSIANS, len(self._features))
-        gaussians = self.gaussians[:count]
-        features = None if self._features is None else self._features[: len(gaussians)]
-        state = self.rule.init_state(gaussians, features)
+        # After a resume from another start there may be fewer rows of features than Gaussians.
+        known = [rows for rows in (start.features, start.precision) if rows is not None]
+        start = start.at(slice(min([TRIAL_GAUSSIANS, len(start.gaussians), *map(len, known)])))
+        gaussians = start.gaussians
+        state = self.rule.init_state(start)
         feedback = Feedback(gaussians.map(torch.ones_like), 0, self.param_groups[0]["scene_extent"])
         self.rule(gaussians, feedback, state)  # The first call pays for what is built once.
         start = time.perf_counter()
@@ -181,10 +202,11 @@ class JointOptimizer(torch.optim.Optimizer):
             )
         if m and not 0 <= int(source.min()) <= int(source.max()) < n:
             raise ValueError(f"source runs from {int(source.min())} to {int(source.max())}; there are {n} Gaussians.")
-        if self.state[self._means]:
-            self.state[self._means] = self.rule.resize_state(self.state[self._means], source, fresh)
-        if self._features is not None:
-            self._features = self._features[source]
+        if self.rule_state is None:
+            self._start = self._present_start.at(source)
+        else:
+            # What the initializer knew is in the state by now.
+            self._remember(self.rule.resize_state(self.rule_state, source, fresh))
         for group in self.param_groups:
             parameter = group["params"][0]
             # The Parameter object stays, so that whoever else holds it sees the new size.
@@ -197,6 +219,7 @@ class JointOptimizer(torch.optim.Optimizer):
         Raises:
             RuleMismatchError: when the state was written by another rule, or the same with other options.
         """
+        state_dict = migrated(state_dict, self.rule)
         saved = state_dict["param_groups"][0].get("rule", "an optimizer per field")
         if saved != self.rule.fingerprint:
             raise RuleMismatchError(
@@ -205,8 +228,12 @@ class JointOptimizer(torch.optim.Optimizer):
             )
         super().load_state_dict(state_dict)
         # torch casts per-parameter state to the parameter's dtype; counters and indices must stay integers.
-        for name, value in state_dict["state"].get(0, {}).items():
-            self.state[self._means][name] = value.detach().to(self._means.device, copy=True)
+        if rows := state_dict["state"].get(0):
+            device = self._means.device
+            self.state[self._means] = {
+                part: {name: value.detach().to(device, copy=True) for name, value in rows[part].items()}
+                for part in ("per_gaussian", "per_scene")
+            }
 
 
 def _gradient(parameter: Parameter) -> Tensor:

@@ -21,9 +21,9 @@ from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.nets.resplat.local_neighbours import local_neighbours
 from l2o_splat.nets.resplat.precision import autocast
 from l2o_splat.nets.resplat.update_network import UpdateNetwork
-from l2o_splat.optim.rule import Feedback, FeedbackKind, RuleState, UpdateRule, digest_of
+from l2o_splat.optim.rule import ContextNeeds, Feedback, Needs, RuleState, UpdateRule, digest_of
 from l2o_splat.rotations import quaternions_of
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights.format import Weights
 
@@ -70,27 +70,47 @@ class ReSplatRule(UpdateRule):
             network = UpdateNetwork(read.shape)
         read.load_into(network)
         rule = cls(network, read.config)
-        rule.trained_raster = weights.card.raster
+        rule.card, rule.trained_raster = weights.card, weights.card.raster
         return rule
 
-    def in_scene(self, scene: SceneCameras) -> ReSplatRule:
+    def bind(self, scene: SceneKnowledge) -> ReSplatRule:
         rule = ReSplatRule(self.network, self.config, 1 / scene.rescaled_by)
-        rule.trained_raster = self.trained_raster
+        rule.card, rule.trained_raster = self.card, self.trained_raster
         return rule
 
-    def feedback_at(self, step: int) -> FeedbackKind:
-        return "renders"
+    @property
+    def num_steps(self) -> int:
+        return self.config.iterations
+
+    @property
+    def needs(self) -> Needs:
+        config = self.config
+        context = ContextNeeds(
+            num_views=config.context_views,
+            size_multiple=self.network.shape.size_multiple,
+            longer_side=config.longer_side,
+            fit=config.fit,
+            portrait=config.portrait,
+            least_views=2,
+        )
+        return Needs(
+            renders=((0, None),),
+            context=context,
+            features=(self.network.shape.width,),
+            own_start=config.update_starts != "any",
+        )
 
     @property
     def fingerprint(self) -> str:
         return f"resplat weights {digest_of(self.network)} {self.config} scale {self.scale}"
 
-    def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
+    def init_state(self, start: SceneStart) -> RuleState:
         """See :meth:`UpdateRule.init_state`.
 
         Raises:
             ValueError: If there are no features, or they do not fit the Gaussians or the weights.
         """
+        gaussians, features = start.gaussians, start.features
         n, width = len(gaussians), self.network.shape.width
         found = None if features is None else tuple(features.shape)
         if features is None and self.config.update_starts == "any":
@@ -106,7 +126,7 @@ class ReSplatRule(UpdateRule):
         latent = self.network.state_from_features(features)
         if self.config.uses_bfloat16(gaussians.device):
             latent = latent.bfloat16()
-        return {"latent": latent, "cell": cell}
+        return RuleState({"latent": latent, "cell": cell})
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         """See :meth:`UpdateRule.forward`.
@@ -115,7 +135,7 @@ class ReSplatRule(UpdateRule):
             ValueError: If the feedback has no renders, or they or the Gaussians do not suit the state.
         """
         if feedback.rendered is None:
-            raise ValueError("ReSplat was given no renders of its context views; put them in Feedback.rendered.")
+            raise ValueError("ReSplat got no renders of its context views; put them into Feedback.rendered.")
         views, cell = feedback.rendered.views, state["cell"]
         side = self.network.shape.gaussian_downsample
         grid = (views.cameras.height // side, views.cameras.width // side)
@@ -147,7 +167,7 @@ class ReSplatRule(UpdateRule):
         if self.config.step_decay < 1:
             share = self.config.step_decay**feedback.step
             delta = delta.map(lambda change: share * change)
-        return delta, {**state, "latent": latent, "cell": cell}
+        return delta, state.updated(latent=latent, cell=cell)
 
     def _step(
         self, rows: Float[Tensor, "n d"], current: CameraGaussians, view_quats: Float[Tensor, "n 4"]
@@ -160,7 +180,7 @@ class ReSplatRule(UpdateRule):
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         """Added Gaussians take latent state and cell from their parents."""
-        return {name: rows[source] for name, rows in state.items()}
+        return state.at(source)
 
     def _frame(self, cameras: PinholeCameras) -> CameraFrame:
         """In which the network sees the scene."""

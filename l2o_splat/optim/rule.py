@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -12,14 +13,139 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.views import Views
-
-RuleState = dict[str, Tensor]
-"""What a rule remembers between steps: named tensors of any dtype with one row per Gaussian (``"n ..."``)."""
+from l2o_splat.weights.format import WeightsCard
 
 FeedbackKind = Literal["gradients", "renders"]
-"""What a rule looks at in a step: the gradient of the loss, or renders of the context views."""
+"""What a rule gets in a step: the gradient of the loss, or renders of the context views."""
+
+
+@dataclass(frozen=True, eq=False)
+class RuleState(Mapping[str, Tensor]):
+    """What a rule remembers between steps, as plain tensors of any dtype.
+
+    Reading ``state[name]`` finds a tensor in either part, so a name may stand in one of them only.
+    """
+
+    per_gaussian: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors with one row per Gaussian, ``"n ..."``; they follow when Gaussians are added or removed."""
+    per_scene: dict[str, Tensor] = field(default_factory=dict)
+    """Numbers of the whole scene; they stay when Gaussians are added or removed."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.per_gaussian[name] if name in self.per_gaussian else self.per_scene[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self.per_gaussian, *self.per_scene))
+
+    def __len__(self) -> int:
+        return len(self.per_gaussian) + len(self.per_scene)
+
+    def __or__(self, other: RuleState) -> RuleState:
+        """Both states as one; tensors of the second replace those of the first with the same name."""
+        return RuleState(self.per_gaussian | other.per_gaussian, self.per_scene | other.per_scene)
+
+    def updated(self, **per_gaussian: Tensor) -> RuleState:
+        """The same with some tensors of ``per_gaussian`` replaced or added."""
+        return replace(self, per_gaussian=self.per_gaussian | per_gaussian)
+
+    def without(self, *names: str) -> RuleState:
+        """The same without the tensors of these names."""
+        parts = (self.per_gaussian, self.per_scene)
+        return RuleState(*({name: value for name, value in part.items() if name not in names} for part in parts))
+
+    def at(self, index: Tensor) -> RuleState:
+        """The rows at ``index`` of what is per Gaussian; the scene's numbers as they are."""
+        return replace(self, per_gaussian={name: rows[index] for name, rows in self.per_gaussian.items()})
+
+    def detach(self) -> RuleState:
+        """The same tensors without a graph."""
+        parts = (self.per_gaussian, self.per_scene)
+        return RuleState(*({name: value.detach() for name, value in part.items()} for part in parts))
+
+    def nested(self, prefix: str) -> RuleState:
+        """This state under names that begin with ``prefix.``, as part of the state of another rule."""
+        parts = (self.per_gaussian, self.per_scene)
+        return RuleState(*({f"{prefix}.{name}": value for name, value in part.items()} for part in parts))
+
+    def part(self, prefix: str) -> RuleState:
+        """What :meth:`nested` made, under its own names again; empty if there is no such part."""
+        start = f"{prefix}."
+        parts = (self.per_gaussian, self.per_scene)
+        return RuleState(
+            *(
+                {name.removeprefix(start): value for name, value in part.items() if name.startswith(start)}
+                for part in parts
+            )
+        )
+
+
+@dataclass(frozen=True)
+class ContextNeeds:
+    """Which context views a rule needs if the initializer looked at none."""
+
+    num_views: int = 8
+    """Views, or all there are."""
+    size_multiple: int = 1
+    """Sides are multiples of this, pixels."""
+    longer_side: int | None = None
+    """Larger views are reduced to this, pixels; None keeps the size that is trained at."""
+    fit: Literal["squeeze", "crop", "enlarge"] = "squeeze"
+    """How sides become such multiples, see :func:`l2o_splat.initializers.context_views.fit`."""
+    portrait: bool = True
+    """Whether views may be higher than wide."""
+    least_views: int = 1
+    """Fewest views that the rule can work with."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a rule needs from the training loop and from the start of a scene. Loops read it, initializers deliver."""
+
+    renders: tuple[tuple[int, int | None], ...] = ()
+    """Inner steps ``[first, last)`` in which the rule gets renders of the context views instead of gradients; a last
+    step of None has no end."""
+    context: ContextNeeds | None = None
+    """Context views that stay the same throughout; None if the rule needs none."""
+    only_context: bool = False
+    """Whether gradients are those of the context views, all of them in every step."""
+    features: tuple[int, ...] = ()
+    """Widths of initializer features that the rule's state can start from."""
+    own_start: bool = False
+    """Whether the rule works only on scenes that the initial model of its own weights made."""
+    precision: bool = False
+    """Whether it needs to know how strongly each Gaussian is held."""
+    fixed_count: bool = False
+    """Whether Gaussians can be removed but not added."""
+
+    def feedback_at(self, step: int) -> FeedbackKind:
+        """What the rule gets in its inner step ``step``, counted from 0; the other kind need not be computed."""
+        inside = any(first <= step and (last is None or step < last) for first, last in self.renders)
+        return "renders" if inside else "gradients"
+
+    def then(self, other: Needs, after: int) -> Needs:
+        """The needs of one rule for ``after`` steps and of another one from then on."""
+        until = [(first, after if last is None else min(last, after)) for first, last in self.renders if first < after]
+        beyond = [(first + after, None if last is None else last + after) for first, last in other.renders]
+        return Needs(
+            renders=(*until, *beyond),
+            context=self.context or other.context,
+            only_context=self.only_context or other.only_context,
+            features=self.features,  # The second rule starts afresh.
+            own_start=self.own_start,
+            precision=self.precision or other.precision,
+            fixed_count=self.fixed_count or other.fixed_count,
+        )
+
+    def select(self, start: SceneStart) -> SceneStart:
+        """The start without features and precision that the rule cannot use."""
+        usable = start.features is not None and (self.own_start or start.features.shape[1] in self.features)
+        return replace(
+            start,
+            features=start.features if usable else None,
+            precision=start.precision if self.precision else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -40,39 +166,46 @@ class RenderedViews:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a rule is told about the scene in one inner step."""
+    """What the training loop tells a rule in one inner step."""
 
     gradients: Gaussians | None
-    """Gradient of the step's loss (mean over pixels, sum over views) to every unactivated parameter; None for rules
-    that look at renders alone."""
+    """Gradient of the step's loss (mean over pixels, sum over views) with respect to every unactivated parameter; None
+    in steps with renders."""
     step: int
     """Inner steps taken before this one."""
     scene_extent: float
     """1.1 x the largest distance of a training camera from their mean, scene units (as gsplat's trainer)."""
     rendered: RenderedViews | None = None
-    """The context views, for rules that look at renders; None where nothing was rendered for that."""
+    """The context views, in steps with renders; None in the others."""
     loss: Float[Tensor, ""] | None = None
-    """Loss of the step before the update, mean over pixels, mean over views; None where nobody told."""
+    """Loss of the step before the update, mean over pixels, mean over views; None if the training loop does not provide
+    it."""
 
 
 class UpdateRule(nn.Module):
     """Maps Gaussians and feedback to a delta; hand-designed and learned optimizers alike.
 
     A rule is pure: it keeps nothing between calls but its own weights. Everything else lives in the
-    state it is handed and returns, row-aligned with the Gaussians, so that saving, resuming and
-    changing the number of Gaussians work for every rule in the same way.
+    :class:`RuleState` it is handed and returns, so that saving, resuming and changing the number of Gaussians work
+    for every rule in the same way. A rule's way through a run: its :attr:`needs` are read, :meth:`bind` is given the
+    cameras, :meth:`init_state` the start, and :meth:`forward` every step.
     """
 
     trained_raster: dict[str, Any] | None = None
-    """``RasterSettings`` the rule was trained with, those that differ from the defaults; None where any will do."""
+    """``RasterSettings`` the rule was trained with, those that differ from the defaults; None if any will do."""
+    card: WeightsCard | None = None
+    """Of the weights it was built from; None for a rule without weights."""
+    num_steps: int | None = None
+    """Inner steps that the rule is made for; None if it has no such number."""
 
-    def in_scene(self, scene: SceneCameras) -> UpdateRule:
-        """This rule for scenes whose cameras are known; rules that work in units of their own are framed here."""
+    @property
+    def needs(self) -> Needs:
+        """What the rule needs; gradients alone unless it says otherwise."""
+        return Needs()
+
+    def bind(self, scene: SceneKnowledge) -> UpdateRule:
+        """This rule for a scene whose cameras are known. Binding twice is the same as binding once."""
         return self
-
-    def feedback_at(self, step: int) -> FeedbackKind:
-        """What the rule looks at in its step ``step``, counted from 0; the other kind need not be computed."""
-        return "gradients"
 
     @property
     @abstractmethod
@@ -80,12 +213,11 @@ class UpdateRule(nn.Module):
         """Name, options and weights hash in one line; a checkpoint resumes only with the same one."""
 
     @abstractmethod
-    def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
+    def init_state(self, start: SceneStart) -> RuleState:
         """The state before the first step.
 
         Args:
-            gaussians: The scene at its start.
-            features: What the initializer knows about each Gaussian, for rules that can use it.
+            start: The Gaussians, and what the initializer knows about them.
         """
 
     @abstractmethod
@@ -106,14 +238,15 @@ class UpdateRule(nn.Module):
             fresh: True for Gaussians that were added (cloned, split, padded), False for those kept.
 
         Returns:
-            State of the m new Gaussians: kept rows move along, added rows start at zero. Rules whose
-            state refers to other rows (neighbour lists) override this.
+            State of the m new Gaussians: kept rows move along, added rows start at zero, and the numbers of the scene
+            stay. Rules with rows that cannot start at zero or that refer to other rows (neighbour lists) override this.
         """
-        resized = {}
-        for name, rows in state.items():
-            moved = rows[source]
-            resized[name] = torch.where(fresh.view(-1, *[1] * (moved.ndim - 1)), torch.zeros_like(moved), moved)
-        return resized
+        moved = state.at(source)
+        zeroed = {
+            name: torch.where(fresh.view(-1, *[1] * (rows.ndim - 1)), torch.zeros_like(rows), rows)
+            for name, rows in moved.per_gaussian.items()
+        }
+        return replace(moved, per_gaussian=zeroed)
 
 
 def digest_of(network: nn.Module) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.optim.rule import Feedback, FeedbackKind, RuleState, UpdateRule
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.optim.rule import Feedback, Needs, RuleState, UpdateRule
+from l2o_splat.scene import SceneKnowledge, SceneStart
 
 
 class SequencedRule(UpdateRule):
@@ -24,48 +25,44 @@ class SequencedRule(UpdateRule):
         super().__init__()
         if switch_after < 1:
             raise ValueError(f"The second rule should follow after {switch_after} steps; at least 1 is needed.")
+        if second.needs.precision:
+            raise ValueError(
+                "The second rule holds Gaussians near their start, which only a first rule can; swap them."
+            )
         self.first = first
         self.second = second
         self.switch_after = switch_after
-        self.trained_raster = first.trained_raster
 
-    def in_scene(self, scene: SceneCameras) -> UpdateRule:
-        return SequencedRule(self.first.in_scene(scene), self.second.in_scene(scene), self.switch_after)
+    @property
+    def trained_raster(self) -> dict[str, Any] | None:
+        return self.first.trained_raster
 
-    def feedback_at(self, step: int) -> FeedbackKind:
-        if step < self.switch_after:
-            return self.first.feedback_at(step)
-        return self.second.feedback_at(step - self.switch_after)
+    @property
+    def needs(self) -> Needs:
+        return self.first.needs.then(self.second.needs, self.switch_after)
+
+    def bind(self, scene: SceneKnowledge) -> SequencedRule:
+        return SequencedRule(self.first.bind(scene), self.second.bind(scene), self.switch_after)
 
     @property
     def fingerprint(self) -> str:
         return f"[{self.first.fingerprint}] for {self.switch_after} steps, then [{self.second.fingerprint}]"
 
-    def init_state(self, gaussians: Gaussians, features: Float[Tensor, "n f"] | None = None) -> RuleState:
-        return prefixed("first", self.first.init_state(gaussians, features))
+    def init_state(self, start: SceneStart) -> RuleState:
+        return self.first.init_state(start).nested("first")
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         if feedback.step < self.switch_after:
-            delta, state = self.first(gaussians, feedback, own_state("first", state))
-            return delta, prefixed("first", state)
-        own = own_state("second", state) or self.second.init_state(gaussians)
+            delta, inner = self.first(gaussians, feedback, state.part("first"))
+            return delta, inner.nested("first")
+        inner = state.part("second") or self.second.init_state(SceneStart(gaussians))
         late = replace(feedback, step=feedback.step - self.switch_after)
-        delta, own = self.second(gaussians, late, own)
-        return delta, prefixed("second", own)
+        delta, inner = self.second(gaussians, late, inner)
+        return delta, inner.nested("second")
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
-        resized: RuleState = {}
+        resized = RuleState()
         for prefix, rule in (("first", self.first), ("second", self.second)):
-            if own := own_state(prefix, state):
-                resized |= prefixed(prefix, rule.resize_state(own, source, fresh))
+            if part := state.part(prefix):
+                resized |= rule.resize_state(part, source, fresh).nested(prefix)
         return resized
-
-
-def prefixed(prefix: str, state: RuleState) -> RuleState:
-    """A rule's state under names that begin with ``prefix.``, as part of a larger one."""
-    return {f"{prefix}.{name}": value for name, value in state.items()}
-
-
-def own_state(prefix: str, state: RuleState) -> RuleState:
-    """The part of a state that :func:`prefixed` made, under its own names."""
-    return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}

@@ -10,34 +10,25 @@ from typing import Literal
 
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from l2o_splat.plugin.datamanager import L2ODataManagerConfig
 from l2o_splat.plugin.model import L2OModelConfig
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig, RuleName
-from l2o_splat.plugin.pipeline import InitializationConfig, L2OPipelineConfig
-from l2o_splat.plugin.trainer import L2OTrainer
-
-NUM_STEPS = 2000
-NUM_UPDATES = 4
-"""Of ReSplat, whose networks are made for few and large steps."""
-NUM_REFINEMENTS = 100
-"""Steps of diff3r on its few views."""
+from l2o_splat.plugin.pipeline import L2OPipelineConfig
+from l2o_splat.plugin.starts import InitializationConfig
+from l2o_splat.plugin.trainer import L2OTrainerConfig
 
 
 def _method(
     name: str,
     rule: RuleName,
     description: str,
-    steps: int = NUM_STEPS,
     start: Literal["auto", "resplat", "diff3r"] = "auto",
     loss: Literal["photometric", "squared"] = "photometric",
 ) -> MethodSpecification:
-    config = TrainerConfig(
-        _target=L2OTrainer,
+    config = L2OTrainerConfig(
         method_name=name,
-        max_num_iterations=steps,
         steps_per_save=100,
         steps_per_eval_batch=0,
         steps_per_eval_image=0,
@@ -48,7 +39,7 @@ def _method(
             initialization=InitializationConfig(source=start),
         ),
         optimizers={
-            "gaussians": {"optimizer": JointOptimizerConfig(rule=rule, horizon=NUM_STEPS), "scheduler": None},
+            "gaussians": {"optimizer": JointOptimizerConfig(rule=rule), "scheduler": None},
         },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer+tensorboard",
@@ -73,14 +64,12 @@ resplat = _method(
     "resplat",
     "resplat",
     "ReSplat (arXiv 2510.08575): a scene from a few views in one pass, and a few learned updates.",
-    steps=NUM_UPDATES,
     start="resplat",
 )
 diff3r = _method(
     "diff3r",
-    "anchored",
+    "proximal",
     "DIFF3R (arXiv 2604.01030): refine a start on a few views, each Gaussian held near it as strongly as it should be.",
-    steps=NUM_REFINEMENTS,
     start="diff3r",
     loss="squared",
 )

@@ -17,9 +17,8 @@ from torch.nn import Parameter
 from l2o_splat.gaussians import FIELDS, SH_C0, Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
-from l2o_splat.losses import photometric_loss
+from l2o_splat.losses import photometric_loss, squared_loss
 from l2o_splat.metrics import Lpips, psnr, ssim
-from l2o_splat.optim.anchored import squared_loss
 from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin.datamanager import photograph_and_mask, pinhole_cameras
 from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
@@ -103,7 +102,7 @@ class L2OModel(SplatfactoModel):
             self.gauss_params[name].data = value.detach().to(self.device, torch.float32).clone()
 
     def hold(self, precision: Float[Tensor, "n 5"]) -> None:
-        """Remember how strongly each Gaussian is held; see :mod:`l2o_splat.implicit.precision`."""
+        """Remember how strongly each Gaussian is held; see :mod:`l2o_splat.optim.precision`."""
         self.precision = precision.detach().clone()
 
     def measure_curvature(self, context: Views) -> None:

@@ -2,69 +2,95 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from l2o_splat.plugin.diff3r_start import check_anchored
+from l2o_splat.plugin.run_plan import effective_config, resolve
 
 WORTH_TELLING_SECONDS = 60.0
 """A rule that needs more in a whole run is announced with the time it will take."""
+
+
+EFFECTIVE_NAME = "effective.json"
+"""File of a run's effective values."""
 
 
 class CheckpointError(OSError):
     """The last checkpoint of a run could not be written."""
 
 
+@dataclass
+class L2OTrainerConfig(TrainerConfig):
+    """nerfstudio's, with a number of steps that may follow the rule."""
+
+    _target: type = field(default_factory=lambda: L2OTrainer)
+    max_num_iterations: int | None = None
+    """Steps of this run. None: as many as the weights of the rule are made for (resplat), 100 for the rule proximal,
+    else 2000."""
+
+
 class L2OTrainer(Trainer):
     """Stock trainer; one joint optimizer steps or skips the scene as a whole.
 
     Raises:
-        ValueError: for trainer options that would change the loss scale or split a step.
+        SystemExit: For options that do not go together, or would change the loss scale or split a step.
     """
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         _refuse_options(config)
-        if config.machine.device_type == "cuda" and not torch.cuda.is_available():
-            CONSOLE.log("No CUDA device was found, so this run uses the CPU.")
-            config.machine.device_type = "cpu"
-        super().__init__(config, local_rank, world_size)
+        with _one_sentence():
+            self.plan = resolve(config)
+        super().__init__(effective_config(config, self.plan), local_rank, world_size)
 
     def setup(self, test_mode="val") -> None:
-        try:
-            optimizer = self.config.optimizers["gaussians"]["optimizer"]
-            optimizer.check()
-            self.config.pipeline.initialization.suit(optimizer.rule, optimizer.weights)
-            if self.config.pipeline.initialization.anchored:
-                check_anchored(self.config.pipeline.model)
+        with _one_sentence():
             super().setup(test_mode)
             seconds = self.optimizers.optimizers["gaussians"].expected_seconds_per_step()
-        except ValueError as error:
-            # The sentence is all a user needs; a stack trace would bury it.
-            raise SystemExit(f"l2o_splat: {error}") from error
-        if seconds is not None and seconds * self.config.max_num_iterations > WORTH_TELLING_SECONDS:
+        steps = self.config.max_num_iterations
+        if seconds is not None and seconds * steps > WORTH_TELLING_SECONDS:
             CONSOLE.log(
                 f"The rule needs about {seconds:.2f} s per step for {self.pipeline.model.num_points} Gaussians on this "
-                f"machine, {timedelta(seconds=round(seconds * self.config.max_num_iterations))} for "
-                f"{self.config.max_num_iterations} steps, and rendering comes on top."
+                f"machine, {timedelta(seconds=round(seconds * steps))} for {steps} steps, and rendering comes on top."
             )
-        last = self._start_step + self.config.max_num_iterations
-        if optimizer.has_horizon and last != optimizer.horizon:
+        horizon, last = self.plan.horizon, self._start_step + steps
+        if horizon is not None and last != horizon:
             CONSOLE.log(
-                f"Decaying rates reach their end at step {optimizer.horizon}, this run ends at step {last}; "
+                f"Decaying rates reach their end at step {horizon}, this run ends at step {last}; "
                 "--optimizers.gaussians.optimizer.horizon sets the former."
             )
+        self._publish_plan()
+
+    def _publish_plan(self) -> None:
+        """Print the effective values of the run, and save them beside ``config.yml``."""
+        values = self.plan.describe() | {
+            "num_gaussians": self.pipeline.model.num_points,
+            "raster": asdict(self.pipeline.model.raster_settings()),
+        }
+        weights = "".join(f" with weights {card.source} (licence {card.licence})" for card in self.plan.cards)
+        CONSOLE.log(
+            f"{self.plan.num_steps} steps of {', then '.join(self.plan.rules)}{weights}; {EFFECTIVE_NAME} beside "
+            "config.yml holds all effective values."
+        )
+        self.base_dir.mkdir(parents=True, exist_ok=True)
+        staged = self.base_dir / f".{EFFECTIVE_NAME}"
+        staged.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(staged, self.base_dir / EFFECTIVE_NAME)
 
     def setup_optimizers(self) -> Optimizers:
-        """The joint optimizer, told of the scene before a checkpoint is loaded into it."""
+        """The joint optimizer, bound to the scene before a checkpoint is loaded into it."""
+        self.pipeline.start_scene(self.plan)
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
         return optimizers
@@ -125,6 +151,15 @@ class L2OTrainer(Trainer):
         if self.training_state == "completed":
             raise CheckpointError(message) from error
         CONSOLE.log(f"[bold yellow]{message} Training goes on.")
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn expected errors into their sentence, which is all a user needs; a stack trace would bury it."""
+    try:
+        yield
+    except ValueError as error:
+        raise SystemExit(f"l2o_splat: {error}") from error
 
 
 def _refuse_options(config: TrainerConfig) -> None:

@@ -25,6 +25,7 @@ from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule, Proposal, paper_columns
 from l2o_splat.optim.rule import Feedback, RuleState
 from l2o_splat.rendering import set_num_threads
+from l2o_splat.scene import SceneStart
 
 RTOL, ATOL = 1e-4, 1e-6
 
@@ -165,7 +166,7 @@ def run(replay: Replay, rule: Learn2SplatRule, observe: Observer = lambda *_: No
     gaussians = start(replay)
     if rule.config.cap_sh_degree is not None:
         gaussians.features_rest[:, (rule.config.cap_sh_degree + 1) ** 2 - 1 :] = 0
-    state = rule.init_state(gaussians) | {"latent": replay["init/state"]}
+    state = rule.init_state(SceneStart(gaussians)).updated(latent=replay["init/state"])
     for t in replay.steps("step{}/grad_raw"):
         with watch(rule.network) as seen:
             proposal = rule.propose(gaussians, feedback(replay, t), state)
@@ -232,7 +233,7 @@ def check_feature_start(replay: Replay, rule: Learn2SplatRule) -> None:
     features = replay["feat/features"].permute(0, 2, 3, 1).flatten(0, 2)
     gaussians = start(replay)
     rows = torch.arange(len(features)) % len(gaussians)
-    replay.compare("feat/state", rule.init_state(gaussians[rows], features)["latent"])
+    replay.compare("feat/state", rule.init_state(SceneStart(gaussians[rows], features))["latent"])
 
 
 def check_points(replay: Replay) -> None:

@@ -23,6 +23,7 @@ from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import set_num_threads
 from l2o_splat.rotations import quaternions_of
+from l2o_splat.scene import SceneStart
 from l2o_splat.views import Views
 from l2o_splat.weights.format import Weights, WeightsCard
 from tests.golden.hash_weights import hash_weights
@@ -183,7 +184,7 @@ def replay_updates(
     gaussians = read_gaussians(start, scene, view_quats)
     side = rule.network.shape.gaussian_downsample
     fine = (views.cameras.height // side, views.cameras.width // side)
-    state = rule.init_state(gaussians, rows_from_maps(resize(condition, fine)))
+    state = rule.init_state(SceneStart(gaussians, rows_from_maps(resize(condition, fine))))
     network = rule.network
     project, transformer = network.update_module
     modules = {"linear": project, "transformer": transformer, "head": network.update_head}

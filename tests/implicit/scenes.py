@@ -9,8 +9,8 @@ import torch
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews, FrozenViews, LinearizedViews
-from l2o_splat.implicit.precision import per_channel
 from l2o_splat.implicit.problem import InnerProblem
+from l2o_splat.optim.precision import per_channel
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.views import PinholeCameras, Views
 

@@ -10,9 +10,9 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.layer import BackwardMode, proximal_refine
 from l2o_splat.implicit.linearized_views import FrozenViews
 from l2o_splat.implicit.pcg import PCG, solve
-from l2o_splat.implicit.precision import per_channel
 from l2o_splat.implicit.problem import InnerProblem, damped_curvature
 from l2o_splat.implicit.solvers import Solution
+from l2o_splat.optim.precision import per_channel
 from l2o_splat.views import Views
 from tests.implicit.scenes import (
     SETTINGS,

@@ -12,8 +12,8 @@ import torch
 from l2o_splat.implicit.layer import BackwardMode, proximal_refine
 from l2o_splat.implicit.linearized_views import FrozenViews
 from l2o_splat.implicit.pcg import PCG
-from l2o_splat.implicit.solvers import SPLATFACTO, AdamSolver
-from l2o_splat.optim.adam import Rates
+from l2o_splat.implicit.solvers import AdamSolver
+from l2o_splat.optim.adam import SPLATFACTO, Rates
 from l2o_splat.rendering import render
 from l2o_splat.views import Views
 from tests.implicit.scenes import SETTINGS, Toy, blobs, cameras, disturbed

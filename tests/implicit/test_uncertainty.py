@@ -8,10 +8,10 @@ import torch
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
-from l2o_splat.implicit.precision import MEAN
 from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
+from l2o_splat.optim.precision import MEAN
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.views import Views
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights

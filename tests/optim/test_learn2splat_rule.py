@@ -9,6 +9,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule, paper_columns
 from l2o_splat.optim.rule import Feedback
+from l2o_splat.scene import SceneStart
 
 SMALL = UpdateNetworkShape(
     latent_width=24,
@@ -61,9 +62,9 @@ def test_packing_reorders_quaternions_and_colours():
 def test_permuting_gaussians_permutes_everything():
     rule, gaussians, told = make_rule(), scene(), feedback(inactive=[3, 9])
     order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
-    state = rule.init_state(gaussians)
+    state = rule.init_state(SceneStart(gaussians))
     delta, after = rule(gaussians, told, state)
-    permuted_state = {name: rows[order] for name, rows in state.items()}
+    permuted_state = state.at(order)
     permuted, permuted_after = rule(gaussians[order], replace(told, gradients=told.gradients[order]), permuted_state)
     assert_same(permuted, delta[order], rtol=1e-4, atol=1e-6)
     for name in after:
@@ -72,7 +73,7 @@ def test_permuting_gaussians_permutes_everything():
 
 def test_inputs_stay_as_they_were():
     rule, gaussians, told = make_rule(), scene(), feedback(inactive=[0])
-    state = rule.init_state(gaussians)
+    state = rule.init_state(SceneStart(gaussians))
     before = [gaussians.pack(), told.gradients.pack(), *(rows.clone() for rows in state.values())]
     rule(gaussians, told, state)
     for old, new in zip(before, [gaussians.pack(), told.gradients.pack(), *state.values()], strict=True):
@@ -81,7 +82,7 @@ def test_inputs_stay_as_they_were():
 
 def test_gaussians_without_gradient_are_left_alone():
     rule, gaussians, told = make_rule(), scene(), feedback(inactive=[0, 7, 39])
-    state = rule.init_state(gaussians)
+    state = rule.init_state(SceneStart(gaussians))
     delta, after = rule(gaussians, told, state)
     idle = torch.tensor([0, 7, 39])
     assert delta.pack()[idle].abs().max() == 0
@@ -91,14 +92,14 @@ def test_gaussians_without_gradient_are_left_alone():
     part, _ = rule(
         gaussians[alone],
         replace(told, gradients=told.gradients[alone]),
-        {name: rows[alone] for name, rows in state.items()},
+        state.at(alone),
     )
     assert_same(part, delta[alone], rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_with_too_few_gradients_moves_nothing(caplog):
     rule, gaussians, told = make_rule(), scene(), feedback(inactive=range(2, 40))
-    state = rule.init_state(gaussians)
+    state = rule.init_state(SceneStart(gaussians))
     delta, after = rule(gaussians, told, state)
     assert delta.pack().abs().max() == 0 and all(torch.equal(after[name], state[name]) for name in state)
     assert "only 2 Gaussians have a gradient" in caplog.text
@@ -107,13 +108,13 @@ def test_a_step_with_too_few_gradients_moves_nothing(caplog):
 def test_fewer_gaussians_than_neighbours_are_refused():
     rule = make_rule()
     with pytest.raises(ValueError, match="There are 3 Gaussians; these weights attend to 4"):
-        rule(scene(3), feedback(3), rule.init_state(scene(3)))
+        rule(scene(3), feedback(3), rule.init_state(SceneStart(scene(3))))
 
 
 def test_results_are_within_the_clamps():
     rule = make_rule(active_only=False)
     gaussians = scene().map(lambda values: 20 * values)
-    delta, _ = rule(gaussians, feedback(), rule.init_state(gaussians))
+    delta, _ = rule(gaussians, feedback(), rule.init_state(SceneStart(gaussians)))
     after = gaussians.zip_map(torch.add, delta)
     assert after.scales.min() > -8.001 and after.scales.max() < 1.099
     assert after.opacities.abs().max() < 7.2 and after.sh.abs().max() < 2.001
@@ -129,10 +130,10 @@ def test_other_sh_degrees_are_padded_or_cut(degree):
     delta, _ = rule(
         Gaussians.unpack(full[0, :, :width]),
         Feedback(Gaussians.unpack(full[1, :, :width]), 0, 1.0),
-        rule.init_state(scene()),
+        rule.init_state(SceneStart(scene())),
     )
     told = Feedback(Gaussians.unpack(full[1, :, :59]), 0, 1.0)
-    expected, _ = rule(Gaussians.unpack(full[0, :, :59]), told, rule.init_state(scene()))
+    expected, _ = rule(Gaussians.unpack(full[0, :, :59]), told, rule.init_state(SceneStart(scene())))
     both = min(width, 59)
     torch.testing.assert_close(delta.pack()[:, :both], expected.pack()[:, :both])
     assert delta.sh_degree == degree and delta.pack()[:, both:].abs().sum() == 0
@@ -141,7 +142,7 @@ def test_other_sh_degrees_are_padded_or_cut(degree):
 def test_capped_bands_are_brought_to_zero_and_stay():
     rule, gaussians = make_rule(cap_sh_degree=1), scene()
     told = feedback(inactive=[5])
-    state = rule.init_state(gaussians)
+    state = rule.init_state(SceneStart(gaussians))
     delta, _ = rule(gaussians, told, state)
     after = gaussians.zip_map(torch.add, delta)
     assert after.features_rest[:, 3:].abs().max() == 0
@@ -153,7 +154,7 @@ def test_capped_bands_are_brought_to_zero_and_stay():
 
 def test_rows_in_portions_equal_all_at_once(monkeypatch):
     rule, gaussians, told = make_rule(), scene(), feedback()
-    state = rule.init_state(gaussians)
+    state = rule.init_state(SceneStart(gaussians))
     delta, after = rule(gaussians, told, state)
     monkeypatch.setattr("l2o_splat.nets.point_transformer.ROWS_ON_CPU", 7)
     portions, after_portions = rule(gaussians, told, state)
@@ -163,7 +164,7 @@ def test_rows_in_portions_equal_all_at_once(monkeypatch):
 
 def test_neighbours_are_kept_for_the_interval():
     rule = make_rule(active_only=False, knn_refresh_interval=3)
-    state = rule.init_state(scene())
+    state = rule.init_state(SceneStart(scene()))
     kept = []
     for step in range(4):
         _, state = rule(scene(seed=10 + step), feedback(step=step), state)
@@ -176,7 +177,7 @@ def test_neighbours_are_kept_for_the_interval():
 
 def test_resized_state_inherits_latent_and_counter():
     rule = make_rule(active_only=False, knn_refresh_interval=100)
-    _, state = rule(scene(), feedback(), rule.init_state(scene()))
+    _, state = rule(scene(), feedback(), rule.init_state(SceneStart(scene())))
     source, fresh = torch.tensor([4, 4, 11, 0]), torch.tensor([False, True, False, True])
     resized = rule.resize_state(state, source, fresh)
     assert torch.equal(resized["latent"], state["latent"][source])
@@ -190,7 +191,7 @@ def test_resized_state_inherits_latent_and_counter():
 
 def test_adam_direction_is_adams():
     rule, gaussians = make_rule(), scene()
-    state = rule.init_state(gaussians)
+    state = rule.init_state(SceneStart(gaussians))
     weight = torch.zeros(40, 59, requires_grad=True)
     adam = torch.optim.Adam([weight], lr=1.0, eps=1e-15)
     for step in range(3):
@@ -207,7 +208,7 @@ def test_the_graph_runs_through_latent_states_and_nothing_else():
     rule = make_rule()
     gaussians = scene().map(lambda values: values.requires_grad_())
     told = replace(feedback(), gradients=feedback().gradients.map(lambda values: values.requires_grad_()))
-    start = rule.init_state(gaussians) | {"latent": torch.randn(40, 24, requires_grad=True)}
+    start = rule.init_state(SceneStart(gaussians)).updated(latent=torch.randn(40, 24, requires_grad=True))
     _, state = rule(gaussians, told, start)
     state["latent"].retain_grad()
     delta, _ = rule(gaussians, replace(told, step=1), state)
@@ -221,15 +222,15 @@ def test_start_from_features_or_seed():
     rule, gaussians = make_rule(), scene()
     features = torch.randn(40, 5)
     expected = torch.nn.functional.conv2d(features.T[None, :, :, None], *rule.network.state_proj.parameters())
-    torch.testing.assert_close(rule.init_state(gaussians, features)["latent"], expected[0, :, :, 0].T)
-    drawn = rule.init_state(gaussians)["latent"]
-    assert torch.equal(drawn, rule.init_state(gaussians)["latent"])
-    assert not torch.equal(drawn, make_rule(seed=5).init_state(gaussians)["latent"])
-    assert make_rule(latent_init="zeros").init_state(gaussians)["latent"].abs().max() == 0
+    torch.testing.assert_close(rule.init_state(SceneStart(gaussians, features))["latent"], expected[0, :, :, 0].T)
+    drawn = rule.init_state(SceneStart(gaussians))["latent"]
+    assert torch.equal(drawn, rule.init_state(SceneStart(gaussians))["latent"])
+    assert not torch.equal(drawn, make_rule(seed=5).init_state(SceneStart(gaussians))["latent"])
+    assert make_rule(latent_init="zeros").init_state(SceneStart(gaussians))["latent"].abs().max() == 0
     with pytest.raises(ValueError, match=r"features have shape \(40, 6\)"):
-        rule.init_state(gaussians, torch.randn(40, 6))
+        rule.init_state(SceneStart(gaussians, torch.randn(40, 6)))
     unused = Learn2SplatRule(rule.network, Learn2SplatConfig(use_features=False))
-    assert torch.equal(unused.init_state(gaussians, torch.randn(40, 6))["latent"], drawn)
+    assert torch.equal(unused.init_state(SceneStart(gaussians, torch.randn(40, 6)))["latent"], drawn)
 
 
 def test_fingerprint_tells_weights_and_options_apart():
@@ -240,10 +241,10 @@ def test_fingerprint_tells_weights_and_options_apart():
 
 def test_training_starts_with_steps_of_no_length():
     rule = Learn2SplatRule(UpdateNetwork(SMALL).reset_for_training(4), Learn2SplatConfig())
-    delta, _ = rule(scene().map(lambda values: 0.1 * values), feedback(), rule.init_state(scene()))
+    delta, _ = rule(scene().map(lambda values: 0.1 * values), feedback(), rule.init_state(SceneStart(scene())))
     assert delta.pack().abs().max() < 1e-6
     with torch.enable_grad():
-        delta, _ = rule(scene(), feedback(), rule.init_state(scene()))
+        delta, _ = rule(scene(), feedback(), rule.init_state(SceneStart(scene())))
         delta.pack().sum().backward()
     assert all(torch.isfinite(weight.grad).all() for weight in rule.network.delta_head.parameters())
     assert rule.network.delta_head[2].weight.grad.abs().sum() > 0

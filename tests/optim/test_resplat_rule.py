@@ -5,7 +5,7 @@ import torch
 
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from tests.resplat_networks import NARROW_FINE, context, initializer, moved, rule
 
 RASTER = RasterSettings("antialiased", 0.1)
@@ -17,7 +17,7 @@ def feedback(gaussians, views, step=0):
 
 @torch.no_grad()
 def run(update, scene, steps=1):
-    gaussians, state = scene.gaussians, update.init_state(scene.gaussians, scene.features)
+    gaussians, state = scene.gaussians, update.init_state(scene)
     for step in range(steps):
         delta, state = update(gaussians, feedback(gaussians, scene.context, step), state)
         gaussians = gaussians.zip_map(torch.add, delta)
@@ -31,7 +31,7 @@ def scene():
 
 def test_steps_are_pure_and_move_everything(scene):
     update = rule()
-    state = update.init_state(scene.gaussians, scene.features)
+    state = update.init_state(scene)
     seen = feedback(scene.gaussians, scene.context)
     before = {name: tensor.clone() for name, tensor in (*scene.gaussians.items(), *state.items())}
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_another_world_frame_gives_the_same_steps(scale):
     turned, rotation, translation = moved(views, scale)
     start = initializer()
     first, second = start(views), start(turned, rescaled_by=scale)
-    framed = update.in_scene(SceneCameras(turned.cameras.centres, rescaled_by=scale))
+    framed = update.bind(SceneKnowledge(turned.cameras.centres, rescaled_by=scale))
     one, two = run(update, first)[0], run(framed, second)[0]
     expected = scale * one.means @ rotation.T + translation
     torch.testing.assert_close(two.means, expected, rtol=0, atol=2e-3 * scale)
@@ -80,7 +80,7 @@ def test_another_world_frame_gives_the_same_steps(scale):
 
 def test_a_gaussian_keeps_its_cell_when_others_go(scene):
     update = rule()
-    state = update.init_state(scene.gaussians, scene.features)
+    state = update.init_state(scene)
     source = torch.tensor([5, 700, 700, *range(300, 330)])
     fresh = torch.zeros(len(source), dtype=torch.bool)
     fresh[2] = True
@@ -102,7 +102,7 @@ def test_one_state_per_gaussian_of_the_fine_layout():
 def test_the_graph_reaches_weights_and_earlier_states_only(scene):
     update = rule()
     gaussians = scene.gaussians.map(lambda tensor: tensor.clone().requires_grad_())
-    state = update.init_state(gaussians, scene.features)
+    state = update.init_state(SceneStart(gaussians, scene.features))
     seen = feedback(scene.gaussians, scene.context)
     for _ in range(2):
         delta, state = update(gaussians, seen, state)
@@ -126,8 +126,8 @@ def test_bfloat16_stays_close(scene):
 def test_what_is_missing_is_named(scene):
     update = rule()
     with pytest.raises(ValueError, match=r"features have shape None; 768 Gaussians and these weights need \(768, 32\)"):
-        update.init_state(scene.gaussians)
-    state = update.init_state(scene.gaussians, scene.features)
+        update.init_state(SceneStart(scene.gaussians))
+    state = update.init_state(scene)
     with pytest.raises(ValueError, match="no renders of its context views"):
         update(scene.gaussians, Feedback(scene.gaussians, 0, 1.0), state)
     fewer = context(2)

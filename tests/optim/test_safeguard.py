@@ -11,24 +11,21 @@ from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.optim.safeguard import INTERVAL, SafeguardedRule
+from l2o_splat.optim.wrapped import WrappedRule
 from l2o_splat.rendering import render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
 
 
-class Flipped(UpdateRule):
+class Flipped(WrappedRule):
     """Another rule with the sign of its steps turned."""
 
-    def __init__(self, rule: UpdateRule) -> None:
-        super().__init__()
-        self.rule = rule
+    def around(self, rule):
+        return Flipped(rule)
 
     @property
     def fingerprint(self) -> str:
         return f"flipped {self.rule.fingerprint}"
-
-    def init_state(self, gaussians, features=None):
-        return self.rule.init_state(gaussians, features)
 
     def forward(self, gaussians, feedback, state):
         delta, state = self.rule(gaussians, feedback, state)
@@ -52,7 +49,7 @@ def train(rule: UpdateRule, capture, steps: int = STEPS) -> tuple[float, JointOp
     start = gaussians_from_points(capture.points.xyz, capture.points.rgb, PointInitOptions(sh_degree=1))
     parameters = {name: torch.nn.Parameter(value.clone()) for name, value in start.items()}
     optimizer = JointOptimizer(parameters, rule)
-    optimizer.bind(SceneCameras(capture.views.cameras.centres))
+    optimizer.bind(SceneKnowledge(capture.views.cameras.centres))
     for _ in range(steps):
         optimizer.zero_grad()
         rendered = render(Gaussians.from_mapping(parameters), capture.views.cameras).rgb
@@ -71,7 +68,7 @@ def test_with_its_sign_flipped_a_rule_ends_as_adam_does(capture):
     assert wrecked < alone - 5
     saved, optimizer = train(SafeguardedRule(Flipped(adam()), adam()), capture)
     assert saved > alone - 0.1
-    assert "remembered" not in optimizer.state[optimizer.param_groups[0]["params"][0]]
+    assert "remembered" not in optimizer.rule_state
 
 
 def test_a_rule_that_works_is_left_alone(capture):
@@ -88,19 +85,19 @@ def test_the_best_scene_is_restored_to_the_last_bit(capture):
     torch.testing.assert_close(optimizer.gaussians.pack(), start.gaussians.pack(), rtol=0, atol=1e-5)
 
 
-def test_adding_and_removing_gaussians_keeps_the_watch():
+def test_adding_and_removing_gaussians_keeps_losses_and_the_best_scene():
     rule = SafeguardedRule(adam(), adam())
     gaussians = Gaussians.unpack(torch.randn(5, 14))
-    state = rule.init_state(gaussians)
-    state["watch"] += 2
+    state = rule.init_state(SceneStart(gaussians))
+    state.per_scene["losses"] += 2
     source, fresh = torch.tensor([0, 4, 4]), torch.tensor([False, False, True])
     resized = rule.resize_state(state, source, fresh)
-    assert torch.equal(resized["watch"], state["watch"][:3])
+    assert torch.equal(resized["losses"], state["losses"])
     assert torch.equal(resized["remembered"], gaussians.pack()[source])
     assert resized["rule.exp_avg.means"].shape == (3, 3)
 
 
-def test_without_a_told_loss_the_rule_works_alone():
+def test_without_a_loss_the_rule_works_alone():
     gaussians = Gaussians.unpack(torch.randn(5, 14, generator=torch.Generator().manual_seed(0)))
     parameters = {name: torch.nn.Parameter(value.clone()) for name, value in gaussians.items()}
     optimizer = JointOptimizer(parameters, SafeguardedRule(Flipped(adam()), adam()))

@@ -4,10 +4,11 @@ import torch
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer
-from l2o_splat.optim.rule import RenderedViews, UpdateRule
+from l2o_splat.optim.rule import Needs, RenderedViews, RuleState, UpdateRule
 from l2o_splat.optim.sequence import SequencedRule
 from l2o_splat.views import PinholeCameras, Views
-from tests.optim.test_joint_optimizer import backward, make_parameters, train
+from tests.optim.rules import backward, make_parameters
+from tests.optim.test_joint_optimizer import train
 
 
 def adam(preset="gsplat"):
@@ -38,16 +39,14 @@ def test_a_switch_before_the_first_step_is_refused():
         SequencedRule(adam(), adam(), 0)
 
 
-class LookingRule(UpdateRule):
-    """Adds the mean error of the renders, and looks at nothing else."""
+class RenderRule(UpdateRule):
+    """Adds the mean error of the renders, and uses nothing else."""
 
-    fingerprint = "looking"
+    fingerprint = "renders"
+    needs = Needs(renders=((0, None),))
 
-    def feedback_at(self, step):
-        return "renders"
-
-    def init_state(self, gaussians, features=None):
-        return {"seen": torch.zeros(len(gaussians), 1)}
+    def init_state(self, start):
+        return RuleState({"seen": torch.zeros(len(start.gaussians), 1)})
 
     def forward(self, gaussians, feedback, state):
         assert feedback.gradients is None
@@ -59,7 +58,7 @@ def test_renders_reach_the_first_rule_and_gradients_the_second():
     cameras = PinholeCameras(torch.eye(4)[None], torch.eye(3)[None], 4, 4)
     shown = RenderedViews(Views(cameras, torch.zeros(1, 4, 4, 3)), torch.full((1, 4, 4, 3), 0.5))
     parameters, start = make_parameters(), make_parameters()
-    optimizer = JointOptimizer(parameters, SequencedRule(LookingRule(), adam(), 2))
+    optimizer = JointOptimizer(parameters, SequencedRule(RenderRule(), adam(), 2))
     assert optimizer.expected_seconds_per_step() is None
     for step in range(2):
         assert optimizer.feedback_kind == "renders"

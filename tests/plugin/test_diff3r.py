@@ -15,16 +15,16 @@ from nerfstudio.viewer.viewer_elements import ViewerElement
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
-from l2o_splat.implicit.precision import per_channel
-from l2o_splat.implicit.solvers import SPLATFACTO
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializers.context_views import choose_context
 from l2o_splat.initializers.diff3r import read_diff3r
-from l2o_splat.optim.adam import AdamRule
+from l2o_splat.optim.adam import SPLATFACTO, AdamRule
+from l2o_splat.optim.precision import per_channel
 from l2o_splat.optim.rule import Feedback
 from l2o_splat.plugin import pipeline as plugin_pipeline
 from l2o_splat.ply import read_gaussian_ply
 from l2o_splat.rendering import render
+from l2o_splat.scene import SceneStart
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import HEIGHT, WIDTH, edit_transforms, last_checkpoint, method_config, train
@@ -65,7 +65,10 @@ def by_hand(trainer, steps, weight):
     context, settings = context_of(datamanager), trainer.pipeline.model.raster_settings()
     extent = SceneCameras(datamanager.train_dataparser_outputs.cameras.camera_to_worlds[:, :3, 3]).extent
     rule, gaussians = AdamRule(SPLATFACTO), anchor
-    moments, pull = rule.init_state(gaussians), per_channel(state["precision"], anchor.features_rest.shape[1])
+    moments, pull = (
+        rule.init_state(SceneStart(gaussians)),
+        per_channel(state["precision"], anchor.features_rest.shape[1]),
+    )
     for step in range(steps):
         leaves = gaussians.map(lambda tensor: tensor.clone().requires_grad_())
         difference = render(leaves, context.cameras, settings).rgb - context.images

@@ -27,6 +27,7 @@ from l2o_splat.plugin.datamanager import pinhole_cameras
 from l2o_splat.plugin.resplat_start import features_for
 from l2o_splat.ply import read_gaussian_ply
 from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.scene import SceneStart
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import (
@@ -80,7 +81,7 @@ def by_hand(weights, datamanager, steps):
     indices = choose_context(outputs.cameras.camera_to_worlds[:, :3, 3], 3)
     scene = ReSplatInitializer.from_weights(loaded)(datamanager.train_views(indices, torch.zeros(3)), scale)
     update = ReSplatRule.from_weights(loaded).in_scene(SceneCameras(scene.context.cameras.centres, scale))
-    gaussians, state = scene.gaussians, update.init_state(scene.gaussians, scene.features)
+    gaussians, state = scene.gaussians, update.init_state(SceneStart(scene.gaussians, scene.features))
     for step in range(steps):
         images = render(gaussians, scene.context.cameras, RasterSettings(**RASTER)).rgb
         delta, state = update(gaussians, Feedback(None, step, 1.0, RenderedViews(scene.context, images)), state)
@@ -192,7 +193,7 @@ def test_other_rules_start_from_the_same_scene(tiny_capture, tmp_path, weights):
     assert features.shape == (3 * PER_VIEW, NARROW.width)
     trainer.train()
     seeded = Learn2SplatRule.from_weights(load_weights(tmp_path / "l2s"))
-    start = seeded.init_state(model.gaussians, features)["latent"]
+    start = seeded.init_state(SceneStart(model.gaussians, features))["latent"]
     assert start.equal(seeded.network.latent_from_features(features))
     # Weights with a projection of another width, or without any, start without features.
     for network in (UpdateNetwork(UpdateNetworkShape()), GainNetwork(GainNetworkShape())):

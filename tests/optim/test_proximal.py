@@ -1,4 +1,4 @@
-"""The anchored rule: the same inner problem as the differentiable layer, in a training loop."""
+"""The proximal rule: the same inner problem as the differentiable layer, in a training loop."""
 
 import copy
 
@@ -8,15 +8,16 @@ from torch.nn import Parameter
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.implicit.layer import BackwardMode, proximal_refine
-from l2o_splat.implicit.solvers import SPLATFACTO, AdamSolver
-from l2o_splat.optim.adam import AdamRule, adam_options
-from l2o_splat.optim.anchored import AnchoredRule, proximal_weight, squared_loss
+from l2o_splat.implicit.solvers import AdamSolver
+from l2o_splat.losses import squared_loss
+from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer, RuleMismatchError
+from l2o_splat.optim.proximal import ProximalRule, proximal_weight
 from l2o_splat.optim.rule import Feedback
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from tests.implicit.scenes import toy
 
-SCENE = SceneCameras(torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))
+SCENE = SceneKnowledge(torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))
 
 
 def random_scene(n=20, seed=0):
@@ -28,7 +29,7 @@ def random_scene(n=20, seed=0):
 def optimizer_of(gaussians, precision, rule):
     parameters = {name: Parameter(value.clone()) for name, value in gaussians.items()}
     optimizer = JointOptimizer(parameters, rule)
-    optimizer.bind(SCENE, precision)
+    optimizer.bind(SCENE, SceneStart(gaussians, precision=precision))
     return parameters, optimizer
 
 
@@ -48,8 +49,8 @@ def test_equals_the_layer_with_a_mean_squared_image_loss():
     expected, _ = proximal_refine(problem.anchor, problem.precision, problem.context, inner, BackwardMode.FIRST_ORDER)
     parameters = {name: Parameter(value.clone()) for name, value in problem.anchor.items()}
     weight = proximal_weight(views_per_step=2, num_views=2, width=10, height=10)
-    optimizer = JointOptimizer(parameters, AnchoredRule(AdamRule(SPLATFACTO), weight))
-    optimizer.bind(SCENE, problem.precision)
+    optimizer = JointOptimizer(parameters, ProximalRule(AdamRule(SPLATFACTO), weight=weight))
+    optimizer.bind(SCENE, SceneStart(problem.anchor, precision=problem.precision))
     for _ in range(6):
         optimizer.zero_grad()
         residual = problem.context.residual(Gaussians.from_mapping(parameters))
@@ -75,8 +76,8 @@ def test_the_pull_is_the_gradient_of_the_proximal_term():
             seen.append(feedback.gradients)
             return super().forward(gaussians, feedback, state)
 
-    rule = AnchoredRule(Spy(adam_options("gsplat", 100)), weight=0.3)
-    rule(moved, Feedback(gradients, 0, 1.0), rule.init_state(gaussians, precision))
+    rule = ProximalRule(Spy(adam_options("gsplat", 100)), weight=0.3)
+    rule(moved, Feedback(gradients, 0, 1.0), rule.init_state(SceneStart(gaussians, precision=precision)))
     leaves = moved.map(lambda x: x.clone().requires_grad_())
     columns = [0] * 3 + [1] * 3 + [2] * 4 + [3] + [4] * 3
     away = (leaves.pack() - gaussians.pack()).square()
@@ -91,7 +92,7 @@ def test_strong_precision_keeps_the_scene():
     apart = []
     for strength in (1e-3, 1e3):
         parameters, optimizer = optimizer_of(
-            gaussians, strength * precision, AnchoredRule(AdamRule(adam_options("gsplat", 1000)), 1.0)
+            gaussians, strength * precision, ProximalRule(AdamRule(adam_options("gsplat", 1000)), weight=1.0)
         )
         for _ in range(400):
             for name in FIELDS:
@@ -103,11 +104,11 @@ def test_strong_precision_keeps_the_scene():
 
 def test_without_weight_it_is_the_other_rule_and_with_an_infinite_one_nothing_moves():
     gaussians, precision = random_scene()
-    free, optimizer = optimizer_of(gaussians, precision, AnchoredRule(AdamRule(SPLATFACTO), 0.0))
+    free, optimizer = optimizer_of(gaussians, precision, ProximalRule(AdamRule(SPLATFACTO), weight=0.0))
     train(free, optimizer, 5)
     plain, optimizer = optimizer_of(gaussians, None, AdamRule(SPLATFACTO))
     train(plain, optimizer, 5)
-    held, optimizer = optimizer_of(gaussians, precision, AnchoredRule(AdamRule(SPLATFACTO), float("inf")))
+    held, optimizer = optimizer_of(gaussians, precision, ProximalRule(AdamRule(SPLATFACTO), weight=float("inf")))
     train(held, optimizer, 5)
     assert optimizer.inner_step == 5
     for name in FIELDS:
@@ -128,7 +129,7 @@ def test_the_image_loss_is_what_precisions_are_made_for():
 
 def test_the_trial_of_its_speed_is_given_its_precision():
     gaussians, precision = random_scene()
-    _, optimizer = optimizer_of(gaussians, precision, AnchoredRule(AdamRule(SPLATFACTO), 1.0))
+    _, optimizer = optimizer_of(gaussians, precision, ProximalRule(AdamRule(SPLATFACTO), weight=1.0))
     assert optimizer.expected_seconds_per_step() > 0
     assert not optimizer.state
 
@@ -136,7 +137,7 @@ def test_the_trial_of_its_speed_is_given_its_precision():
 def test_a_resumed_run_keeps_its_anchor():
     """Bit for bit as if it had never stopped; the anchor is not taken anew where the run went on."""
     gaussians, precision = random_scene()
-    rule = AnchoredRule(AdamRule(adam_options("gsplat", 100)), 0.5)
+    rule = ProximalRule(AdamRule(adam_options("gsplat", 100)), weight=0.5)
     whole, optimizer = optimizer_of(gaussians, precision, rule)
     train(whole, optimizer, 10)
 
@@ -152,32 +153,34 @@ def test_a_resumed_run_keeps_its_anchor():
 
 def test_the_weight_belongs_to_the_checkpoint():
     gaussians, precision = random_scene()
-    parameters, optimizer = optimizer_of(gaussians, precision, AnchoredRule(AdamRule(adam_options("gsplat", 9)), 0.5))
+    parameters, optimizer = optimizer_of(
+        gaussians, precision, ProximalRule(AdamRule(adam_options("gsplat", 9)), weight=0.5)
+    )
     train(parameters, optimizer, 1)
-    _, other = optimizer_of(gaussians, precision, AnchoredRule(AdamRule(adam_options("gsplat", 9)), 0.6))
+    _, other = optimizer_of(gaussians, precision, ProximalRule(AdamRule(adam_options("gsplat", 9)), weight=0.6))
     with pytest.raises(RuleMismatchError, match="anchored with weight 0.5"):
         other.load_state_dict(optimizer.state_dict())
 
 
 def test_the_rule_is_pure_and_rows_are_independent():
     gaussians, precision = random_scene()
-    rule = AnchoredRule(AdamRule(adam_options("gsplat", 100)), 0.5)
+    rule = ProximalRule(AdamRule(adam_options("gsplat", 100)), weight=0.5)
     feedback = Feedback(gaussians.map(torch.randn_like), 0, 1.0)
-    state = rule.init_state(gaussians.map(lambda x: x + 0.1), precision)
+    state = rule.init_state(SceneStart(gaussians.map(lambda x: x + 0.1), precision=precision))
     before = copy.deepcopy((gaussians, state))
     delta, after = rule(gaussians, feedback, state)
     assert torch.equal(gaussians.pack(), before[0].pack())
     assert all(torch.equal(state[key], before[1][key]) for key in state) and after.keys() == state.keys()
     order = torch.randperm(20)
     shuffled = Feedback(feedback.gradients[order], 0, 1.0)
-    found, _ = rule(gaussians[order], shuffled, {key: value[order] for key, value in state.items()})
+    found, _ = rule(gaussians[order], shuffled, state.at(order))
     assert torch.equal(found.pack(), delta[order].pack())
 
 
 def test_gaussians_may_leave_but_not_come():
     gaussians, precision = random_scene()
-    rule = AnchoredRule(AdamRule(adam_options("gsplat", 100)), 0.5)
-    state = rule.init_state(gaussians, precision)
+    rule = ProximalRule(AdamRule(adam_options("gsplat", 100)), weight=0.5)
+    state = rule.init_state(SceneStart(gaussians, precision=precision))
     kept = torch.arange(0, 20, 2)
     smaller = rule.resize_state(state, kept, torch.zeros(10, dtype=torch.bool))
     assert torch.equal(smaller["precision"], precision[kept])
@@ -189,14 +192,16 @@ def test_gaussians_may_leave_but_not_come():
 def test_refusals():
     gaussians, precision = random_scene()
     inner = AdamRule(adam_options("gsplat", 100))
-    with pytest.raises(ValueError, match="no precision; pass one"):
-        AnchoredRule(inner, 1.0).init_state(gaussians)
+    with pytest.raises(ValueError, match="no precision; put one"):
+        ProximalRule(inner, weight=1.0).init_state(SceneStart(gaussians))
     with pytest.raises(ValueError, match="20 of mean"):
-        AnchoredRule(inner, 1.0).init_state(gaussians, precision * torch.tensor([0.0, 1, 1, 1, 1]))
+        ProximalRule(inner, weight=1.0).init_state(
+            SceneStart(gaussians, precision=precision * torch.tensor([0.0, 1, 1, 1, 1]))
+        )
     with pytest.raises(ValueError, match="proximal weight is -1; 0 or more"):
-        AnchoredRule(inner, -1)
+        ProximalRule(inner, weight=-1)
     with pytest.raises(ValueError, match="proximal weight is nan"):
-        AnchoredRule(inner, float("nan"))
+        ProximalRule(inner, weight=float("nan"))
     with pytest.raises(ValueError, match="9 of 8 views"):
         proximal_weight(9, 8, 10, 10)
     with pytest.raises(ValueError, match="prox_scale is -1"):

@@ -15,11 +15,11 @@ from torch.nn import Parameter, ParameterDict
 
 from l2o_splat import LearnedOptimizer
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.learned_optimizer import SPLATS, as_gaussians, as_splats
 from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer, RuleMismatchError
 from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.learned_optimizer import SPLATS, as_gaussians, as_splats
 from l2o_splat.scene_frame import SceneFrame
 from l2o_splat.weights import Weights, WeightsCard, WeightsError, load_weights, save_weights
 

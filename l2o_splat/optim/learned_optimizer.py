@@ -1,4 +1,4 @@
-"""A learned optimizer for training loops of one's own: gsplat's tensors in, ``step()`` as any torch optimizer."""
+"""Update rules for training loops of one's own: gsplat's tensors in, ``step()`` as any torch optimizer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.nn import Parameter, ParameterDict
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.joint_optimizer import JointOptimizer
-from l2o_splat.optim.learn2splat import Learn2SplatRule
-from l2o_splat.scene_frame import SceneCameras
-from l2o_splat.weights import load_weights
+from l2o_splat.optim.registry import NUM_STEPS, RuleOptions, rule_entry, weights_of
+from l2o_splat.optim.rule import UpdateRule
+from l2o_splat.scene import SceneKnowledge
 
 SPLATS = ("means", "scales", "quats", "opacities", "sh0", "shN")
 """gsplat's names of ``gaussians.FIELDS``, in the same order."""
@@ -75,10 +75,10 @@ def _theirs(name: str, value: Tensor) -> Tensor:
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
-    """Moves all splats of a scene together, as the network of Learn2Splat (arXiv 2605.15760) proposes.
+    """Moves all splats of a scene together, as an update rule proposes: by default the learned one of the package.
 
-    ``step()``, ``zero_grad()`` and ``state_dict()`` work as for other torch optimizers. There are no
-    learning rates and no schedules. The loss should be the one that the weights were trained with:
+    ``step()``, ``zero_grad()`` and ``state_dict()`` work as for other torch optimizers. There are no learning rates and
+    no schedules to set. The loss should be the one that learned weights were trained with:
     :func:`l2o_splat.losses.photometric_loss`, summed over about eight views per step.
 
     A step with non-finite gradients is refused as a whole, see :class:`JointOptimizer`.
@@ -86,36 +86,47 @@ class LearnedOptimizer(torch.optim.Optimizer):
     Args:
         splats: The six trainable tensors of a scene, float32 on one device, in a ``ParameterDict`` or dict; shapes
             as in :func:`as_gaussians`.
-        weights: Those that come with the package, or: a path, ``hf://owner/repo/file[@revision]``, a name in the
-            catalogue (downloaded at the first use), ``random:SEED`` for untrained weights that follow Adam; see
+        weights: Of the rule; None takes those that come with the package. Or: a path,
+            ``hf://owner/repo/file[@revision]``, a name in the catalogue (downloaded at the first use), ``random:SEED``
+            for untrained weights of Learn2Splat (arXiv 2605.15760) that follow Adam; see
             :func:`l2o_splat.weights.load_weights`.
         camera_centres: ``[v, 3]``, of the training cameras, scene units; needed by weights that were trained on
             scenes scaled by their cameras.
-        rescaled_by: Scene units per unit of the capture, where the loop has scaled the capture; used by weights
+        rescaled_by: Scene units per unit of the capture, if the loop has scaled the capture; used by weights
             that were trained in units of the capture.
-        options: Fields of :class:`l2o_splat.optim.learn2splat.Learn2SplatConfig` that replace those of the weights.
+        rule: A rule that ``ns-train`` knows too and that needs nothing but gradients, see
+            :func:`l2o_splat.optim.registry.rules`.
+        horizon: Steps over which rates decay, for rules whose rates do.
+        options: Behaviour of the weights that is replaced, fields of :class:`l2o_splat.optim.gain.GainConfig` or
+            :class:`l2o_splat.optim.learn2splat.Learn2SplatConfig`.
 
     Attributes:
-        card: What the weights are: licence, source, and the raster settings they were trained with.
+        card: What the weights are: licence, source, and the raster settings they were trained with; None for a rule
+            without weights.
 
     Raises:
         KeyError: If a tensor is missing.
-        ValueError: If shapes, types, names, weights (``WeightsError``) or options do not suit.
+        ValueError: If shapes, types, names, the rule, weights (``WeightsError``) or options do not suit.
     """
 
     def __init__(
         self,
         splats: ParameterDict | dict[str, Parameter],
-        weights: str | Path = "learn2splat-mini",
+        weights: str | Path | None = None,
         camera_centres: Float[Tensor, "v 3"] | None = None,
         rescaled_by: float = 1.0,
+        rule: str = "learn2splat",
+        horizon: int = NUM_STEPS,
         **options: Any,
     ) -> None:
         _check(splats)
-        loaded = load_weights(weights, "learn2splat")
-        self.card = loaded.card
-        rule = Learn2SplatRule.from_weights(loaded, **options).to(splats["means"].device)
-        if self.card.scene_frame == "cameras" and camera_centres is None:
+        loaded = weights_of(rule, None if weights is None else str(weights))
+        if options and loaded is None:
+            raise ValueError(f"Options {sorted(options)} are given, but the rule {rule} has no weights with options.")
+        self.card = None if loaded is None else loaded.card
+        built = rule_entry(rule).build(RuleOptions(loaded, options, horizon)).to(splats["means"].device)
+        _check_needs(rule, built)
+        if self.card is not None and self.card.scene_frame == "cameras" and camera_centres is None:
             raise ValueError(
                 f"The weights from {self.card.source} were trained on scenes scaled by their cameras; "
                 "give camera_centres, [v, 3] in scene units."
@@ -123,9 +134,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         super().__init__([{"params": [splats[name]], "name": name} for name in SPLATS], defaults={})
         self._splats = splats
         aliases = {name: Parameter(value) for name, value in as_gaussians(splats).detach().items()}
-        self._joint = JointOptimizer(aliases, rule)
+        self._joint = JointOptimizer(aliases, built)
         centres = torch.zeros(1, 3) if camera_centres is None else camera_centres
-        self._joint.bind(SceneCameras(centres, rescaled_by))
+        self._joint.bind(SceneKnowledge(centres, rescaled_by))
 
     @property
     def inner_step(self) -> int:
@@ -165,7 +176,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             splats: Values of the m new splats, named and shaped as before.
             source: Old row that each of them comes from.
             fresh: True for those that were added (cloned, split), False for those kept. Added ones start
-                without moments.
+                without moments, and with what the rule remembers of the scene.
 
         Raises:
             KeyError: If a tensor is missing.
@@ -194,7 +205,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Set anew in every step, since loops may assign to ``.data``.
         """
-        rows = {len(value) for value in self._joint.state[self._joint.param_groups[0]["params"][0]].values()}
+        state = self._joint.rule_state
+        rows = set() if state is None else {len(value) for value in state.per_gaussian.values()}
         pairs = []
         for mine, joint in zip(self.param_groups, self._joint.param_groups, strict=True):
             name, theirs, ours = mine["name"], mine["params"][0], joint["params"][0]
@@ -227,3 +239,13 @@ def _check(splats: Mapping[str, Parameter]) -> None:
                 f"splats[{name!r}] is {value.dtype} on {value.device}; float32 on {gaussians.device}, where the means "
                 "are, is needed."
             )
+
+
+def _check_needs(name: str, rule: UpdateRule) -> None:
+    needs = rule.needs
+    if needs.renders or needs.precision:
+        missing = "renders of context views" if needs.renders else "a precision for each Gaussian"
+        raise ValueError(
+            f"The rule {name} needs {missing}, and a torch optimizer gets gradients alone; drive a JointOptimizer "
+            "yourself (docs/library.md), or choose another rule."
+        )

@@ -10,9 +10,9 @@ from l2o_splat.implicit.evidence import evidence_maps
 from l2o_splat.implicit.heuristic import RAISED, heuristic_precision, pixel_footprints, reference_precision
 from l2o_splat.implicit.layer import proximal_refine
 from l2o_splat.implicit.linearized_views import ContextViews
-from l2o_splat.implicit.precision import MEAN, ROTATION, SCALE, check_precision, per_channel
 from l2o_splat.implicit.solvers import AdamSolver
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
+from l2o_splat.optim.precision import MEAN, ROTATION, SCALE, check_precision, per_channel
 from l2o_splat.rendering import render
 from l2o_splat.views import PinholeCameras, Views
 from tests.implicit.scenes import SETTINGS, blobs, cameras, dense_jacobian, toy
