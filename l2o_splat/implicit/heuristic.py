@@ -28,7 +28,7 @@ def pixel_footprints(means: Float[Tensor, "n 3"], cameras: PinholeCameras, near:
 
     Args:
         means: Centres, scene units.
-        cameras: Their fields of view are not looked at.
+        cameras: Their poses and focal lengths; whether a Gaussian lies in the field of view plays no role.
         near: Least depth of a Gaussian in front of a camera, scene units.
     """
     rotations, translations = cameras.viewmats[:, 2, :3], cameras.viewmats[:, 2, 3]

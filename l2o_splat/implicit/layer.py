@@ -52,7 +52,7 @@ class BackwardMode(str, Enum):
 
 @dataclass
 class LayerStatus:
-    """How one refinement went. Nothing is printed; look at it before trusting a gradient."""
+    """How one refinement went. Nothing is printed; check it before trusting a gradient."""
 
     steps: int = 0
     """Inner steps taken."""

@@ -23,7 +23,7 @@ class PCG:
     probes: int = 4
     """Random images per view from which the diagonal of J^T J is estimated, for the preconditioner."""
     seed: int = 0
-    """Of the probes, so that the same system gives the same solution."""
+    """Seed of the probes, so that the same system gives the same solution."""
 
     def __post_init__(self) -> None:
         if self.max_iterations < 1 or self.probes < 1:

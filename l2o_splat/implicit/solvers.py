@@ -117,7 +117,7 @@ class LevenbergMarquardt:
     linear: PCG = LONG_STEP
     """How the linear system of each step is solved."""
     damping: float = 1e-3
-    """Of the first step, in units of the system's diagonal; divided by 3 after a success, times 4 otherwise."""
+    """Damping of the first step, in units of the system's diagonal; divided by 3 after a success, times 4 otherwise."""
     tolerance: float = 1e-6
     """The gradient has vanished when its norm has fallen to this share of that at the anchor."""
 

@@ -70,7 +70,7 @@ def draw_uncertainty(
         gaussians: The scene.
         uncertainty: 0 to 1, see :func:`relative_uncertainty`.
         cameras: From where.
-        settings: Background and depth are not looked at.
+        settings: How Gaussians are drawn; background and depth have no effect.
     """
     grey = ((uncertainty - 0.5) / SH_C0)[:, None].expand(-1, 3).contiguous()
     painted = replace(gaussians.detach(), features_dc=grey, features_rest=grey.new_zeros(len(grey), 0, 3))

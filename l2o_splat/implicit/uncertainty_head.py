@@ -2,7 +2,7 @@
 
 That a network predicts one positive value per Gaussian and attribute, without supervision of its own, is DIFF3R's
 (arXiv 2604.01030). Layers, activation and range are ours, the paper's being unknown, and so is what it sees beside the
-features (:mod:`l2o_splat.implicit.evidence`).
+features (:mod:`l2o_splat.implicit.consistency`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from l2o_splat.implicit.evidence import CHANNELS as EVIDENCE
+from l2o_splat.implicit.consistency import CHANNELS as CONSISTENCY
 from l2o_splat.optim.precision import GROUPS, MEAN
 from l2o_splat.weights.format import Weights
 
@@ -22,11 +22,11 @@ RANGE = 7.0
 FLOOR = 1e-3
 """Least precision in units of the reference. Below it, Gauss-Newton gradients are wrong and linear solves slow."""
 PREFIX = "uncertainty_head."
-"""Of the names of the head's tensors in weights of diff3r, which hold the initial model's beside them."""
+"""Prefix of the head's tensor names in weights of diff3r, which hold those of the initial model too."""
 
 
 class UncertaintyHead(nn.Module):
-    """Maps features and evidence to one precision per pixel and group, in logarithmic units around a reference.
+    """Maps features and consistency to one precision per pixel and group, in logarithmic units around a reference.
 
     Untrained, it predicts the reference everywhere. The features are normalised over their channels (without weights),
     so that a rate that suits one initial model suits another.
@@ -47,7 +47,7 @@ class UncertaintyHead(nn.Module):
                 f"The reference precision is {reference.tolist()}; one finite positive number is needed for each of "
                 f"{', '.join(GROUPS)}."
             )
-        self.hidden = nn.Conv2d(channels + EVIDENCE, channels, 3, padding=1)
+        self.hidden = nn.Conv2d(channels + CONSISTENCY, channels, 3, padding=1)
         self.output = nn.Conv2d(channels, len(GROUPS), 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
@@ -98,13 +98,13 @@ class UncertaintyHead(nn.Module):
         return self.hidden.out_channels
 
     def forward(
-        self, features: Float[Tensor, "v c h w"], evidence: Float[Tensor, "v e h w"], footprints: Float[Tensor, " n"]
+        self, features: Float[Tensor, "v c h w"], consistency: Float[Tensor, "v e h w"], footprints: Float[Tensor, " n"]
     ) -> Float[Tensor, "n 5"]:
         """One row per pixel, in the order view, row, column; n = v h w.
 
         Args:
             features: The map from which the Gaussians themselves are predicted.
-            evidence: What the photographs say about them; see :func:`l2o_splat.implicit.evidence.evidence_maps`.
+            consistency: How they agree with the photographs, see :func:`l2o_splat.implicit.consistency.consistency_maps`.
             footprints: Scene units per pixel at each Gaussian: its depth by the focal length of its source pixel. No
                 gradient flows to them.
 
@@ -112,7 +112,7 @@ class UncertaintyHead(nn.Module):
             ValueError: If the numbers of pixels and footprints differ.
         """
         normalised = nn.functional.layer_norm(features.permute(0, 2, 3, 1), (self.channels,)).permute(0, 3, 1, 2)
-        seen = torch.cat([normalised, evidence.to(normalised.dtype)], dim=1)
+        seen = torch.cat([normalised, consistency.to(normalised.dtype)], dim=1)
         # Bounded smoothly: where a cut-off has no gradient, what was once too low could not learn to hold again.
         logarithms = RANGE * (self.output(nn.functional.gelu(self.hidden(seen))) / RANGE).tanh()
         # In float32 also under autocast: half precision cannot hold the range.

@@ -1,1 +1,1 @@
-"""Where a scene starts: from points, or from networks that look at photographs."""
+"""Where a scene starts: from points, or from networks that see photographs."""

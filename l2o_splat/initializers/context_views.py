@@ -17,10 +17,10 @@ from l2o_splat.views import PinholeCameras, Views
 OVERLAP_GRID, OVERLAP_DEPTHS = 8, 32
 """Pixels along each side, and depths, of the points on which overlap is tried."""
 FEWEST_POINTS = 20
-"""Sightings of points from which a range of depths can be told."""
+"""Fewest sightings of points that give a range of depths."""
 POINT_QUANTILE, POINT_MARGIN = 0.02, 1.3
-"""Of the points that a view sees, so many are left out at either end, and the range of the others is widened by this
-factor at either end."""
+"""Share of the points in a view that is left out at either end of its depths, and the factor by which the range of the
+others is widened at either end."""
 
 
 def selection_order(centres: Float[Tensor, "n 3"], count: int) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o_splat.implicit.evidence import evidence_maps
+from l2o_splat.implicit.consistency import consistency_maps
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
 from l2o_splat.initializers.resplat import InitialScene
@@ -56,8 +56,8 @@ def predicted_precision(head: UncertaintyHead, scene: InitialScene, settings: Ra
     side = math.isqrt(v * cameras.height * cameras.width // n)
     grid = (cameras.height // side, cameras.width // side)
     maps = maps_from_rows(scene.features.float(), grid)
-    evidence = evidence_maps(scene.gaussians, ContextViews(scene.context, settings), grid, head.reference)
+    consistency = consistency_maps(scene.gaussians, ContextViews(scene.context, settings), grid, head.reference)
     view = torch.arange(v, device=means.device).repeat_interleave(n // v)
     depths = (cameras.viewmats[view, 2, :3] * means).sum(dim=1) + cameras.viewmats[view, 2, 3]
     focal = (cameras.Ks[view, 0, 0] * cameras.Ks[view, 1, 1]).sqrt()
-    return head(maps, evidence, (depths / focal).clamp(min=torch.finfo(means.dtype).eps))
+    return head(maps, consistency, (depths / focal).clamp(min=torch.finfo(means.dtype).eps))

@@ -15,7 +15,8 @@ from l2o_splat.optim.safeguard import SafeguardedRule
 from l2o_splat.optim.sequence import SequencedRule
 
 FORMAT = 2
-"""Of what :class:`l2o_splat.optim.joint_optimizer.JointOptimizer` saves; states without a number are of format 1."""
+"""Format in which :class:`l2o_splat.optim.joint_optimizer.JointOptimizer` saves; states without a number have format 1.
+"""
 
 _OF_THE_SCENE = {"watch": "losses", "scale_origin": "scale_origin"}
 """Numbers of the scene that format 1 repeated in every row, and their names now."""

@@ -33,7 +33,7 @@ class RuleOptions:
     """What a rule can be built from; each rule takes what concerns it."""
 
     weights: Weights | None = None
-    """Of a learned rule."""
+    """Weights of a learned rule."""
     behaviour: Mapping[str, Any] = field(default_factory=dict)
     """Options of these weights that are replaced."""
     horizon: int = NUM_STEPS

@@ -1,4 +1,4 @@
-"""ReSplat (arXiv 2510.08575): a network that looks at renders of the context views proposes each step."""
+"""ReSplat (arXiv 2510.08575): a network that sees renders of the context views proposes each step."""
 
 from __future__ import annotations
 

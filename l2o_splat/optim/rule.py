@@ -83,7 +83,7 @@ class RuleState(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class ContextNeeds:
-    """Which context views a rule needs if the initializer looked at none."""
+    """Which context views a rule needs if the initializer used none."""
 
     num_views: int = 8
     """Views, or all there are."""
@@ -194,7 +194,7 @@ class UpdateRule(nn.Module):
     trained_raster: dict[str, Any] | None = None
     """``RasterSettings`` the rule was trained with, those that differ from the defaults; None if any will do."""
     card: WeightsCard | None = None
-    """Of the weights it was built from; None for a rule without weights."""
+    """Card of the weights it was built from; None for a rule without weights."""
     num_steps: int | None = None
     """Inner steps that the rule is made for; None if it has no such number."""
 

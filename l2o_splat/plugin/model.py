@@ -79,7 +79,7 @@ class L2OModel(SplatfactoModel):
         self._raster = RasterSettings(background=tuple(self.background.tolist()), **self._chosen_raster())
         self.step = 0
         self.lpips = Lpips()
-        # Of the rule anchored alone, [n, 5] each; in checkpoints, for the output `uncertainty`.
+        # [n, 5] each, with the rule proximal alone; in checkpoints, for the output `uncertainty`.
         self.register_buffer("precision", None)
         self.register_buffer("curvature", None)
 
@@ -102,7 +102,7 @@ class L2OModel(SplatfactoModel):
             self.gauss_params[name].data = value.detach().to(self.device, torch.float32).clone()
 
     def hold(self, precision: Float[Tensor, "n 5"]) -> None:
-        """Remember how strongly each Gaussian is held; see :mod:`l2o_splat.optim.precision`."""
+        """Keep how strongly each Gaussian is held; see :mod:`l2o_splat.optim.precision`."""
         self.precision = precision.detach().clone()
 
     def measure_curvature(self, context: Views) -> None:
@@ -188,7 +188,7 @@ class L2OModel(SplatfactoModel):
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor]:
         """Draw one camera: ``rgb`` clamped to 0..1, ``depth`` (scene units), ``accumulation``, ``background``.
 
-        Of a scene that is held near its anchor also ``uncertainty``, 0 to 1, see
+        A scene with a precision also gives ``uncertainty``, 0 to 1, see
         :mod:`l2o_splat.implicit.uncertainty`.
 
         Raises:
@@ -223,7 +223,7 @@ class L2OModel(SplatfactoModel):
         return outputs
 
     def relative_uncertainty(self) -> Float[Tensor, " n"]:
-        """Of every Gaussian of a scene that is held, 0 to 1."""
+        """Uncertainty of every Gaussian of a scene with a precision, 0 to 1."""
         information = self.precision
         if self.config.uncertainty == "laplace" and self.curvature is not None:
             information = information + self.curvature

@@ -28,7 +28,7 @@ class RunPlan:
     rules: tuple[str, ...]
     """The rule, and the one that finishes if there is one."""
     cards: tuple[WeightsCard, ...]
-    """Of the weights of these rules."""
+    """Cards of the weights of these rules."""
     switch_after: int | None
     """Steps after which the second rule takes over; None if there is none."""
     horizon: int | None
@@ -81,7 +81,7 @@ def resolve(config: TrainerConfig) -> RunPlan:
 
 
 def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
-    """A copy of the config with the values that nerfstudio's trainer reads from there: steps, and the device there is."""
+    """A copy of the config with the steps of the plan and a device that this machine has, which nerfstudio reads there."""
     machine = config.machine
     if machine.device_type == "cuda" and not torch.cuda.is_available():
         CONSOLE.log("No CUDA device was found, so this run uses the CPU.")

@@ -63,7 +63,7 @@ class StartRequest:
 
     options: InitializationConfig
     weights: str | None
-    """Of the source's network; None for points."""
+    """Weights of the source's network; None for points."""
     datamanager: L2ODataManager
     """Has the photographs and the points."""
     model: L2OModel

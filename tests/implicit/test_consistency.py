@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.implicit.evidence import CHANNELS, LEAST_ERROR, LEAST_INFORMATION, evidence_maps
+from l2o_splat.implicit.consistency import CHANNELS, LEAST_ERROR, LEAST_INFORMATION, consistency_maps
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.rendering import render
 from l2o_splat.views import Views
@@ -35,13 +35,13 @@ def prediction() -> Gaussians:
     return joined(blobs(4, 0)[:2], hidden[:2], blobs(4, 0)[2:], hidden[2:])
 
 
-def evidence(gaussians: Gaussians, views: Views) -> torch.Tensor:
+def consistency(gaussians: Gaussians, views: Views) -> torch.Tensor:
     grid = (len(gaussians) // 4, 2)
-    return evidence_maps(gaussians, ContextViews(views, SETTINGS, "reference"), grid, REFERENCE)
+    return consistency_maps(gaussians, ContextViews(views, SETTINGS, "reference"), grid, REFERENCE)
 
 
 def test_where_the_photographs_tell_nothing(prediction, views):
-    found = evidence(prediction, views)
+    found = consistency(prediction, views)
     assert found.shape == (2, CHANNELS, 2, 2) and found.isfinite().all()
     nothing = torch.tensor(LEAST_INFORMATION).log().item() / 4
     assert (found[:, :5, 0] > nothing + 0.5).all()
@@ -51,35 +51,35 @@ def test_where_the_photographs_tell_nothing(prediction, views):
     assert not found[:, VIEWS, 1].any()
     far = cameras([-0.2, 0.2], 12)
     far.viewmats[1, :3, 3] += 1e3
-    assert not evidence(prediction, replace(views, cameras=far))[:, VIEWS].any()
+    assert not consistency(prediction, replace(views, cameras=far))[:, VIEWS].any()
 
 
 def test_a_prediction_that_agrees_shows_no_error(prediction, views):
-    found = evidence(prediction, views)
+    found = consistency(prediction, views)
     torch.testing.assert_close(found[:, OWN], torch.full_like(found[:, OWN], LEAST_ERROR).log() + 3)
     # Twice the same from either view: each view is what the other predicts of it.
     twice = joined(blobs(4, 0), blobs(4, 0))
     drawn = render(blobs(4, 0), views.cameras, SETTINGS)
     behind = (1 - drawn.alpha) * torch.tensor(SETTINGS.background)
-    found = evidence(twice, replace(views, images=(drawn.rgb - behind) / drawn.alpha.clamp(min=1e-6)))
+    found = consistency(twice, replace(views, images=(drawn.rgb - behind) / drawn.alpha.clamp(min=1e-6)))
     torch.testing.assert_close(found[:, VIEW_SIGNED], torch.zeros(2, 2, 2).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(found[:, COVERED].mean(dim=(1, 2)), 2 * drawn.alpha.mean(dim=(1, 2, 3)) - 1)
 
 
 def test_another_exposure_is_told_by_the_other_views(views):
     twice = joined(blobs(4, 0), blobs(4, 0))
-    before = evidence(twice, views)
+    before = consistency(twice, views)
     brighter = replace(views, images=views.images * torch.tensor([1.2, 1.0])[:, None, None, None])
-    after = evidence(twice, brighter)
+    after = consistency(twice, brighter)
     assert (after[0, VIEW_SIGNED] < before[0, VIEW_SIGNED] - 0.05).all()
     assert after[1, VIEW_SIGNED].equal(before[1, VIEW_SIGNED]) and after[1, SIGNED].equal(before[1, SIGNED])
 
 
 def test_a_view_is_not_compared_with_its_own_prediction(prediction, views):
-    before = evidence(prediction, views)
+    before = consistency(prediction, views)
     colours = prediction.features_dc.clone()
     colours[:4] += 1
-    after = evidence(replace(prediction, features_dc=colours), views)
+    after = consistency(replace(prediction, features_dc=colours), views)
     across = [SIGNED, ABSOLUTE, COVERED, VIEW_SIGNED, VIEW_ABSOLUTE]
     assert after[0, across].equal(before[0, across])
     assert (after[1, [VIEW_SIGNED, VIEW_ABSOLUTE]] != before[1, [VIEW_SIGNED, VIEW_ABSOLUTE]]).all()
@@ -89,7 +89,7 @@ def test_a_view_is_not_compared_with_its_own_prediction(prediction, views):
 def test_pixels_that_do_not_count_say_nothing(prediction, views):
     masks = torch.ones_like(views.images[..., :1])
     masks[0, :6] = 0
-    before = evidence(prediction, replace(views, masks=masks))
+    before = consistency(prediction, replace(views, masks=masks))
     images = views.images.clone()
     images[0, :6] = 0.7
-    assert evidence(prediction, replace(views, masks=masks, images=images)).equal(before)
+    assert consistency(prediction, replace(views, masks=masks, images=images)).equal(before)

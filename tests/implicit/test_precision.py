@@ -5,8 +5,8 @@ import torch
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.checks import check_background, check_fixed_gaussians
-from l2o_splat.implicit.evidence import CHANNELS as EVIDENCE
-from l2o_splat.implicit.evidence import evidence_maps
+from l2o_splat.implicit.consistency import CHANNELS as CONSISTENCY
+from l2o_splat.implicit.consistency import consistency_maps
 from l2o_splat.implicit.heuristic import RAISED, heuristic_precision, pixel_footprints, reference_precision
 from l2o_splat.implicit.layer import proximal_refine
 from l2o_splat.implicit.linearized_views import ContextViews
@@ -123,7 +123,7 @@ REFERENCE = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
 def test_an_untrained_head_predicts_the_reference():
     head = UncertaintyHead(8, REFERENCE)
     footprints = torch.linspace(0.1, 1, 2 * 3 * 4)
-    precision = head(torch.randn(2, 8, 3, 4), torch.randn(2, EVIDENCE, 3, 4), footprints)
+    precision = head(torch.randn(2, 8, 3, 4), torch.randn(2, CONSISTENCY, 3, 4), footprints)
     torch.testing.assert_close(precision[:, 1:], 1.001 * REFERENCE[1:].expand(24, 4))
     torch.testing.assert_close(precision[:, MEAN], 1.001 / footprints.square())
 
@@ -131,17 +131,17 @@ def test_an_untrained_head_predicts_the_reference():
 def test_a_trained_head_stays_in_range_and_in_the_order_of_the_pixels():
     head = UncertaintyHead(4, REFERENCE)
     torch.nn.init.normal_(head.output.weight, std=50.0)
-    features, evidence = torch.randn(2, 4, 3, 5), torch.randn(2, EVIDENCE, 3, 5)
-    precision = head(features, evidence, torch.ones(30))
+    features, consistency = torch.randn(2, 4, 3, 5), torch.randn(2, CONSISTENCY, 3, 5)
+    precision = head(features, consistency, torch.ones(30))
     ratio = precision / REFERENCE
     assert ratio.min() > 1e-3 and ratio.max() < 1.01 * torch.tensor(7.0).exp()
     assert ratio.max() / ratio.min() > 1e4
-    single = head(features[1:], evidence[1:], torch.ones(15))
+    single = head(features[1:], consistency[1:], torch.ones(15))
     torch.testing.assert_close(precision[15:], single, rtol=1e-4, atol=0)
     # A change in one pixel is felt around it alone.
-    for seen in (features, evidence):
+    for seen in (features, consistency):
         seen[1, 0, 0, 4] += 1
-        changed = ((head(features, evidence, torch.ones(30)) / precision).log().abs().amax(1) > 1e-3).view(2, 3, 5)
+        changed = ((head(features, consistency, torch.ones(30)) / precision).log().abs().amax(1) > 1e-3).view(2, 3, 5)
         assert changed[1, :2, 3:].any() and not changed[0].any() and not changed[1, :, :3].any()
         seen[1, 0, 0, 4] -= 1
 
@@ -152,8 +152,8 @@ def test_the_head_learns_through_the_layer():
     head = UncertaintyHead(3, torch.full((5,), 0.05)).double()
     footprints = torch.ones(4, dtype=torch.float64, requires_grad=True)
     features = torch.randn(2, 3, 1, 2, dtype=torch.float64)
-    evidence = evidence_maps(problem.anchor, problem.context, (1, 2), head.reference)
-    precision = head(features, evidence, footprints)
+    consistency = consistency_maps(problem.anchor, problem.context, (1, 2), head.reference)
+    precision = head(features, consistency, footprints)
     refined, _ = proximal_refine(problem.anchor, precision, problem.context, AdamSolver(steps=5))
     problem.outer_loss(refined).backward()
     assert head.output.weight.grad.abs().sum() > 0
@@ -164,7 +164,7 @@ def test_the_head_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="one finite positive number is needed for each of mean"):
         UncertaintyHead(4, torch.zeros(5))
     with pytest.raises(ValueError, match="has 6 pixels.*one footprint per pixel"):
-        UncertaintyHead(4, REFERENCE)(torch.randn(1, 4, 2, 3), torch.randn(1, EVIDENCE, 2, 3), torch.ones(5))
+        UncertaintyHead(4, REFERENCE)(torch.randn(1, 4, 2, 3), torch.randn(1, CONSISTENCY, 2, 3), torch.ones(5))
 
 
 def test_checks_of_a_run():

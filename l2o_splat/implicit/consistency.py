@@ -1,4 +1,4 @@
-"""What the photographs say about a prediction before it is refined; the network that predicts precisions sees it.
+"""How consistent a prediction is with the photographs before it is refined; an input of the uncertainty head.
 
 A feature map knows what a network thinks of a place, not whether the prediction agrees with the photographs. Ours;
 DIFF3R (arXiv 2604.01030) says nothing of it. All numbers lie around 0, and none depends on the unit of the scene.
@@ -28,13 +28,13 @@ LEAST_ERROR = 0.01
 
 
 @torch.no_grad()
-def evidence_maps(
+def consistency_maps(
     gaussians: Gaussians, views: ContextViews, grid: tuple[int, int], reference: Float[Tensor, " 5"]
 ) -> Float[Tensor, "v c h w"]:
     """One row of numbers for each pixel-aligned Gaussian, where it lies in the maps of features.
 
-    * How much the photographs tell of the Gaussian (diagonal of J^T J of each group by the reference), and how many
-      views tell it.
+    * How much the photographs say about the Gaussian (diagonal of J^T J of each group, divided by the reference), and
+      how many views say it.
     * At its place in its own view: the absolute difference from the photograph; the signed and the absolute one, and
       how much is covered, when that view is drawn without the Gaussians that were predicted from it.
     * Of its view: means of these signed and absolute ones. Of the scene: the mean of the absolute ones, and the number
@@ -62,8 +62,8 @@ def _information(diagonals: Float[Tensor, "v n 5"]) -> Float[Tensor, "n 6"]:
     """Logarithms over all views, and the effective number of views."""
     per_view = diagonals.sum(dim=2)
     effective_views = per_view.sum(dim=0).square() / per_view.square().sum(dim=0).clamp(min=1e-30)
-    told = (diagonals.sum(dim=0) + LEAST_INFORMATION).log() / 4
-    return torch.cat([told, effective_views.clamp(min=1).log()[:, None]], dim=1)
+    information = (diagonals.sum(dim=0) + LEAST_INFORMATION).log() / 4
+    return torch.cat([information, effective_views.clamp(min=1).log()[:, None]], dim=1)
 
 
 def _differences(
