@@ -104,7 +104,7 @@ class UncertaintyHead(nn.Module):
 
         Args:
             features: The map from which the Gaussians themselves are predicted.
-            consistency: How they agree with the photographs, see :func:`l2o_splat.implicit.consistency.consistency_maps`.
+            consistency: How they agree with the photographs; see :mod:`l2o_splat.implicit.consistency`.
             footprints: Scene units per pixel at each Gaussian: its depth by the focal length of its source pixel. No
                 gradient flows to them.
 

@@ -81,7 +81,7 @@ def resolve(config: TrainerConfig) -> RunPlan:
 
 
 def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
-    """A copy of the config with the steps of the plan and a device that this machine has, which nerfstudio reads there."""
+    """A copy of the config with the steps of the plan and a device that this machine has."""
     machine = config.machine
     if machine.device_type == "cuda" and not torch.cuda.is_available():
         CONSOLE.log("No CUDA device was found, so this run uses the CPU.")
