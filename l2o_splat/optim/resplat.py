@@ -17,7 +17,6 @@ from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.cells import CellUnits, cells_in_front, cells_of_points
 from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig
 from l2o_splat.nets.resplat.global_attention import PATCH
-from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.nets.resplat.local_neighbours import local_neighbours
 from l2o_splat.nets.resplat.precision import autocast
 from l2o_splat.nets.resplat.update_network import UpdateNetwork
@@ -26,6 +25,7 @@ from l2o_splat.rotations import quaternions_of
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights.format import Weights
+from l2o_splat.weights.resplat import read_tensors
 
 UNKNOWN = -1
 """Cell of a Gaussian that no view predicted, until views are shown."""

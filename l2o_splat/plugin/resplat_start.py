@@ -15,7 +15,6 @@ from torch import Tensor
 from l2o_splat.initializers.context_views import choose_context, choose_evenly, depth_range, lonely_views
 from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig
-from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import UpdateRule
@@ -23,6 +22,7 @@ from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.datamanager import L2ODataManager
 from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights import Weights
+from l2o_splat.weights.resplat import read_tensors
 
 OPTION = "--pipeline.initialization.context"
 MOST_TIMES_TRAINED = 2
