@@ -16,7 +16,7 @@ from torch import Tensor
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.nets.knn import nearest_neighbours
-from l2o_splat.nets.update_network import SH_START, UpdateNetwork, UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import SH_START, Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule, digest_of
 from l2o_splat.scene_frame import FrameConvention, SceneCameras, SceneFrame
@@ -141,12 +141,14 @@ class Learn2SplatRule(UpdateRule):
     ``scale_origin [n 1]`` with ``own_scale`` units, and ``advice [n 25]`` while a look serves several steps.
     """
 
-    def __init__(self, network: UpdateNetwork | GainNetwork, config: Learn2SplatConfig = Learn2SplatConfig()) -> None:
+    def __init__(
+        self, network: Learn2SplatNetwork | GainNetwork, config: Learn2SplatConfig = Learn2SplatConfig()
+    ) -> None:
         super().__init__()
         self.network = network
         self.config = config
         self.frame_convention: FrameConvention = "raw"
-        columns = paper_columns(network.shape.sh_bands) if isinstance(network, UpdateNetwork) else None
+        columns = paper_columns(network.shape.sh_bands) if isinstance(network, Learn2SplatNetwork) else None
         self.register_buffer("_paper_columns", columns, persistent=False)
         self.register_buffer("_paper_rank", None if columns is None else columns.argsort(), persistent=False)
 
@@ -369,7 +371,7 @@ class Learn2SplatRule(UpdateRule):
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
 
 
-def load_network(tensors: Mapping[str, Tensor]) -> UpdateNetwork | GainNetwork:
+def load_network(tensors: Mapping[str, Tensor]) -> Learn2SplatNetwork | GainNetwork:
     """The network that named tensors are of.
 
     Raises:
@@ -377,7 +379,11 @@ def load_network(tensors: Mapping[str, Tensor]) -> UpdateNetwork | GainNetwork:
     """
     gains = "rates" in tensors
     with torch.device("meta"):
-        network = GainNetwork(GainNetworkShape.of(tensors)) if gains else UpdateNetwork(UpdateNetworkShape.of(tensors))
+        network = (
+            GainNetwork(GainNetworkShape.of(tensors))
+            if gains
+            else Learn2SplatNetwork(Learn2SplatNetworkShape.of(tensors))
+        )
     network.load_state_dict(tensors, assign=True)
     return network
 
