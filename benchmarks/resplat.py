@@ -39,7 +39,7 @@ from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat import initial_model
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
 from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.update_network import UpdateNetwork
+from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
 from l2o_splat.optim import resplat
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
@@ -146,7 +146,7 @@ def parts_of_initialization(timer: PartTimer, model: InitialModel) -> AbstractCo
     )
 
 
-def parts_of_update(timer: PartTimer, network: UpdateNetwork) -> AbstractContextManager:
+def parts_of_update(timer: PartTimer, network: ReSplatUpdateNetwork) -> AbstractContextManager:
     """Time of an update belongs to the parts of ``UPDATE``, but for the render."""
     return timed_parts(
         timer,
@@ -258,7 +258,7 @@ def random_weights(shape: ReSplatShape, behaviour: dict[str, Any], width: int, s
     torch.manual_seed(seed)
     modules: list[nn.Module] = [InitialModel(shape, config)]
     if shape.update is not None:
-        modules.append(UpdateNetwork(shape))
+        modules.append(ReSplatUpdateNetwork(shape))
     tensors = {PREFIX + key: tensor for module in modules for key, tensor in module.state_dict().items()}
     architecture = {"tensors": len(tensors), "numbers": sum(tensor.numel() for tensor in tensors.values())}
     return Weights(tensors, WeightsCard("resplat", architecture, asdict(config), raster=dict(RASTER), source="random"))

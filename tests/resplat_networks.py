@@ -7,7 +7,7 @@ import torch
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape, UpdateShape
 from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.update_network import UpdateNetwork
+from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.views import PinholeCameras, Views
 
@@ -58,7 +58,7 @@ def initializer(shape=NARROW, **options):
 
 
 def rule(shape=NARROW, **options):
-    return ReSplatRule(_random(UpdateNetwork, shape), ReSplatConfig(**OPTIONS | options))
+    return ReSplatRule(_random(ReSplatUpdateNetwork, shape), ReSplatConfig(**OPTIONS | options))
 
 
 def context(num_views=3, height=64, width=64, seed=0):

@@ -31,9 +31,9 @@ from l2o_splat.meta.record import BEST_NAME
 from l2o_splat.meta.sources import VALIDATION_SEEDS, Source
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
 from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.loading import load_depth, read_tensors
-from l2o_splat.nets.resplat.update_network import UpdateNetwork
+from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
 from l2o_splat.weights import Weights, load_weights
+from l2o_splat.weights.resplat import load_depth, read_tensors
 
 
 class InitializerTrainingError(RuntimeError):
@@ -169,7 +169,7 @@ class TrainInitializer:
             shape = replace(read.shape, update=self.shape.update)
             network = new_update_network(shape, self.training.seed)
         else:
-            network = UpdateNetwork(read.shape)
+            network = ReSplatUpdateNetwork(read.shape)
             read.load_into(network)
             network.update_feature.requires_grad_(True)
         starts = "any" if set(self.start) != {"resplat"} else "initial_model"

@@ -10,7 +10,7 @@ from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig, ReSpla
 from l2o_splat.nets.resplat.depth_network import DepthNetwork
 from l2o_splat.nets.resplat.image_encoder import IMAGENET_STD
 from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.update_network import UpdateNetwork
+from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
 
 MINI = ReSplatShape(
     vit="mini",
@@ -98,14 +98,14 @@ def _pass_matching_on(network: DepthNetwork) -> None:
         module.weight.mul_(0.1)[:, :, 1, 1] += matrix
 
 
-def new_update_network(shape: ReSplatShape, seed: int) -> UpdateNetwork:
+def new_update_network(shape: ReSplatShape, seed: int) -> ReSplatUpdateNetwork:
     """An untrained update, which moves nothing, or, where it is shown the errors in front, colours alone.
 
     ImageNet's weights, which the original compares images with, do not come with the package: the features are
     trained with the rest.
     """
     torch.manual_seed(seed)
-    network = UpdateNetwork(shape)
+    network = ReSplatUpdateNetwork(shape)
     network.update_feature.requires_grad_(True)
     for module in network.update_feature.modules():
         if isinstance(module, nn.Conv2d):
@@ -118,7 +118,7 @@ def new_update_network(shape: ReSplatShape, seed: int) -> UpdateNetwork:
     return network
 
 
-def _correct_colours(network: UpdateNetwork) -> None:
+def _correct_colours(network: ReSplatUpdateNetwork) -> None:
     """Let every Gaussian's colour go against the mean error of colour that views show where it is in front.
 
     The first three channels of everything carry that error, and nothing else has a say in them at the start.

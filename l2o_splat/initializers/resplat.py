@@ -16,13 +16,13 @@ from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.nets.resplat.global_attention import maps_from_rows, rows_from_maps
 from l2o_splat.nets.resplat.initial_model import InitialModel, InitialPrediction
-from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.nets.resplat.precision import autocast
 from l2o_splat.nets.resplat.resize import resize
 from l2o_splat.rotations import quaternions_of
 from l2o_splat.scene import SceneStart
 from l2o_splat.views import Views
 from l2o_splat.weights.format import Weights
+from l2o_splat.weights.resplat import read_tensors
 
 DepthRange = tuple[float, float] | tuple[Float[Tensor, " v"], Float[Tensor, " v"]]
 """Nearest and farthest depth considered, of all views or of each of them."""

@@ -1,6 +1,6 @@
-"""A small network that turns Adam directions into steps: gains and corrections from a Gaussian's neighbourhood.
+"""A small network that turns Adam directions into steps, with gains and corrections from each Gaussian's neighbours.
 
-Ours, not the paper's. With its last layer at zero the step is Adam's own at the network's rates, so that
+It is our own, not from a paper. While its last layer is zero, the step is Adam's at the network's rates, so that
 meta-training starts from a good optimizer and can only add to it.
 """
 
@@ -18,10 +18,12 @@ from l2o_splat.nets.point_transformer import PointTransformer, by_rows
 from l2o_splat.nets.shapes import require_shapes
 
 FIELD_WIDTHS = (3, 3, 4, 1, 3)
-"""Numbers of a Gaussian that the network reads and corrects, field by field: all but SH of degree 1 and above."""
+"""Widths of the fields that the network corrects: means, scales, quats, opacities and SH of degree 0."""
 BASE_WIDTH = sum(FIELD_WIDTHS)
+SCALES, OPACITIES_AND_DC = slice(3, 6), slice(10, 14)
+"""Columns of :meth:`Gaussians.pack` whose values the network reads; of the other fields it sees directions alone."""
 _PARAMETERS_READ = 7
-"""Log-scales, opacity logit and SH of degree 0."""
+"""Number of these columns."""
 LOG_GAIN_LIMIT = 3.0
 """Logarithms of gains stay within plus and minus this."""
 
@@ -37,10 +39,10 @@ class GainNetworkShape:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> GainNetworkShape:
-        """Read the widths off named tensors.
+        """Read the widths from named tensors.
 
         Raises:
-            ValueError: If they are not those of a gain network, naming the first difference.
+            ValueError: If they are not those of a gain network; it names the first difference.
         """
         try:
             shape = cls(
@@ -52,21 +54,22 @@ class GainNetworkShape:
         except KeyError as error:
             raise ValueError(
                 f"There is no tensor {error.args[0]!r} among the {len(tensors)} given; these are not weights of a "
-                "learn2splat gain network."
+                "gain network."
             ) from None
         require_shapes(tensors, lambda: GainNetwork(shape), f"a gain network of the widths {asdict(shape)}")
         return shape
 
 
 class GainNetwork(nn.Module):
-    """Step of a Gaussian: ``-rate (exp(a) direction + exp(c) d)`` with ``a, c`` per field and ``d`` per number.
+    """The step of a Gaussian is ``-rate (exp(a) direction + exp(c) d)``, with ``a, c`` per field and ``d`` per number.
 
-    A point transformer over parameters, latent state and Adam direction gives ``a``, ``c`` and ``d``, its advice
-    (residual form of an update head; SH of degree 1 and above take a gain ``a`` only), which may serve several steps,
-    each with the Adam direction of its own. Its output before the head is the new latent state. The mean
-    of each field's ``a`` over all Gaussians is taken away: the network says who moves more, not how fast the scene
-    does. Left to it, that would be learned too small, since over the few steps of an unroll slowing down looks best
-    (short-horizon bias, Wu et al., arXiv 1803.02021).
+    A query of the network returns a proposal: ``a``, ``c`` and ``d``, from a point transformer over parameters, latent
+    state and Adam direction. SH of degree 1 and above have a gain ``a`` only. One proposal may serve several steps,
+    each with its own Adam direction. What enters the head is the new latent state.
+
+    The mean of each field's ``a`` over all Gaussians is subtracted, so the network decides which Gaussians move more,
+    not how fast the whole scene moves. It would learn to move it too slowly, since slowing down pays off most over the
+    few steps of an unroll (short-horizon bias, Wu et al., arXiv 1803.02021).
     """
 
     def __init__(self, shape: GainNetworkShape) -> None:
@@ -81,7 +84,7 @@ class GainNetwork(nn.Module):
 
     @torch.no_grad()
     def reset_to_adam(self, seed: int, rates: tuple[float, ...]) -> GainNetwork:
-        """Random weights behind a last layer of zeros: the step is Adam's with one rate per field."""
+        """Draw random weights and set the last layer to zero: the step is then Adam's with one rate per field."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for module in self.modules():
@@ -98,46 +101,47 @@ class GainNetwork(nn.Module):
         latent: Float[Tensor, "n latent"],
         direction: Float[Tensor, "n d"],
         neighbours: Int[Tensor, "n k"],
-    ) -> tuple[Float[Tensor, "n advice"], Float[Tensor, "n latent"]]:
-        """Look at the scene.
+    ) -> tuple[Float[Tensor, "n proposal"], Float[Tensor, "n latent"]]:
+        """One query of the network.
 
         Args:
-            parameters: Packed parameters; log-scales relative to the scene's.
-            latent: Latent state of the look before.
+            parameters: Packed as by :meth:`Gaussians.pack`, log-scales relative to those of the scene.
+            latent: Latent state after the previous query.
             direction: Adam direction, packed alike.
-            neighbours: Rows each row attends to, itself among them.
+            neighbours: Rows that each row attends to, including itself.
 
         Returns:
-            Advice for :meth:`step`, and the new latent state.
+            A proposal for :meth:`step`, and the new latent state.
         """
-        scales, opacity_and_dc = parameters[:, 3:6], parameters[:, 10:14]
+        scales, opacity_and_dc = parameters[:, SCALES], parameters[:, OPACITIES_AND_DC]
         inputs = torch.cat([0.3 * scales, 0.3 * opacity_and_dc, direction[:, :BASE_WIDTH], latent], dim=1)
         latent = self.transformer(by_rows(self.project, inputs), neighbours)
         # Normalised, so that a state handed on for thousands of steps stays bounded.
         latent = by_rows(self.norm, latent)
-        advice = by_rows(self.head, latent).float()
-        log_gains, corrections = advice.split([len(FIELD_WIDTHS) + 1, advice.shape[1] - len(FIELD_WIDTHS) - 1], dim=1)
+        proposal = by_rows(self.head, latent).float()
+        num_gains = len(FIELD_WIDTHS) + 1
+        log_gains, corrections = proposal[:, :num_gains], proposal[:, num_gains:]
         return torch.cat([log_gains - log_gains.mean(dim=0), corrections], dim=1), latent
 
     def step(
-        self, advice: Float[Tensor, "n advice"], direction: Float[Tensor, "n d"], trust: float
+        self, proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"], blend: float
     ) -> Float[Tensor, "n d"]:
-        """Numbers to add to the parameters, position steps in units of the Gaussian's own scale.
+        """What to add to the parameters; steps of the means are in units of each Gaussian's own scale.
 
         Args:
-            advice: From :meth:`forward`, of this step or an earlier one.
+            proposal: From :meth:`forward`, in this step or an earlier one.
             direction: Adam direction of this step.
-            trust: Share of the advice that is followed, 0 to 1; with 0 the step is Adam's.
+            blend: How much of the proposal enters, from 0 (the step is Adam's) to 1.
         """
-        return by_rows(partial(self._step, trust), advice, direction)
+        return by_rows(partial(self._step, blend), proposal, direction)
 
     def _step(
-        self, trust: float, advice: Float[Tensor, "n advice"], direction: Float[Tensor, "n d"]
+        self, blend: float, proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n d"]:
         fields = len(FIELD_WIDTHS)
-        log_gains, log_lengths, corrections = advice.split([fields + 1, fields, BASE_WIDTH], dim=1)
-        gains = _limited_exp(trust * log_gains) * -self.rates
-        lengths = _limited_exp(log_lengths) * (-trust * self.rates[:-1])
+        log_gains, log_lengths, corrections = proposal.split([fields + 1, fields, BASE_WIDTH], dim=1)
+        gains = _limited_exp(blend * log_gains) * -self.rates
+        lengths = _limited_exp(log_lengths) * (-blend * self.rates[:-1])
         base = _per_number(gains[:, :fields]) * direction[:, :BASE_WIDTH] + _per_number(lengths) * corrections
         return torch.cat([base, gains[:, fields:] * direction[:, BASE_WIDTH:]], dim=1)
 

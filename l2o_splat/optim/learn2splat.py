@@ -13,7 +13,7 @@ from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.knn import nearest_neighbours
-from l2o_splat.nets.update_network import SH_START, UpdateNetwork, UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import SH_START, Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.adam_moments import adam_direction, zero_moments
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.proposal import (
@@ -96,7 +96,7 @@ class Learn2SplatRule(ProposingRule):
     and ``neighbours [n 4]`` (int64) while a search is kept for several steps.
     """
 
-    def __init__(self, network: UpdateNetwork, config: Learn2SplatConfig = Learn2SplatConfig()) -> None:
+    def __init__(self, network: Learn2SplatNetwork, config: Learn2SplatConfig = Learn2SplatConfig()) -> None:
         super().__init__()
         self.network = network
         self.config = config
@@ -118,7 +118,7 @@ class Learn2SplatRule(ProposingRule):
         """
         tensors = weights.require("learn2splat").tensors
         with torch.device("meta"):
-            network = UpdateNetwork(UpdateNetworkShape.of(tensors))
+            network = Learn2SplatNetwork(Learn2SplatNetworkShape.of(tensors))
         network.load_state_dict(tensors, assign=True)
         behaviour = known_options(Learn2SplatConfig, weights, options)
         rule = cls(network, Learn2SplatConfig(**behaviour))

@@ -17,15 +17,15 @@ from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.cells import CellUnits, cells_in_front, cells_of_points
 from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig
 from l2o_splat.nets.resplat.global_attention import PATCH
-from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.nets.resplat.local_neighbours import local_neighbours
 from l2o_splat.nets.resplat.precision import autocast
-from l2o_splat.nets.resplat.update_network import UpdateNetwork
+from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
 from l2o_splat.optim.rule import ContextNeeds, Feedback, Needs, RuleState, UpdateRule, digest_of
 from l2o_splat.rotations import quaternions_of
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights.format import Weights
+from l2o_splat.weights.resplat import read_tensors
 
 UNKNOWN = -1
 """Cell of a Gaussian that no view predicted, until views are shown."""
@@ -48,7 +48,7 @@ class ReSplatRule(UpdateRule):
         scale: Units of the dataset (in which the network works) per scene unit.
     """
 
-    def __init__(self, network: UpdateNetwork, config: ReSplatConfig, scale: float = 1.0) -> None:
+    def __init__(self, network: ReSplatUpdateNetwork, config: ReSplatConfig, scale: float = 1.0) -> None:
         super().__init__()
         self.network = network
         self.config = config
@@ -67,7 +67,7 @@ class ReSplatRule(UpdateRule):
         """
         read = read_tensors(weights, options)
         with torch.device("meta"):
-            network = UpdateNetwork(read.shape)
+            network = ReSplatUpdateNetwork(read.shape)
         read.load_into(network)
         rule = cls(network, read.config)
         rule.card, rule.trained_raster = weights.card, weights.card.raster

@@ -20,7 +20,6 @@ from l2o_splat.initializers.context_views import depth_range, lonely_views
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
 from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
-from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.optim.precision import check_precision
 from l2o_splat.optim.rule import Needs
 from l2o_splat.plugin.capture_checks import CaptureError
@@ -30,6 +29,7 @@ from l2o_splat.plugin.model import L2OModel
 from l2o_splat.scene import SceneStart
 from l2o_splat.views import PinholeCameras
 from l2o_splat.weights import Weights, load_weights
+from l2o_splat.weights.resplat import read_tensors
 
 NUM_RANDOM_POINTS = 20_000
 START_WEIGHTS = {"resplat": "resplat-mini", "diff3r": "diff3r-mini"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.weights.catalogue import CATALOGUE, fetch
 from l2o_splat.weights.format import System, Weights, WeightsCard, WeightsError, file_pair, read_weights
 from l2o_splat.weights.original import SUFFIXES, read_original
@@ -72,7 +72,7 @@ def _random_weights(reference: str) -> Weights:
     seed = reference.removeprefix("random:")
     if not seed.isdecimal():
         raise WeightsError(f"{reference!r} names no seed; random:0 does.")
-    shape = UpdateNetworkShape()
-    tensors = UpdateNetwork(shape).reset_to_adam(int(seed)).state_dict()
+    shape = Learn2SplatNetworkShape()
+    tensors = Learn2SplatNetwork(shape).reset_to_adam(int(seed)).state_dict()
     card = WeightsCard("learn2splat", asdict(shape), licence="none", source=reference, training={"trained": False})
     return Weights(tensors, card)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2o_splat.nets.update_network import UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import Learn2SplatNetworkShape
 from l2o_splat.weights.format import System, Weights, WeightsCard, WeightsError, refuse_non_finite
 from l2o_splat.weights.resplat_original import is_resplat, read_resplat
 
@@ -93,7 +93,7 @@ def read_original(path: Path, system: System | None = None, strict: bool = True)
         tensors,
         WeightsCard(
             "learn2splat",
-            asdict(UpdateNetworkShape.of(tensors)),
+            asdict(Learn2SplatNetworkShape.of(tensors)),
             behaviour=behaviour,
             raster=raster,
             source=str(path),
@@ -161,7 +161,7 @@ def _known_tensors(tensors: dict[str, Tensor], path: Path, strict: bool) -> tupl
             "is not supported: leave them out with strict off only if the variant computes the same."
         )
     try:
-        UpdateNetworkShape.of(known)
+        Learn2SplatNetworkShape.of(known)
     except ValueError as error:
         raise WeightsError(f"{path} is of another architecture: {error}") from None
     return {name: tensor.to(torch.float32, copy=True) for name, tensor in known.items()}, other

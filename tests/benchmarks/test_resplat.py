@@ -8,8 +8,8 @@ import torch
 from benchmarks import resplat as benchmark
 from l2o_splat.nets.resplat import initial_model
 from l2o_splat.nets.resplat.config import ReSplatShape
-from l2o_splat.nets.resplat.loading import read_tensors
 from l2o_splat.optim import resplat
+from l2o_splat.weights.resplat import read_tensors
 from tests.resplat_networks import NARROW, OPTIONS
 
 

@@ -21,7 +21,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.losses import l1, photometric_loss, ssim_loss
 from l2o_splat.meta.losses import stability_loss, uphill_loss
-from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule, Proposal, paper_columns
 from l2o_splat.optim.rule import Feedback, RuleState
 from l2o_splat.rendering import set_num_threads
@@ -120,7 +120,7 @@ def compare_parameters(replay: Replay, prefix: str, gaussians: Gaussians) -> Non
 
 
 @contextmanager
-def watch(network: UpdateNetwork) -> Iterator[dict[str, list[Tensor]]]:
+def watch(network: Learn2SplatNetwork) -> Iterator[dict[str, list[Tensor]]]:
     """Collects what the inner modules return (in pieces where rows go in portions) and the neighbours used."""
     project, transformer = network.point_transformer
     modules = {"pt_in": project, "state_scale": network.state_scale_head, "head_raw": network.delta_head}
@@ -144,7 +144,7 @@ def watch(network: UpdateNetwork) -> Iterator[dict[str, list[Tensor]]]:
 def make_rule(replay: Replay, **options) -> Learn2SplatRule:
     prefix = "state_dict/"
     weights = {name.removeprefix(prefix): replay[name] for name in replay.tensors if name.startswith(prefix)}
-    network = UpdateNetwork(UpdateNetworkShape.of(weights))
+    network = Learn2SplatNetwork(Learn2SplatNetworkShape.of(weights))
     network.load_state_dict(weights)
     if "step0/knn_idx" in replay:
         options["neighbours"] = replay["step0/knn_idx"].shape[1]

@@ -17,7 +17,7 @@ from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape, UpdateShape
 from l2o_splat.nets.resplat.global_attention import maps_from_rows, rows_from_maps
 from l2o_splat.nets.resplat.resize import resize
-from l2o_splat.nets.resplat.update_network import UpdateNetwork
+from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
 from l2o_splat.nets.resplat.vision_transformer import VARIANTS
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
@@ -222,7 +222,7 @@ def replay_update_step(fixture: dict[str, Any], report: Report, make_views: Make
     """The update alone."""
     original, context = fixture["config"], fixture["context"]
     check_options(original, report)
-    network = UpdateNetwork(shape_of(original, has_update=True))
+    network = ReSplatUpdateNetwork(shape_of(original, has_update=True))
     network.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in fixture["state_dict"].items()})
     rule = ReSplatRule(network, ReSplatConfig(**behaviour_of(original, context["near"], context["far"])))
     scenes = len(context["image"])

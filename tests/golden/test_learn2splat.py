@@ -42,8 +42,8 @@ def test_a_wrong_value_an_absent_part_and_an_unknown_key_show(tmp_path, capsys):
 def test_fixtures_of_other_sizes_are_read(tmp_path):
     """A fixture of another shape, written by the rule itself."""
     torch.manual_seed(0)
-    shape = check.UpdateNetworkShape(38, 12, 4, 20, 1, 7, 10, None)
-    network = check.UpdateNetwork(shape)
+    shape = check.Learn2SplatNetworkShape(38, 12, 4, 20, 1, 7, 10, None)
+    network = check.Learn2SplatNetwork(shape)
     scales = torch.rand(30, 3) + 0.1
     parts = {
         "init/means": torch.randn(30, 3),

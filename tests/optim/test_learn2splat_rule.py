@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule, paper_columns
 from l2o_splat.optim.rule import Feedback
 from l2o_splat.scene import SceneStart
 
-SMALL = UpdateNetworkShape(
+SMALL = Learn2SplatNetworkShape(
     latent_width=24,
     attention_width=8,
     hidden_width=40,
@@ -24,7 +24,7 @@ SMALL = UpdateNetworkShape(
 
 def make_rule(weights_seed=0, **options):
     torch.manual_seed(weights_seed)
-    network = UpdateNetwork(SMALL)
+    network = Learn2SplatNetwork(SMALL)
     with torch.no_grad():
         network.delta_head[2].bias[-1] = 0.1
     return Learn2SplatRule(network, Learn2SplatConfig(**options))
@@ -240,7 +240,7 @@ def test_fingerprint_tells_weights_and_options_apart():
 
 
 def test_training_starts_with_steps_of_no_length():
-    rule = Learn2SplatRule(UpdateNetwork(SMALL).reset_for_training(4), Learn2SplatConfig())
+    rule = Learn2SplatRule(Learn2SplatNetwork(SMALL).reset_for_training(4), Learn2SplatConfig())
     delta, _ = rule(scene().map(lambda values: 0.1 * values), feedback(), rule.init_state(SceneStart(scene())))
     assert delta.pack().abs().max() < 1e-6
     with torch.enable_grad():
@@ -248,7 +248,7 @@ def test_training_starts_with_steps_of_no_length():
         delta.pack().sum().backward()
     assert all(torch.isfinite(weight.grad).all() for weight in rule.network.delta_head.parameters())
     assert rule.network.delta_head[2].weight.grad.abs().sum() > 0
-    again = UpdateNetwork(SMALL).reset_for_training(4).state_dict()
+    again = Learn2SplatNetwork(SMALL).reset_for_training(4).state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in rule.network.state_dict().items())
 
 

@@ -15,7 +15,7 @@ from torch.nn import Parameter, ParameterDict
 
 from l2o_splat import LearnedOptimizer
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer, RuleMismatchError
 from l2o_splat.optim.learn2splat import Learn2SplatRule
@@ -30,7 +30,7 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "library.md"
 def save(path, card: WeightsCard, seed: int = 0) -> str:
     """Small weights on disk whose steps have a length that shows."""
     torch.manual_seed(seed)
-    network = UpdateNetwork(UpdateNetworkShape(59, 24, 8, 40, 2, 11, 20, None))
+    network = Learn2SplatNetwork(Learn2SplatNetworkShape(59, 24, 8, 40, 2, 11, 20, None))
     with torch.no_grad():
         network.delta_head[2].bias[-1] = 0.1
     save_weights(path, Weights(network.state_dict(), card))

@@ -19,7 +19,7 @@ from l2o_splat.initializers.context_views import choose_context, choose_evenly, 
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.metrics import psnr
 from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
-from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
@@ -181,7 +181,7 @@ def test_other_rules_start_from_the_same_scene(tiny_capture, tmp_path, weights):
     config = method_config(tiny_capture, tmp_path / "out", "learn2splat", steps=1)
     config.pipeline.initialization.source = "resplat"
     config.pipeline.initialization.weights = weights
-    network = UpdateNetwork(UpdateNetworkShape(feature_width=NARROW.width)).reset_to_adam(0)
+    network = Learn2SplatNetwork(Learn2SplatNetworkShape(feature_width=NARROW.width)).reset_to_adam(0)
     card = WeightsCard("learn2splat", {})
     save_weights(tmp_path / "l2s", Weights(network.state_dict(), card))
     config.optimizers["gaussians"]["optimizer"].weights = str(tmp_path / "l2s")
@@ -196,7 +196,7 @@ def test_other_rules_start_from_the_same_scene(tiny_capture, tmp_path, weights):
     start = seeded.init_state(SceneStart(model.gaussians, features))["latent"]
     assert start.equal(seeded.network.latent_from_features(features))
     # Weights with a projection of another width, or without any, start without features.
-    for network in (UpdateNetwork(UpdateNetworkShape()), GainNetwork(GainNetworkShape())):
+    for network in (Learn2SplatNetwork(Learn2SplatNetworkShape()), GainNetwork(GainNetworkShape())):
         assert features_for(Learn2SplatRule(network), features) is None
     assert features_for(seeded, features) is features
 

@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
 from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.weights import Weights, WeightsCard, WeightsError, load_weights, save_weights
 
-SMALL = UpdateNetworkShape(
+SMALL = Learn2SplatNetworkShape(
     latent_width=24,
     attention_width=8,
     hidden_width=40,
@@ -25,7 +25,7 @@ SMALL = UpdateNetworkShape(
 
 def small_rule(**options):
     torch.manual_seed(0)
-    return Learn2SplatRule(UpdateNetwork(SMALL), Learn2SplatConfig(**options))
+    return Learn2SplatRule(Learn2SplatNetwork(SMALL), Learn2SplatConfig(**options))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from l2o_splat.nets.update_network import UpdateNetwork, UpdateNetworkShape
+from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
 from l2o_splat.weights import WeightsError, load_weights
 from l2o_splat.weights.cli import convert
@@ -27,7 +27,7 @@ scene_trainer:
 
 def network(shape=SMALL, seed=0):
     torch.manual_seed(seed)
-    return UpdateNetwork(shape)
+    return Learn2SplatNetwork(shape)
 
 
 def lightning(tensors):
@@ -120,7 +120,7 @@ def test_other_forms_of_the_same_tensors(tmp_path, container):
 
 
 def test_features_projection_is_kept(tmp_path):
-    shape = UpdateNetworkShape(
+    shape = Learn2SplatNetworkShape(
         latent_width=8, attention_width=4, hidden_width=9, num_blocks=1, scale_hidden_width=5, head_hidden_width=7
     )
     weights = load_weights(save(lightning(network(shape).state_dict()), tmp_path))

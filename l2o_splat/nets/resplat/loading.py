@@ -1,4 +1,4 @@
-"""From weights to the modules that they belong to."""
+"""From named tensors to the networks that they belong to."""
 
 from __future__ import annotations
 
@@ -10,24 +10,51 @@ from torch import Tensor, nn
 
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
 from l2o_splat.nets.resplat.depth_network import DepthNetwork
-from l2o_splat.weights.format import Weights
-from l2o_splat.weights.resplat_original import PREFIX
 
 DEPTH = "depth_predictor."
-"""Of the names of the depth network's tensors."""
+"""Prefix of the names of the depth network's tensors in a whole model."""
 _LAYOUT_DEPENDENT = "upsampler.concat_projects."
-"""Tensors whose shapes differ between the layouts for DL3DV and RE10K."""
+"""Prefix of tensors whose shapes differ between the layouts for DL3DV and RE10K."""
 
 
 @dataclass(frozen=True)
 class ReadTensors:
-    """Weights of a whole model, sorted out."""
+    """Tensors of a whole model, with the widths and the behaviour that they are used with."""
 
     tensors: dict[str, Tensor]
-    """Without the prefix."""
+    """Named as in the networks."""
     shape: ReSplatShape
     config: ReSplatConfig
     source: str
+    """Where the tensors come from, for messages."""
+
+    @classmethod
+    def read(
+        cls, tensors: dict[str, Tensor], behaviour: Mapping[str, Any], options: Mapping[str, Any], source: str
+    ) -> ReadTensors:
+        """Find widths and behaviour.
+
+        Args:
+            tensors: Of a whole model, named as in the networks.
+            behaviour: Fields of :class:`ReSplatConfig` that come with the tensors; defaults where absent.
+            options: Fields of :class:`ReSplatConfig` that replace these.
+            source: Where the tensors come from, for messages.
+
+        Raises:
+            ValueError: If the tensors are of another architecture, or an option is unknown.
+        """
+        known = {entry.name for entry in fields(ReSplatConfig)}
+        if unknown := sorted(options.keys() - known):
+            raise ValueError(f"resplat has no options {unknown}; {sorted(known)} can be set.")
+        if unknown := sorted(behaviour.keys() - known):
+            raise ValueError(f"The weights from {source} have unknown options {unknown}; update l2o_splat.")
+        if tensors and all(name.startswith(DEPTH) for name in tensors):
+            raise ValueError(
+                f"The weights from {source} are of the depth network alone, from which training starts; use "
+                "those of a whole model ('l2o weights list' names some)."
+            )
+        config = ReSplatConfig(**dict(behaviour) | dict(options))
+        return cls(tensors, ReSplatShape.of(tensors), config, source)
 
     def load_into(self, module: nn.Module) -> None:
         """Give a module (built on the meta device) its tensors; they are shared, not copied.
@@ -47,41 +74,15 @@ class ReadTensors:
         module.load_state_dict(found, assign=True)
 
 
-def read_tensors(weights: Weights, options: Mapping[str, Any]) -> ReadTensors:
-    """Widths and behaviour of weights.
-
-    Args:
-        weights: Of the resplat system.
-        options: Fields of :class:`ReSplatConfig` that replace those of the weights.
-
-    Raises:
-        ValueError: If the weights are of another method or architecture, or an option is unknown.
-    """
-    # Ours are stored in half precision.
-    tensors = {name.removeprefix(PREFIX): single(tensor) for name, tensor in weights.require("resplat").tensors.items()}
-    known = {entry.name for entry in fields(ReSplatConfig)}
-    if unknown := sorted(options.keys() - known):
-        raise ValueError(f"resplat has no options {unknown}; {sorted(known)} can be set.")
-    if unknown := sorted(weights.card.behaviour.keys() - known):
-        raise ValueError(f"The weights from {weights.card.source} have unknown options {unknown}; update l2o_splat.")
-    if tensors and all(name.startswith(DEPTH) for name in tensors):
-        raise ValueError(
-            f"The weights from {weights.card.source} are of the depth network alone, from which training starts; use "
-            "those of a whole model ('l2o weights list' names some)."
-        )
-    config = ReSplatConfig(**weights.card.behaviour | dict(options))
-    return ReadTensors(tensors, ReSplatShape.of(tensors), config, weights.card.source)
-
-
-def single(tensor: Tensor) -> Tensor:
-    """Fractional numbers in single precision."""
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def load_depth(network: DepthNetwork, weights: Weights) -> list[str]:
-    """Start a depth network from weights, those of a depth network alone or of a whole model.
+def load_depth(network: DepthNetwork, tensors: Mapping[str, Tensor], source: str) -> list[str]:
+    """Copy tensors into a depth network, those of a depth network alone or of a whole model.
 
     One released file serves the layouts for DL3DV and for RE10K, which differ in a few shapes.
+
+    Args:
+        network: Of the layout that is wanted.
+        tensors: Named as in a whole model.
+        source: Where the tensors come from, for messages.
 
     Returns:
         Names of the tensors that stayed as they were because their shapes are of another layout.
@@ -89,15 +90,14 @@ def load_depth(network: DepthNetwork, weights: Weights) -> list[str]:
     Raises:
         ValueError: If any other tensor is missing or has another shape, naming the first.
     """
-    tensors = weights.require("resplat").tensors
-    given = {name.removeprefix(PREFIX + DEPTH): single(tensor) for name, tensor in tensors.items()}
+    given = {name.removeprefix(DEPTH): tensor for name, tensor in tensors.items()}
     own = network.state_dict()
     differing = [name for name, tensor in own.items() if name not in given or given[name].shape != tensor.shape]
     for name in differing:
         if name not in given or not name.startswith(_LAYOUT_DEPENDENT):
             found = tuple(given[name].shape) if name in given else "none (it is missing)"
             raise ValueError(
-                f"Tensor {name!r} from {weights.card.source} has shape {found}; this depth network has "
+                f"Tensor {name!r} from {source} has shape {found}; this depth network has "
                 f"{tuple(own[name].shape)}: use weights of the same image transformer."
             )
     network.load_state_dict({name: tensor if name in differing else given[name] for name, tensor in own.items()})

@@ -23,7 +23,7 @@ class _InputProjection(nn.Module):
         return self.linear(rows)
 
 
-class UpdateNetwork(nn.Module):
+class ReSplatUpdateNetwork(nn.Module):
     """One step for every Gaussian; the same weights serve all steps.
 
     Raises:

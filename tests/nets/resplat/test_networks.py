@@ -8,7 +8,7 @@ from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
 from l2o_splat.nets.resplat.depth_network import DepthNetwork
 from l2o_splat.nets.resplat.error_features import ErrorFeatures
 from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.update_network import UpdateNetwork
+from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
 from l2o_splat.nets.resplat.vision_transformer import input_size
 from l2o_splat.nets.resplat.windows import Windows
 from tests.resplat_networks import NARROW, NARROW_FINE, context
@@ -32,7 +32,7 @@ def test_released_sizes(name):
     with torch.device("meta"):
         state = InitialModel(shape, ReSplatConfig()).state_dict()
         if shape.update is not None:
-            state |= UpdateNetwork(shape).state_dict()
+            state |= ReSplatUpdateNetwork(shape).state_dict()
     assert (sum(tensor.numel() for tensor in state.values()), len(state)) == (numbers, tensors)
     assert ReSplatShape.of(state) == shape
 
@@ -48,7 +48,7 @@ def test_shapes_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="no tensor 'depth_predictor.pretrained.cls_token' among the 1 given"):
         ReSplatShape.of({"weight": torch.zeros(3)})
     with pytest.raises(ValueError, match="no update network"):
-        UpdateNetwork(ReSplatShape(update=None))
+        ReSplatUpdateNetwork(ReSplatShape(update=None))
     with pytest.raises(ValueError, match="near is 3"):
         ReSplatConfig(near=3, far=2)
     with pytest.raises(ValueError, match="fit is 'pad'"):

@@ -1,7 +1,6 @@
-"""The network of learn2splat: parameters, latent state and gradient direction in, step and new latent state out.
+"""The network of Learn2Splat (arXiv 2605.15760): parameters, latent state and Adam direction in, a step out.
 
-Module names are those of the released weights (arXiv 2605.15760, MIT code), which therefore load
-as they are.
+Module names are those of the released weights (MIT code), which therefore load as they are.
 """
 
 from __future__ import annotations
@@ -17,18 +16,15 @@ from torch import Tensor, nn
 from l2o_splat.nets.point_transformer import PointTransformer, by_rows
 from l2o_splat.nets.shapes import require_shapes
 
-BLOCKS = "point_transformer.1.blocks."
-
 SH_START = 11
-"""Numbers of one Gaussian that are not spherical harmonics."""
-
+"""Column of a packed Gaussian at which its spherical harmonics start."""
 
 ADAM_RATES, ADAM_RATE_DC = (1e-3, 1e-2, 2e-3, 3e-2, 1e-3), 1e-2
-"""Rates of means, scales, quats, opacities and SH, and of SH of degree 0, for :meth:`UpdateNetwork.reset_to_adam`."""
+"""Rates of :meth:`Learn2SplatNetwork.reset_to_adam`: means, scales, quats, opacities and SH; then SH of degree 0."""
 
 
 @dataclass(frozen=True)
-class UpdateNetworkShape:
+class Learn2SplatNetworkShape:
     """All widths of the network; the defaults are those of the released weights."""
 
     parameter_width: int = 59
@@ -41,7 +37,7 @@ class UpdateNetworkShape:
     scale_hidden_width: int = 187
     head_hidden_width: int = 256
     feature_width: int | None = 256
-    """Width of the initializer's features that the latent state can start from; None without that projection."""
+    """Width of the initializer's features that the latent state can start from; None if there is no such projection."""
 
     @property
     def input_width(self) -> int:
@@ -52,11 +48,11 @@ class UpdateNetworkShape:
         return (self.parameter_width - SH_START) // 3
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> UpdateNetworkShape:
-        """Read the widths off named tensors.
+    def of(cls, tensors: Mapping[str, Tensor]) -> Learn2SplatNetworkShape:
+        """Read the widths from named tensors.
 
         Raises:
-            ValueError: If they are not those of an update network, naming the first difference.
+            ValueError: If they are not those of an update network; it names the first difference.
         """
         try:
             shape = cls(
@@ -78,7 +74,7 @@ class UpdateNetworkShape:
             ) from None
         except (IndexError, TypeError):
             raise ValueError("The tensors do not have the ranks of an update network's weights and biases.") from None
-        require_shapes(tensors, lambda: UpdateNetwork(shape), f"an update network of the widths {asdict(shape)}")
+        require_shapes(tensors, lambda: Learn2SplatNetwork(shape), f"an update network of the widths {asdict(shape)}")
         if shape.parameter_width < SH_START + 3 or (shape.parameter_width - SH_START) % 3:
             raise ValueError(
                 f"The update head moves {shape.parameter_width} numbers per Gaussian; "
@@ -96,10 +92,10 @@ class _InputProjection(nn.Module):
         return self.linear(rows)
 
 
-class UpdateNetwork(nn.Module):
-    """New latent state by a point transformer; step by the update head on the scaled latent state."""
+class Learn2SplatNetwork(nn.Module):
+    """A point transformer makes the new latent state; the update head reads the step from it, scaled per Gaussian."""
 
-    def __init__(self, shape: UpdateNetworkShape) -> None:
+    def __init__(self, shape: Learn2SplatNetworkShape) -> None:
         super().__init__()
         self.shape = shape
         latent = shape.latent_width
@@ -123,8 +119,8 @@ class UpdateNetwork(nn.Module):
         )
 
     @torch.no_grad()
-    def reset_for_training(self, seed: int) -> UpdateNetwork:
-        """Start weights of meta-training: torch's defaults, a state scale near 1 and steps of length zero."""
+    def reset_for_training(self, seed: int) -> Learn2SplatNetwork:
+        """Set the weights that meta-training starts from: torch's defaults, a state scale near 1, steps of length 0."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for module in self.modules():
@@ -137,12 +133,12 @@ class UpdateNetwork(nn.Module):
         return self
 
     @torch.no_grad()
-    def reset_to_adam(self, seed: int) -> UpdateNetwork:
-        """Random weights among which some are set by hand, so that the step follows the Adam direction.
+    def reset_to_adam(self, seed: int) -> Learn2SplatNetwork:
+        """Draw random weights, some of which are then set by hand so that the step follows the Adam direction.
 
-        The direction passes through channels of their own: GELU(a) - GELU(-a) = a brings it through the
-        update head, and GELU(a) + GELU(-a), close to ``|a|``, makes the length follow its size. Steps are
-        about ``-ADAM_RATES * direction``, changed by a few per cent by the random rest. For trials without
+        The direction passes through channels of its own: GELU(a) - GELU(-a) = a carries it through the update
+        head, and GELU(a) + GELU(-a), close to ``|a|``, makes the length follow its size. Steps are about
+        ``-ADAM_RATES * direction``; the random rest changes them by a few per cent. This serves trials without
         trained weights, and as a start of meta-training that already descends.
 
         Raises:
@@ -179,7 +175,7 @@ class UpdateNetwork(nn.Module):
         return self
 
     def latent_from_features(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n latent"]:
-        """Latent state that an initializer's features start with."""
+        """The latent state at the start of a scene, from an initializer's features."""
         projection = self.state_proj
         return F.linear(features.to(projection.weight.dtype), projection.weight[:, :, 0, 0], projection.bias)
 
@@ -193,14 +189,14 @@ class UpdateNetwork(nn.Module):
         """One step.
 
         Args:
-            parameters: Packed parameters, scalar-last quaternions, channel-major SH.
-            latent: Latent state of the step before.
+            parameters: Packed parameters: scalar-last quaternions, channel-major SH.
+            latent: Latent state after the previous step.
             direction: Adam direction, packed alike.
-            neighbours: Rows each row attends to, itself among them.
+            neighbours: Rows that each row attends to, including itself.
 
         Returns:
-            The step to add, and the new latent state. The graph reaches the weights and ``latent``; the
-            state scale sees its input detached.
+            The step to add, and the new latent state. Gradients reach the weights and ``latent``, but not
+            through the input of the state scale, which is detached.
         """
         inputs = torch.cat([parameters, latent, direction], dim=1)
         scale = by_rows(self.state_scale_head, inputs.detach())
