@@ -31,7 +31,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from l2o_splat import __version__
-from l2o_splat.bench.split import split_views
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
@@ -53,6 +52,7 @@ from l2o_splat.plugin.training_captures import read_training_capture
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.scenes.capture import Capture
+from l2o_splat.scenes.split import split_views
 from l2o_splat.views import Views
 from l2o_splat.weights import load_weights
 

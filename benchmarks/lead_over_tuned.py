@@ -16,11 +16,11 @@ from pathlib import Path
 import tyro
 
 from l2o_splat.bench.command import bench
-from l2o_splat.bench.environment import command
 from l2o_splat.bench.measures import Results
 from l2o_splat.bench.results import read_results
 from l2o_splat.bench.run import Run
 from l2o_splat.bench.spec import REPORTED_STEPS
+from l2o_splat.environment import command
 
 LEARNED, TUNED, PLAIN = "learn2splat", "l2o-adam-tuned", "l2o-adam"
 

@@ -32,9 +32,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from l2o_splat.bench.environment import environment
 from l2o_splat.bench.memory import PeakMemory
 from l2o_splat.bench.results import write_whole
+from l2o_splat.environment import environment
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat import initial_model
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape

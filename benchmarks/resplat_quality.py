@@ -42,10 +42,8 @@ if not __package__:  # Run as a program.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.resplat_quality_tables import markdown
-from l2o_splat.bench.captures import find_capture
-from l2o_splat.bench.environment import environment
 from l2o_splat.bench.results import write_whole
-from l2o_splat.bench.split import split_views
+from l2o_splat.environment import environment
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.context_views import depth_range
 from l2o_splat.initializers.points import gaussians_from_points
@@ -62,6 +60,8 @@ from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene import SceneStart
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.scenes.capture import Capture, Points
+from l2o_splat.scenes.capture_names import find_capture
+from l2o_splat.scenes.split import split_views
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights import Weights, load_weights

@@ -9,10 +9,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from l2o_splat.bench.captures import find_capture
 from l2o_splat.bench.compare import compare as find_changes
 from l2o_splat.bench.compare import same_machine
-from l2o_splat.bench.environment import command
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.markdown import summary_markdown
 from l2o_splat.bench.measures import Results
@@ -25,6 +23,8 @@ from l2o_splat.bench.run_log import LogInUseError
 from l2o_splat.bench.spec import RunSpec, SweepOptions, Views, plan_runs
 from l2o_splat.bench.sweep import RUNS_NAME, read_run, run_sweep
 from l2o_splat.bench.tables import Table, summary
+from l2o_splat.environment import command
+from l2o_splat.scenes.capture_names import CaptureNameError, find_capture
 
 SUMMARY_NAME = "summary.md"
 
@@ -84,7 +84,7 @@ def bench(
         except KeyboardInterrupt:
             console.print("Interrupted; the same command goes on from here.")
         results = write_all(specs, environment, out, images)
-    except (BenchError, LogInUseError) as error:
+    except (BenchError, CaptureNameError, LogInUseError) as error:
         raise SystemExit(f"l2o bench: {error}") from error
     console.print(_rich(summary(results)))
     console.print(f"Report: {out / REPORT_NAME}", highlight=False, soft_wrap=True)

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from l2o_splat.bench.captures import Capture
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.methods import Method, with_horizon
+from l2o_splat.scenes.capture_names import CaptureSource
 
 PROTOCOL = 2
 """Raised whenever clock, split or measures change, so that runs of an older protocol are not taken for new ones."""
@@ -114,7 +114,7 @@ class SweepOptions:
 
 
 def plan_runs(
-    captures: Sequence[Capture], methods: Sequence[Method], has_horizon: Mapping[str, bool], options: SweepOptions
+    captures: Sequence[CaptureSource], methods: Sequence[Method], has_horizon: Mapping[str, bool], options: SweepOptions
 ) -> list[RunSpec]:
     """All runs of a sweep in the order in which they are started: scene, then seed, then method.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from l2o_splat.bench.environment import environment
+from l2o_splat.environment import environment
 from l2o_splat.implicit.uncertainty_head import PREFIX as HEAD_PREFIX
 from l2o_splat.initializer_training.initial_stage import RASTER
 from l2o_splat.initializer_training.trainer import InitializerTrainer

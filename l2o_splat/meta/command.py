@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from l2o_splat.bench.captures import find_capture
 from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.record import BEST_NAME, TrainingRecord
@@ -25,6 +24,7 @@ from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.optim.adam import adam_options
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
 from l2o_splat.scenes.capture import Capture
+from l2o_splat.scenes.capture_names import find_capture
 
 ReadCapture = Callable[..., Capture]
 """Reads a capture of any nerfstudio format: ``(data, dataparser, scale, hold_out)``."""

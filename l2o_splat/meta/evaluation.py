@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o_splat.bench.split import split_views
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.meta.episode import Episode
@@ -19,6 +18,7 @@ from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.scenes.capture import Capture
+from l2o_splat.scenes.split import split_views
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import Views
 

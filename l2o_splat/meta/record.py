@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from l2o_splat.bench.environment import environment
+from l2o_splat.environment import environment
 from l2o_splat.meta.trainer import MetaTrainer
 from l2o_splat.rendering import RasterSettings
 from l2o_splat.weights.format import WeightsCard, save_weights

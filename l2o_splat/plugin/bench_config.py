@@ -15,8 +15,8 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.registry import discover_methods
 
-from l2o_splat.bench.environment import environment
 from l2o_splat.bench.spec import RunSpec
+from l2o_splat.environment import environment
 from l2o_splat.plugin.bench_split import use_protocol_split
 
 

@@ -30,12 +30,12 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 
 from l2o_splat.bench.clock import RunClock, StepTime, StepTimer
-from l2o_splat.bench.environment import commit, machine
 from l2o_splat.bench.memory import PeakMemory
 from l2o_splat.bench.pictures import error_map, picture_path, save_picture, shown_views
 from l2o_splat.bench.run import Status
 from l2o_splat.bench.run_log import LOG_NAME, LogContents, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
+from l2o_splat.environment import commit, machine
 from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.plugin.bench_config import describe, run_config
 from l2o_splat.plugin.datamanager import photograph_and_mask

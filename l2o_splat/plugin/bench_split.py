@@ -11,10 +11,9 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 
-from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.spec import Views
-from l2o_splat.bench.split import split_views
 from l2o_splat.plugin.capture_checks import CaptureError
+from l2o_splat.scenes.split import SplitError, split_views
 
 
 def use_protocol_split(config: DataParserConfig, views: Views) -> None:
@@ -47,7 +46,7 @@ class ProtocolDataParser:
         centres = self._all_views.cameras.camera_to_worlds[:, :3, 3].numpy().astype(np.float64)
         try:
             training, held_out = split_views(centres, self._views)
-        except BenchError as error:
+        except SplitError as error:
             raise CaptureError(str(error)) from error
         return _take(self._all_views, training if split == "train" else held_out)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from l2o_splat.bench.captures import Capture
 from l2o_splat.bench.measures import Results
 from l2o_splat.bench.methods import Method
 from l2o_splat.bench.run import Run, run_from_log
 from l2o_splat.bench.run_log import LOG_NAME, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec, SweepOptions, plan_runs
+from l2o_splat.scenes.capture_names import CaptureSource
 
 
 def make_spec(scene="fern", method="adam", seed=0, steps=4, seconds=None, horizon=None) -> RunSpec:
-    capture = Capture(scene, ("nerfstudio-data",), f"/captures/{scene}")
+    capture = CaptureSource(scene, ("nerfstudio-data",), f"/captures/{scene}")
     options = SweepOptions(steps, seconds, "all", 0.25, seed + 1, () if horizon is None else (horizon,))
     return plan_runs([capture], [Method(method, method)], {method: True}, options)[-1]
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 import pytest
 from PIL import Image
 
-from l2o_splat.bench.captures import find_capture
 from l2o_splat.bench.command import bench
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.measures import at_step
@@ -20,6 +19,7 @@ from l2o_splat.bench.run_log import LOG_NAME, read_log
 from l2o_splat.bench.spec import SweepOptions, plan_runs
 from l2o_splat.plugin import bench_run
 from l2o_splat.plugin.bench_config import horizons, registered_config, run_config
+from l2o_splat.scenes.capture_names import find_capture
 from tests.plugin.captures import method_config, train, write_tiny_capture
 
 

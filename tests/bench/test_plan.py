@@ -1,19 +1,17 @@
 """What is run, on which views."""
 
-import numpy as np
 import pytest
 
-from l2o_splat.bench.captures import Capture, find_capture
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.methods import Method, find_method, split_horizon
 from l2o_splat.bench.spec import RunSpec, SweepOptions, plan_runs
-from l2o_splat.bench.split import split_views
+from l2o_splat.scenes.capture_names import CaptureSource
 
 OPTIONS = {"steps": 100, "seconds": None, "views": "all", "scale": 1.0, "seeds": 1, "horizons": ()}
 
 
 def plan(methods=("adam", "fixed"), **options):
-    captures = [Capture(name, ("nerfstudio-data",), f"/{name}") for name in ("fern", "fox")]
+    captures = [CaptureSource(name, ("nerfstudio-data",), f"/{name}") for name in ("fern", "fox")]
     return plan_runs(
         captures,
         [Method(name, name) for name in methods],
@@ -88,58 +86,6 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 
 def test_two_captures_of_one_name_are_refused():
-    captures = [Capture("fern", (), "/a/fern"), Capture("fern", (), "/b/fern")]
+    captures = [CaptureSource("fern", (), "/a/fern"), CaptureSource("fern", (), "/b/fern")]
     with pytest.raises(BenchError, match="called fern"):
         plan_runs(captures, [Method("adam", "adam")], {"adam": True}, SweepOptions(**OPTIONS))
-
-
-def test_captures_are_recognised_by_their_files(tmp_path):
-    for folder, file in (
-        ("ours", "transforms.json"),
-        ("model", "sparse/0/cameras.bin"),
-        ("blender", "transforms_train.json"),
-    ):
-        (tmp_path / folder / file).parent.mkdir(parents=True)
-        (tmp_path / folder / file).touch()
-    ours = find_capture(str(tmp_path / "ours"))
-    assert (ours.scene, ours.dataparser[0], ours.data) == ("ours", "nerfstudio-data", str(tmp_path / "ours"))
-    assert find_capture(str(tmp_path / "model")).dataparser == ("colmap", "--colmap-path", "sparse/0")
-    assert find_capture(str(tmp_path / "blender")).dataparser == ("blender-data",)
-    assert find_capture(str(tmp_path / "ours"), "scannet-data --scale-factor 2").dataparser == (
-        "scannet-data",
-        "--scale-factor",
-        "2",
-    )
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(BenchError, match="l2o photos"):
-        find_capture(str(tmp_path / "photos"))
-    with pytest.raises(BenchError, match="is no folder"):
-        find_capture(str(tmp_path / "nothing"))
-
-
-def test_procedural_captures_have_a_name_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert find_capture("l2o-demo:3") == Capture("l2o-demo:3", ("l2o-demo", "--seed", "3"), None)
-    assert find_capture("l2o-demo").dataparser == ("l2o-demo", "--seed", "0")
-
-
-def test_dense_holds_out_every_eighth_view():
-    training, held_out = split_views(np.zeros((20, 3)), "all")
-    assert held_out == [0, 8, 16]
-    assert sorted(training + held_out) == list(range(20))
-
-
-def test_sparse_takes_farthest_context_views_and_targets_between_them():
-    line = np.zeros((13, 3))
-    line[:, 0] = range(13)
-    # Ends first, then the middle; between each pair the view in the middle.
-    assert split_views(line, 3) == ([0, 6, 12], [3, 9])
-    assert split_views(line, 2) == ([0, 12], [6])
-
-
-@pytest.mark.parametrize(("count", "views"), [(5, 5), (2, "all"), (4, 3)])
-def test_a_split_that_leaves_nothing_is_refused(count, views):
-    centres = np.zeros((count, 3))
-    centres[:, 0] = [0, 3, 2, 1, 4][:count]
-    with pytest.raises(BenchError):
-        split_views(centres, views)

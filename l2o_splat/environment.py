@@ -1,4 +1,4 @@
-"""What the numbers were measured with: versions, commit, machine, command."""
+"""The environment that numbers were measured in, or weights trained in: versions, commit, machine, command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("l2o_splat", "torch", "nerfstudio", "gsplat", "numba", "numpy", "lpi
 
 
 def environment() -> dict[str, str]:
-    """Name and value of everything that a reader needs in order to repeat the numbers, in the order to show it."""
+    """Names and values of everything that a reader needs to repeat the numbers, in the order to show them."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "command": command(),
@@ -36,8 +36,8 @@ def command() -> str:
 
 
 def commit() -> str:
-    """Commit of the sources, marked where they were changed since; ``none`` for an installed package."""
-    root = Path(__file__).resolve().parents[2]
+    """Commit of the sources, marked if they have changes; ``none`` for an installed package."""
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return "none"
     try:
@@ -50,7 +50,7 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """The GPU, or where there is none the processor."""
+    """Name of the GPU; without one, the processor and its number of threads."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""From what ``--data`` names to a scene name and the dataparser that reads it."""
+"""The capture that a command-line argument names: its scene name, and the dataparser that reads it."""
 
 from __future__ import annotations
 
@@ -7,42 +7,46 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2o_splat.bench.errors import BenchError
-
 PROCEDURAL = re.compile(r"l2o-demo(:(?P<seed>\d+))?")
 
 
+class CaptureNameError(ValueError):
+    """An argument names no capture; the message says what was found and what to give instead."""
+
+
 @dataclass(frozen=True)
-class Capture:
-    """One capture to benchmark on."""
+class CaptureSource:
+    """Where a capture comes from and how it is read."""
 
     scene: str
-    """Its name in the report: that of its folder."""
+    """Name of the scene: that of its folder."""
     dataparser: tuple[str, ...]
     """Name of nerfstudio's dataparser and its options."""
     data: str | None
-    """Absolute path; None for built-in captures."""
+    """Absolute path of the folder; None for built-in captures."""
 
 
-def find_capture(text: str, dataparser: str | None = None) -> Capture:
-    """The capture that one entry of ``--data`` means: a folder, or ``l2o-demo:SEED`` for a built-in procedural one.
+def find_capture(text: str, dataparser: str | None = None) -> CaptureSource:
+    """The capture that one entry of ``--data`` names: a folder, or ``l2o-demo:SEED`` for a built-in procedural one.
 
     Args:
-        text: The entry.
+        text: Folder, or ``l2o-demo:SEED``.
         dataparser: Dataparser with its options, as on the command line; None finds it from the files in the folder.
 
     Raises:
-        BenchError: when the folder does not exist, or its format is not recognised.
+        CaptureNameError: If the folder does not exist, or its format is not recognised.
     """
     folder = Path(text).expanduser()
     procedural = PROCEDURAL.fullmatch(text)
     if procedural and not folder.exists():
-        return Capture(text, ("l2o-demo", "--seed", procedural["seed"] or "0"), None)
+        return CaptureSource(text, ("l2o-demo", "--seed", procedural["seed"] or "0"), None)
     if not folder.is_dir():
-        raise BenchError(f"--data {text} is no folder; give folders of captures, or l2o-demo:SEED for a built-in one.")
+        raise CaptureNameError(
+            f"--data {text} is no folder; give folders of captures, or l2o-demo:SEED for a built-in one."
+        )
     folder = folder.resolve()
     words = tuple(shlex.split(dataparser)) if dataparser else _recognise(folder)
-    return Capture(folder.name, words, str(folder))
+    return CaptureSource(folder.name, words, str(folder))
 
 
 def _recognise(folder: Path) -> tuple[str, ...]:
@@ -53,7 +57,7 @@ def _recognise(folder: Path) -> tuple[str, ...]:
     for model in ("sparse/0", "colmap/sparse/0", "sparse"):
         if any((folder / model / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
             return "colmap", "--colmap-path", model
-    raise BenchError(
+    raise CaptureNameError(
         f"{folder} holds neither a transforms.json nor a COLMAP model; name its nerfstudio dataparser, for example "
         "--dataparser 'scannet-data --scale-factor 2', or pose plain photographs with `l2o photos`."
     )
