@@ -31,8 +31,9 @@ from l2o_splat.optim.rule import Feedback, RuleState, digest_of
 from l2o_splat.scene import SceneStart
 from l2o_splat.weights.format import Weights, WeightsCard
 
-MEANS, SCALES, OPACITY, HARMONICS = slice(0, 3), slice(3, 6), slice(10, 11), slice(11, None)
-"""Columns of :meth:`Gaussians.pack`."""
+MEANS, SCALES, OPACITY = (Gaussians.columns(name) for name in ("means", "scales", "opacities"))
+HARMONICS = slice(Gaussians.columns("features_dc").start, None)
+"""Columns of :meth:`Gaussians.pack`; those of all SH bands, degree 0 first."""
 
 
 @dataclass(frozen=True)
