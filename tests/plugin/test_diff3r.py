@@ -20,12 +20,11 @@ from l2o_splat.initializers.context_views import choose_context
 from l2o_splat.initializers.diff3r import read_diff3r
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule
 from l2o_splat.optim.precision import per_channel
-from l2o_splat.optim.rule import Feedback
+from l2o_splat.optim.rule import Feedback, RuleState
 from l2o_splat.plugin import pipeline as plugin_pipeline
 from l2o_splat.ply import read_gaussian_ply
 from l2o_splat.rendering import render
-from l2o_splat.scene import SceneStart
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import HEIGHT, WIDTH, edit_transforms, last_checkpoint, method_config, train
 from tests.plugin.console import printed, refuse
@@ -45,8 +44,8 @@ def diff3r_config(capture, output, steps=3, prox_scale=1.0, num_views=4):
     return config
 
 
-def state_of(trainer) -> dict[str, torch.Tensor]:
-    return trainer.optimizers.optimizers["gaussians"].state[trainer.pipeline.model.means]
+def state_of(trainer) -> RuleState:
+    return trainer.optimizers.optimizers["gaussians"].rule_state
 
 
 def anchor_of(trainer) -> Gaussians:
@@ -63,7 +62,7 @@ def by_hand(trainer, steps, weight):
     """Adam with splatfacto's rates on the mean squared difference and ``weight`` times the proximal term."""
     datamanager, state, anchor = trainer.pipeline.datamanager, state_of(trainer), anchor_of(trainer)
     context, settings = context_of(datamanager), trainer.pipeline.model.raster_settings()
-    extent = SceneCameras(datamanager.train_dataparser_outputs.cameras.camera_to_worlds[:, :3, 3]).extent
+    extent = SceneKnowledge(datamanager.train_dataparser_outputs.cameras.camera_to_worlds[:, :3, 3]).extent
     rule, gaussians = AdamRule(SPLATFACTO), anchor
     moments, pull = (
         rule.init_state(SceneStart(gaussians)),
@@ -95,7 +94,7 @@ def weights(tmp_path_factory):
 
 def test_the_method_is_found_with_the_loss_that_precisions_are_made_for():
     config = discover_methods()[0]["diff3r"]
-    assert config.optimizers["gaussians"]["optimizer"].rule == "anchored"
+    assert config.optimizers["gaussians"]["optimizer"].rule == "proximal"
     assert config.pipeline.model.loss == "squared"
     assert config.pipeline.initialization.source == "diff3r"
 
@@ -155,7 +154,9 @@ def test_resuming_equals_an_uninterrupted_run_bit_for_bit_and_keeps_the_anchor(t
     for name in (*(f"gauss_params.{field}" for field in FIELDS), "precision"):
         saved, expected = (content["pipeline"][f"_model.{name}"] for content in (resumed, uninterrupted))
         assert saved.equal(expected), name
-    state, expected = (content["optimizers"]["gaussians"]["state"][0] for content in (resumed, uninterrupted))
+    state, expected = (
+        content["optimizers"]["gaussians"]["state"][0]["per_gaussian"] for content in (resumed, uninterrupted)
+    )
     assert state.keys() == expected.keys() and {"precision", "anchor.means", "anchor.features_rest"} <= state.keys()
     assert all(state[name].equal(expected[name]) for name in state)
     # With another strength it is another problem.
@@ -279,8 +280,8 @@ def test_options_that_do_not_go_together(tiny_capture, tmp_path):
 
     refuse(config(prox_scale=-1.0), "prox-scale is -1.0; 0 or more is needed")
     refuse(config(prox_scale=math.nan), "prox-scale is nan; 0 or more is needed")
-    refuse(config(weights="random:0"), "names random:0, but the rule anchored has none")
-    refuse(config(finish_with="adam", finish_after=2), "finish-with is adam, but the rule anchored holds")
+    refuse(config(weights="random:0"), "names random:0, but the rule proximal has none")
+    refuse(config(finish_with="adam", finish_after=2), "finish-with is adam, but the rule proximal holds")
     random_background = config()
     random_background.pipeline.model.background_color = "random"
     refuse(random_background, "background is random.*choose a fixed colour, such as black")

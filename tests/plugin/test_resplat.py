@@ -1,5 +1,6 @@
 """ReSplat through nerfstudio's own trainer, with narrow random networks."""
 
+import copy
 import json
 import math
 import re
@@ -20,15 +21,16 @@ from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.metrics import psnr
 from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
+from l2o_splat.optim.gain import GainRule
+from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.plugin.datamanager import pinhole_cameras
-from l2o_splat.plugin.resplat_start import features_for
+from l2o_splat.plugin.run_plan import resolve
 from l2o_splat.ply import read_gaussian_ply
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene import SceneStart
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import (
     HEIGHT,
@@ -80,8 +82,8 @@ def by_hand(weights, datamanager, steps):
     scale = outputs.dataparser_scale
     indices = choose_context(outputs.cameras.camera_to_worlds[:, :3, 3], 3)
     scene = ReSplatInitializer.from_weights(loaded)(datamanager.train_views(indices, torch.zeros(3)), scale)
-    update = ReSplatRule.from_weights(loaded).in_scene(SceneCameras(scene.context.cameras.centres, scale))
-    gaussians, state = scene.gaussians, update.init_state(SceneStart(scene.gaussians, scene.features))
+    update = ReSplatRule.from_weights(loaded).bind(SceneKnowledge(scene.context.cameras.centres, scale))
+    gaussians, state = scene.gaussians, update.init_state(scene)
     for step in range(steps):
         images = render(gaussians, scene.context.cameras, RasterSettings(**RASTER)).rgb
         delta, state = update(gaussians, Feedback(None, step, 1.0, RenderedViews(scene.context, images)), state)
@@ -89,9 +91,17 @@ def by_hand(weights, datamanager, steps):
     return gaussians
 
 
-def test_the_method_is_found_and_takes_four_steps():
+def test_the_method_takes_as_many_steps_as_its_weights_are_made_for(tensors, tmp_path):
     config = discover_methods()[0]["resplat"]
-    assert config.max_num_iterations == 4 and config.pipeline.initialization.source == "resplat"
+    assert config.pipeline.initialization.source == "resplat"
+    assert resolve(config).num_steps == 4
+    card = WeightsCard("resplat", {}, OPTIONS | {"context_views": 3, "fit": "enlarge", "iterations": 2}, dict(RASTER))
+    save_weights(tmp_path / "two", Weights(tensors, card))
+    two = copy.deepcopy(config)
+    two.optimizers["gaussians"]["optimizer"].weights = str(tmp_path / "two")
+    assert resolve(two).num_steps == 2 and two.max_num_iterations is None
+    two.max_num_iterations = 3
+    assert resolve(two).num_steps == 3
 
 
 def test_training_is_the_initial_model_and_its_updates(tiny_capture, tmp_path, weights, capsys):
@@ -174,7 +184,7 @@ def test_learn2splat_finishes_with_weights_of_its_own(tiny_capture, tmp_path, we
     trainer = train(resplat_config(tiny_capture, tmp_path / "out", weights, steps=2, **options))
     optimizer = trainer.optimizers.optimizers["gaussians"]
     assert optimizer.inner_step == 2 and "learn2splat weights" in optimizer.rule.fingerprint
-    assert {name.split(".")[0] for name in optimizer.state[trainer.pipeline.model.means]} == {"second"}
+    assert {name.split(".")[0] for name in optimizer.rule_state} == {"second"}
 
 
 def test_other_rules_start_from_the_same_scene(tiny_capture, tmp_path, weights):
@@ -187,18 +197,22 @@ def test_other_rules_start_from_the_same_scene(tiny_capture, tmp_path, weights):
     config.optimizers["gaussians"]["optimizer"].weights = str(tmp_path / "l2s")
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    optimizer, model = trainer.optimizers.optimizers["gaussians"], trainer.pipeline.model
+    model = trainer.pipeline.model
     assert model.num_points == 3 * PER_VIEW and model.raster_settings() == RasterSettings(**RASTER)
-    features = optimizer._features
-    assert features.shape == (3 * PER_VIEW, NARROW.width)
-    trainer.train()
+    start = trainer.pipeline._start
+    assert start.features.shape == (3 * PER_VIEW, NARROW.width)
     seeded = Learn2SplatRule.from_weights(load_weights(tmp_path / "l2s"))
-    start = seeded.init_state(SceneStart(model.gaussians, features))["latent"]
-    assert start.equal(seeded.network.latent_from_features(features))
+    assert seeded.init_state(start)["latent"].equal(seeded.network.latent_from_features(start.features))
+    trainer.train()
+    by_hand = JointOptimizer(model.gauss_params, seeded)
+    by_hand.bind(SceneKnowledge(torch.zeros(1, 3)), start)
+    assert by_hand._start.features is start.features
     # Weights with a projection of another width, or without any, start without features.
-    for network in (Learn2SplatNetwork(Learn2SplatNetworkShape()), GainNetwork(GainNetworkShape())):
-        assert features_for(Learn2SplatRule(network), features) is None
-    assert features_for(seeded, features) is features
+    for other in (
+        Learn2SplatRule(Learn2SplatNetwork(Learn2SplatNetworkShape())),
+        GainRule(GainNetwork(GainNetworkShape())),
+    ):
+        assert other.needs.select(start).features is None
 
 
 @pytest.mark.parametrize("source", ["resplat", "auto", "random"])
@@ -210,7 +224,7 @@ def test_the_weights_of_the_package_go_on_from_every_start(tiny_capture, tmp_pat
     trainer = train(config)
     optimizer, model = trainer.optimizers.optimizers["gaussians"], trainer.pipeline.model
     assert optimizer.inner_step == 2 and not model.gaussians.count_non_finite()
-    cells = optimizer.state[model.means]["cell"]
+    cells = optimizer.rule_state["cell"]
     assert (cells >= 0).all() and len(cells) == model.num_points
     assert cells.equal(torch.arange(len(cells))) == (source == "resplat")
 
@@ -269,6 +283,8 @@ def test_starts_and_rules_that_do_not_go_together(tiny_capture, tmp_path, weight
     config.pipeline.initialization.source = "auto"
     refuse(config, "was trained on scenes of its own initial model only")
     config.optimizers["gaussians"]["optimizer"].rule = "adam"
+    refuse(config, "no rule of this run .adam. has weights")
+    config.optimizers["gaussians"]["optimizer"].weights = None
     config.pipeline.initialization.weights = weights
     refuse(config, "initialization.weights names .*source is auto, which needs none")
     config = resplat_config(tiny_capture, tmp_path / "out", weights)
