@@ -12,7 +12,7 @@ from torch import Tensor
 
 from l2o_splat.initializers.context_views import choose_context, depth_range, fit
 from l2o_splat.meta.episode import mirror, take_views, to_device
-from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.procedural import ProceduralCapture
 from l2o_splat.views import PinholeCameras, Views
