@@ -13,7 +13,7 @@ from torch.nn import Parameter, ParameterDict
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.joint_optimizer import JointOptimizer
-from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.learn2splat import SYSTEMS, Learn2SplatRule
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.weights import load_weights
 
@@ -106,13 +106,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         splats: ParameterDict | dict[str, Parameter],
-        weights: str | Path = "learn2splat-mini",
+        weights: str | Path = "gain-mini",
         camera_centres: Float[Tensor, "v 3"] | None = None,
         rescaled_by: float = 1.0,
         **options: Any,
     ) -> None:
         _check(splats)
-        loaded = load_weights(weights, "learn2splat")
+        loaded = load_weights(weights, SYSTEMS)
         self.card = loaded.card
         rule = Learn2SplatRule.from_weights(loaded, **options).to(splats["means"].device)
         if self.card.scene_frame == "cameras" and camera_centres is None:

@@ -20,12 +20,29 @@ from l2o_splat.nets.learn2splat_network import SH_START, Learn2SplatNetwork, Lea
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule, digest_of
 from l2o_splat.scene_frame import FrameConvention, SceneCameras, SceneFrame
-from l2o_splat.weights.format import Weights, WeightsCard
+from l2o_splat.weights.format import System, Weights, WeightsCard, migrate_gain
 
 logger = logging.getLogger(__name__)
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-15
 """Moments of the Adam direction; the weights are trained with these."""
+
+SYSTEMS: tuple[System, ...] = ("learn2splat", "gain")
+"""Systems of weights that the rule accepts."""
+_GAIN_FIXED = {"active_only": False, "latent_init": "zeros", "use_features": False, "units": "own_scale"}
+"""Options of this rule that weights of the gain network do not have."""
+_GAIN_DEFAULTS = {
+    "neighbours": 6,
+    "knn_refresh_interval": 100,
+    "log_scale_range": (-6.0, 4.0),
+    "opacity_logit_limit": 7.0,
+    "sh_limit": 4.0,
+    "step_decay": (60.0, 0.8),
+    "query_growth": 20.0,
+    "trust_decay": 20.0,
+    "precision": "auto",
+}
+"""Options that they do have; ``query_growth`` is ``look_growth`` here."""
 
 
 @dataclass(frozen=True)
@@ -157,22 +174,25 @@ class Learn2SplatRule(UpdateRule):
         """The rule that weights describe.
 
         Args:
-            weights: Of the learn2splat system.
+            weights: Of the systems learn2splat or gain.
             options: Fields of :class:`Learn2SplatConfig` that replace those of the weights.
 
         Raises:
             ValueError: If the weights are of another method or architecture, or an option is unknown.
         """
-        tensors = weights.require("learn2splat").tensors
-        network = load_network(tensors)
+        network = load_network(weights.require(*SYSTEMS).tensors)
+        behaviour = weights.card.behaviour
+        if weights.card.system == "gain":
+            behaviour = _GAIN_DEFAULTS | behaviour | _GAIN_FIXED
+            behaviour["look_growth"] = behaviour.pop("query_growth")
         known = {entry.name for entry in fields(Learn2SplatConfig)}
         if unknown := sorted(options.keys() - known):
             raise ValueError(f"learn2splat has no options {unknown}; {sorted(known)} can be set.")
-        if unknown := sorted(weights.card.behaviour.keys() - known):
+        if unknown := sorted(behaviour.keys() - known):
             raise ValueError(
                 f"The weights from {weights.card.source} have unknown options {unknown}; update l2o_splat."
             )
-        rule = cls(network, Learn2SplatConfig(**weights.card.behaviour | options))
+        rule = cls(network, Learn2SplatConfig(**behaviour | options))
         rule.trained_raster, rule.frame_convention = weights.card.raster, weights.card.scene_frame
         return rule
 
@@ -183,8 +203,11 @@ class Learn2SplatRule(UpdateRule):
 
     def to_weights(self, card: WeightsCard) -> Weights:
         """These weights for saving; architecture and behaviour of the card are filled in from the rule."""
-        card = replace(card, architecture=asdict(self.network.shape), behaviour=asdict(self.config))
-        return Weights({name: tensor.detach() for name, tensor in self.network.state_dict().items()}, card)
+        card = replace(
+            card, system="learn2splat", architecture=asdict(self.network.shape), behaviour=asdict(self.config)
+        )
+        tensors = {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
+        return migrate_gain(Weights(tensors, card))
 
     @property
     def fingerprint(self) -> str:

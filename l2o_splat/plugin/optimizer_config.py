@@ -15,7 +15,7 @@ from l2o_splat.implicit.solvers import SPLATFACTO
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.anchored import AnchoredRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
-from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.learn2splat import SYSTEMS, Learn2SplatRule
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.optim.safeguard import SafeguardedRule
@@ -25,7 +25,7 @@ from l2o_splat.weights import WeightsError, load_weights
 FinishingRuleName = Literal["adam", "adam-x5", "adam-own-scale", "learn2splat"]
 RuleName = Literal[FinishingRuleName, "resplat", "anchored"]
 
-DEFAULT_WEIGHTS = {"learn2splat": "learn2splat-mini", "resplat": "resplat-mini", "diff3r": "diff3r-mini"}
+DEFAULT_WEIGHTS = {"learn2splat": "gain-mini", "resplat": "resplat-mini", "diff3r": "diff3r-mini"}
 """Of each learned rule or start: those that come with the package."""
 
 _ADAM_PRESETS = {"adam": "gsplat", "adam-x5": "x5", "adam-own-scale": "own-scale"}
@@ -45,7 +45,7 @@ class JointOptimizerConfig(OptimizerConfig):
     """Steps over which decaying rates decay; set it to the length of the run."""
     weights: str | None = None
     """Weights of a learned rule: a path, hf://owner/repo/file, a name from `l2o weights list`, or random:SEED. None
-    takes those that come with the package, learn2splat-mini or resplat-mini."""
+    takes those that come with the package, gain-mini or resplat-mini."""
     finish_with: FinishingRuleName | None = None
     """Another rule for the last part of the run."""
     finish_after: int | None = None
@@ -124,7 +124,7 @@ class JointOptimizerConfig(OptimizerConfig):
             rule = ReSplatRule.from_weights(weights)
         else:
             named = self.finish_weights if self.rule == "resplat" else self.weights
-            weights = load_weights(named or DEFAULT_WEIGHTS[name], name)
+            weights = load_weights(named or DEFAULT_WEIGHTS[name], SYSTEMS)
             rule = Learn2SplatRule.from_weights(weights)
         if self.safeguard and name == "learn2splat":
             rule = SafeguardedRule(rule, AdamRule(adam_options("own-scale", self.horizon)))

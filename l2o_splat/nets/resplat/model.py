@@ -52,7 +52,7 @@ class InitialPrediction:
 
 
 class InitialModel(nn.Module):
-    """Predicts depths of all views, makes one point per cell of a latent grid, and Gaussians by attention among them."""
+    """Predicts the depths of all views, one point per cell of a latent grid, then Gaussians by attention among them."""
 
     def __init__(self, shape: ReSplatShape, config: ReSplatConfig) -> None:
         super().__init__()
