@@ -33,14 +33,14 @@ from l2o_splat.nets.point_transformer import NeighbourAttention, PointTransforme
 from l2o_splat.optim import learn2splat
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer
-from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.learn2splat import SYSTEMS, Learn2SplatRule
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
 from l2o_splat.weights import load_weights
 
-RuleName = Literal["adam", "learn2splat", "learn2splat-fast", "learn2splat-mini"]
+RuleName = Literal["adam", "learn2splat", "learn2splat-fast", "gain-mini"]
 PHASES = ("render", "loss", "backward", "neighbours", "network", "apply")
 PARTS = ("matrix products", "attention", "normalisation")
 MATRIX_SIDE = 2048
@@ -54,8 +54,8 @@ class Options:
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     sizes: tuple[int, ...] | None = None
     """Numbers of Gaussians; 5000 20000 on the CPU, 5000 20000 57000 139000 on CUDA."""
-    rules: tuple[RuleName, ...] = ("adam", "learn2splat", "learn2splat-mini")
-    """learn2splat-fast processes all Gaussians and keeps neighbours for 100 steps; learn2splat-mini runs the weights
+    rules: tuple[RuleName, ...] = ("adam", "learn2splat", "gain-mini")
+    """learn2splat-fast processes all Gaussians and keeps neighbours for 100 steps; gain-mini runs the weights
     that come with the package."""
     weights: str = "random:0"
     """Weights of learn2splat and learn2splat-fast; untrained ones of the same width take the same time."""
@@ -138,8 +138,8 @@ def build_rule(name: RuleName, options: Options) -> UpdateRule:
     if name == "adam":
         return AdamRule(adam_options("gsplat", horizon=2000))
     fast = {"active_only": False, "knn_refresh_interval": 100} if name == "learn2splat-fast" else {}
-    weights = name if name == "learn2splat-mini" else options.weights
-    return Learn2SplatRule.from_weights(load_weights(weights, "learn2splat"), **fast).to(options.device)
+    weights = name if name == "gain-mini" else options.weights
+    return Learn2SplatRule.from_weights(load_weights(weights, SYSTEMS), **fast).to(options.device)
 
 
 @dataclass

@@ -36,10 +36,10 @@ from l2o_splat.bench.memory import PeakMemory
 from l2o_splat.bench.results import write_whole
 from l2o_splat.environment import environment
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
-from l2o_splat.nets.resplat import initial_model
+from l2o_splat.nets.resplat import model as initial_model
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
-from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
+from l2o_splat.nets.resplat.model import InitialModel
+from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.optim import resplat
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews

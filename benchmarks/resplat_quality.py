@@ -51,7 +51,7 @@ from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInit
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.evaluation import held_out_psnr
 from l2o_splat.meta.unroll import InnerLoop, roll_out
-from l2o_splat.nets.resplat.depth_network import DepthFeatures
+from l2o_splat.nets.resplat.depth import DepthFeatures
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews, UpdateRule

@@ -6,8 +6,8 @@ import torch
 
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape, UpdateShape
-from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
+from l2o_splat.nets.resplat.model import InitialModel
+from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.views import PinholeCameras, Views
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat.initializers.context_views import choose_context, depth_range, fit
-from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.procedural import ProceduralCapture
 from l2o_splat.views import PinholeCameras, Views

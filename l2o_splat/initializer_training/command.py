@@ -30,8 +30,8 @@ from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.record import BEST_NAME
 from l2o_splat.meta.sources import VALIDATION_SEEDS, Source
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
-from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
+from l2o_splat.nets.resplat.model import InitialModel
+from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.weights import Weights, load_weights
 from l2o_splat.weights.resplat import load_depth, read_tensors
 

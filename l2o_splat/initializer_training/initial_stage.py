@@ -14,7 +14,7 @@ from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.losses import Losses, rank_correlation
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer, ShownViews
 from l2o_splat.meta.evaluation import mean_psnr
-from l2o_splat.nets.resplat.initial_model import InitialModel
+from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.views import PinholeCameras, Views
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from l2o_splat.initializers.depth_smoothness import depth_smoothness
 from l2o_splat.meta.objective import Objective
-from l2o_splat.nets.resplat.depth_network import DepthFeatures
-from l2o_splat.nets.resplat.initial_model import InitialPrediction
-from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.nets.resplat.depth import DepthFeatures
+from l2o_splat.nets.resplat.encoder import resize
+from l2o_splat.nets.resplat.model import InitialPrediction
 
 
 @dataclass(frozen=True)

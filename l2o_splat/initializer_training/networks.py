@@ -7,10 +7,10 @@ from torch import nn
 
 from l2o_splat.gaussians import SH_C0
 from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig, ReSplatShape, UpdateShape
-from l2o_splat.nets.resplat.depth_network import DepthNetwork
-from l2o_splat.nets.resplat.image_encoder import IMAGENET_STD
-from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
+from l2o_splat.nets.resplat.depth import DepthNetwork
+from l2o_splat.nets.resplat.encoder import IMAGENET_STD
+from l2o_splat.nets.resplat.model import InitialModel
+from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 
 MINI = ReSplatShape(
     vit="mini",

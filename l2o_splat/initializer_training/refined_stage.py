@@ -28,7 +28,7 @@ from l2o_splat.initializer_training.initial_stage import RASTER, local_views
 from l2o_splat.initializers.diff3r import predicted_precision
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.meta.evaluation import mean_psnr
-from l2o_splat.nets.resplat.initial_model import InitialModel
+from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import render
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.views import Views

@@ -18,7 +18,7 @@ from l2o_splat.initializer_training.losses import Losses
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.meta.evaluation import mean_psnr
-from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
+from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import render

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.view_sampling import farthest_points
 from l2o_splat.views import PinholeCameras, Views
 

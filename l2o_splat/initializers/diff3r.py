@@ -16,7 +16,7 @@ from l2o_splat.implicit.consistency import consistency_maps
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
 from l2o_splat.initializers.resplat import InitialScene
-from l2o_splat.nets.resplat.global_attention import maps_from_rows
+from l2o_splat.nets.resplat.points import maps_from_rows
 from l2o_splat.rendering import RasterSettings
 from l2o_splat.weights.format import Weights
 from l2o_splat.weights.resplat import read_tensors

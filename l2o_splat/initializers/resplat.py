@@ -13,11 +13,10 @@ from l2o_splat.camera_frame import CameraFrame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.context_views import check_context, fit
 from l2o_splat.nets.resplat.cameras import ContextCameras
-from l2o_splat.nets.resplat.config import ReSplatConfig
-from l2o_splat.nets.resplat.global_attention import maps_from_rows, rows_from_maps
-from l2o_splat.nets.resplat.initial_model import InitialModel, InitialPrediction
-from l2o_splat.nets.resplat.precision import autocast
-from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.nets.resplat.config import ReSplatConfig, autocast
+from l2o_splat.nets.resplat.encoder import resize
+from l2o_splat.nets.resplat.model import InitialModel, InitialPrediction
+from l2o_splat.nets.resplat.points import maps_from_rows, rows_from_maps
 from l2o_splat.rotations import quaternions_of
 from l2o_splat.scene import SceneStart
 from l2o_splat.views import Views

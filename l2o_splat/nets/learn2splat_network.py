@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from l2o_splat.nets.point_transformer import PointTransformer, by_rows
+from l2o_splat.nets.point_transformer import InputProjection, PointTransformer, by_rows
 from l2o_splat.nets.shapes import require_shapes
 
 SH_START = 11
@@ -83,15 +83,6 @@ class Learn2SplatNetworkShape:
         return shape
 
 
-class _InputProjection(nn.Module):
-    def __init__(self, input_width: int, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(input_width, width)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.linear(rows)
-
-
 class Learn2SplatNetwork(nn.Module):
     """A point transformer makes the new latent state; the update head reads the step from it, scaled per Gaussian."""
 
@@ -102,7 +93,7 @@ class Learn2SplatNetwork(nn.Module):
         self.state_proj = nn.Conv2d(shape.feature_width, latent, 1) if shape.feature_width else None
         self.point_transformer = nn.ModuleList(
             [
-                _InputProjection(shape.input_width, latent),
+                InputProjection(shape.input_width, latent),
                 PointTransformer(latent, shape.attention_width, shape.hidden_width, shape.num_blocks),
             ]
         )

@@ -114,3 +114,14 @@ class PointTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, neighbours)
         return x
+
+
+class InputProjection(nn.Module):
+    """A linear layer under the name that the released weights have for it."""
+
+    def __init__(self, in_width: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_width, width)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.linear(rows)

@@ -12,14 +12,11 @@ from torch import Tensor
 from l2o_splat.camera_frame import CameraFrame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.knn import nearest_neighbours
-from l2o_splat.nets.resplat.camera_gaussians import CameraGaussians
 from l2o_splat.nets.resplat.cameras import ContextCameras
-from l2o_splat.nets.resplat.cells import CellUnits, cells_in_front, cells_of_points
-from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig
-from l2o_splat.nets.resplat.global_attention import PATCH
-from l2o_splat.nets.resplat.local_neighbours import local_neighbours
-from l2o_splat.nets.resplat.precision import autocast
-from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
+from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig, autocast
+from l2o_splat.nets.resplat.gaussians import CameraGaussians, CellUnits, cells_in_front, cells_of_points
+from l2o_splat.nets.resplat.points import PATCH, local_neighbours
+from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.optim.rule import ContextNeeds, Feedback, Needs, RuleState, UpdateRule, digest_of
 from l2o_splat.rotations import quaternions_of
 from l2o_splat.scene import SceneKnowledge, SceneStart

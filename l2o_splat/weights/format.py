@@ -1,4 +1,4 @@
-"""Weights on disk: ``NAME.safetensors`` holds the tensors, ``NAME.json`` beside it says what they are."""
+"""Weights on disk: ``NAME.safetensors`` holds the tensors, and ``NAME.json`` beside it describes them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,36 @@ from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.scene_frame import FrameConvention
 
 FORMAT_VERSION = 1
-"""Version of the JSON; a newer one is refused."""
+"""Version of the JSON; newer versions are refused."""
 
-System = Literal["learn2splat", "resplat", "diff3r"]
-"""Method the weights belong to."""
+System = Literal["learn2splat", "gain", "resplat", "diff3r"]
+"""Kind of weights: networks of the three papers, and the gain network of this package."""
+
+_GAIN_FIXED = {
+    "active_only": False,
+    "latent_init": "zeros",
+    "use_features": False,
+    "units": "own_scale",
+    "cap_sh_degree": None,
+}
+"""Options that gain weights used to share with learn2splat, and the one value that they had; they no longer exist."""
+_GAIN_FORMER_DEFAULTS = {
+    "neighbours": 4,
+    "active_only": True,
+    "knn_refresh_interval": 1,
+    "log_scale_range": [-8.0, 1.0986],
+    "opacity_logit_limit": 7.0,
+    "sh_limit": 2.0,
+    "cap_sh_degree": None,
+    "latent_init": "random",
+    "use_features": True,
+    "precision": "auto",
+    "units": "training",
+    "step_decay": None,
+    "look_growth": None,
+    "trust_decay": None,
+}
+"""What options meant that a file from before the system "gain" does not name."""
 
 
 class WeightsError(ValueError):
@@ -32,63 +58,64 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class WeightsCard:
-    """Everything about weights but the tensors; the content of the JSON."""
+    """What weights are; the content of the JSON."""
 
     system: System
     architecture: dict[str, Any]
-    """Summary of the shapes: widths for learn2splat, counts for resplat. For readers; loaders trust the tensors."""
+    """Summary of the shapes for readers: widths (learn2splat, gain) or counts (resplat, diff3r). Loaders read the
+    tensors."""
     behaviour: dict[str, Any] = field(default_factory=dict)
-    """Options that the tensors do not tell (fields of ``Learn2SplatConfig`` or ``ReSplatConfig``); the defaults
-    of these where absent."""
+    """Options that cannot be read from the tensors: fields of the config of the system. Absent ones have the config's
+    defaults."""
     raster: dict[str, Any] | None = None
-    """``RasterSettings`` the weights were trained with, those that differ from the defaults; None if unknown."""
+    """Fields of ``RasterSettings`` used in training that differ from the defaults; None if unknown."""
     scene_frame: FrameConvention = "raw"
-    """Units the weights were trained in, see :class:`l2o_splat.scene_frame.SceneFrame`."""
+    """Units used in training, see :class:`l2o_splat.scene_frame.SceneFrame`."""
     licence: str = "unknown"
-    """Licence and, where it asks for one, attribution."""
+    """Licence, with the attribution that it requires."""
     source: str = "unknown"
-    """Where the tensors come from: file, repository and revision, or the command that trained them."""
+    """Origin of the tensors: file, repository and revision, or the command that trained them."""
     training: dict[str, Any] = field(default_factory=dict)
     """Training record: settings, data, steps, machine."""
     sha256: str | None = None
-    """Hash of the tensor file; None while the weights are not saved."""
+    """Hash of the tensor file; None if the weights were not saved yet."""
     format_version: int = FORMAT_VERSION
 
     @property
     def raster_settings(self) -> RasterSettings | None:
-        """Settings the weights were trained with, if known."""
+        """Raster settings used in training; None if unknown."""
         return None if self.raster is None else RasterSettings(**self.raster)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors and what they are."""
+    """Named tensors and their card."""
 
     tensors: dict[str, Tensor]
     card: WeightsCard
 
-    def require(self, system: System) -> Weights:
-        """These weights, if they belong to a method.
+    def require(self, *systems: System) -> Weights:
+        """Return these weights if they are of one of the given systems.
 
         Raises:
-            WeightsError: If they belong to another one.
+            WeightsError: If they are not.
         """
-        if self.card.system != system:
+        if self.card.system not in systems:
             raise WeightsError(
-                f"The weights from {self.card.source} are of {self.card.system}; {system} weights are needed here: "
-                "'l2o weights list' names some."
+                f"The weights from {self.card.source} are of {self.card.system}; {' or '.join(systems)} weights are "
+                "needed here: 'l2o weights list' names some."
             )
         return self
 
 
 def file_pair(path: Path) -> tuple[Path, Path]:
-    """Tensor file and JSON file of a path to either of them, or without suffix."""
+    """Paths of the tensor file and of the JSON, from the path of either or their common path without suffix."""
     stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
     return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
 
 
 def save_weights(path: str | Path, weights: Weights) -> WeightsCard:
-    """Write ``path.safetensors`` and ``path.json``; each appears whole or not at all, the JSON last.
+    """Write ``path.safetensors``, then ``path.json``, each atomically.
 
     Returns:
         The card as written, with the hash.
@@ -125,7 +152,7 @@ def hash_of(path: Path) -> str:
 
 
 def read_card(path: Path) -> WeightsCard:
-    """The card of weights on disk, checked field by field.
+    """Read and check the card of weights on disk.
 
     Raises:
         WeightsError: If the JSON is missing, damaged, of a newer format, or has other fields.
@@ -160,10 +187,10 @@ def read_card(path: Path) -> WeightsCard:
 
 
 def read_weights(path: Path) -> Weights:
-    """Weights saved by :func:`save_weights`; the tensors stay in the page cache until they are used.
+    """Read weights saved by :func:`save_weights`, of this version or an earlier one. Tensors are memory-mapped.
 
     Raises:
-        WeightsError: If a file is missing, truncated, or not the one the JSON was written for.
+        WeightsError: If a file is missing or damaged, does not match the JSON, or is no longer supported.
     """
     tensor_file, card_file = file_pair(path)
     if not tensor_file.exists():
@@ -180,7 +207,31 @@ def read_weights(path: Path) -> Weights:
     except SafetensorError as error:
         raise WeightsError(f"{tensor_file} is no safetensors file ({error}); fetch the weights again.") from None
     refuse_non_finite(tensors, tensor_file)
-    return Weights(tensors, card)
+    return migrate_gain(Weights(tensors, card))
+
+
+def migrate_gain(weights: Weights) -> Weights:
+    """Give weights of a gain network that were saved as learn2splat the system "gain" and its options.
+
+    Other weights are returned unchanged.
+
+    Raises:
+        WeightsError: If an option that gain weights no longer have had another value than the one that is left.
+    """
+    card = weights.card
+    if card.system != "learn2splat" or "rates" not in weights.tensors:
+        return weights
+    behaviour = _GAIN_FORMER_DEFAULTS | card.behaviour
+    fixed = {name: behaviour.pop(name) for name in _GAIN_FIXED}
+    if wrong := {name: value for name, value in fixed.items() if value != _GAIN_FIXED[name]}:
+        raise WeightsError(
+            f"The gain network from {card.source} was saved with {wrong}, and only "
+            f"{ {name: _GAIN_FIXED[name] for name in wrong} } is supported; train it again with 'l2o meta-train', or "
+            "use gain-mini."
+        )
+    behaviour.pop("seed", None)  # Of random latent states, which gain networks never started from.
+    behaviour["query_growth"] = behaviour.pop("look_growth")
+    return replace(weights, card=replace(card, system="gain", behaviour=behaviour))
 
 
 def refuse_non_finite(tensors: dict[str, Tensor], path: Path) -> None:

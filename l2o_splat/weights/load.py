@@ -1,4 +1,4 @@
-"""One way to name weights: a path, a file on the hub, a catalogue name or a seed."""
+"""Load weights by name, path, location on the hub, or seed."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNe
 from l2o_splat.weights.catalogue import CATALOGUE, fetch
 from l2o_splat.weights.format import System, Weights, WeightsCard, WeightsError, file_pair, read_weights
 from l2o_splat.weights.original import SUFFIXES, read_original
-from l2o_splat.weights.shipped import SHIPPED
+from l2o_splat.weights.shipped import ALIASES, SHIPPED
 
 
-def load_weights(reference: str | Path, system: System | None = None, strict: bool = True) -> Weights:
-    """Weights on the CPU.
+def load_weights(
+    reference: str | Path, system: System | tuple[System, ...] | None = None, strict: bool = True
+) -> Weights:
+    """Load weights to the CPU.
 
     Args:
         reference: The name of weights that come with the package, a path (``.safetensors`` with its ``.json``, the
             same without suffix, an original ``.ckpt`` or ``.pth``, or a folder that holds one of these),
             ``hf://owner/repo/path/to/file[@revision]``, a catalogue name, or ``random:SEED`` for learn2splat weights
-            set by hand to follow Adam.
-        system: Method the weights must belong to; None takes any.
+            that are set by hand to follow Adam.
+        system: System, or systems, that the weights may be of; None accepts all.
         strict: Refuse original files with tensors that the network does not have, see :func:`read_original`.
 
     Raises:
-        WeightsError: If the weights cannot be found, are damaged, or belong to another method.
+        WeightsError: If the weights cannot be found, are damaged, or are of another system.
     """
-    text = str(reference)
+    text = ALIASES.get(str(reference), str(reference))
     if text.startswith("random:"):
         weights = _random_weights(text)
     elif text in SHIPPED:
@@ -44,7 +46,9 @@ def load_weights(reference: str | Path, system: System | None = None, strict: bo
             weights = replace(weights, card=replace(weights.card, source=location))
     else:
         weights = _read(_find(Path(reference)), strict)
-    return weights if system is None else weights.require(system)
+    if system is None:
+        return weights
+    return weights.require(system) if isinstance(system, str) else weights.require(*system)
 
 
 def _read(path: Path, strict: bool) -> Weights:
@@ -52,7 +56,7 @@ def _read(path: Path, strict: bool) -> Weights:
 
 
 def _find(path: Path) -> Path:
-    """The file that a local reference means."""
+    """The file that a local path refers to."""
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix == ".safetensors")
         found = found or sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)

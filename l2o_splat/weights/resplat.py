@@ -3,18 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from l2o_splat.nets.resplat import loading
-from l2o_splat.nets.resplat.depth_network import DepthNetwork
+from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
+from l2o_splat.nets.resplat.depth import DepthNetwork
 from l2o_splat.weights.format import Weights
 from l2o_splat.weights.resplat_original import PREFIX
 
+DEPTH = "depth_predictor."
+"""Prefix of the names of the depth network's tensors in a whole model."""
+_LAYOUT_DEPENDENT = "upsampler.concat_projects."
+"""Prefix of tensors whose shapes differ between the layouts for DL3DV and RE10K."""
 
-def read_tensors(weights: Weights, options: Mapping[str, Any]) -> loading.ReadTensors:
-    """Tensors, widths and behaviour of weights.
+
+@dataclass(frozen=True)
+class ReadTensors:
+    """Tensors of a whole model, with the widths and the behaviour that they are used with."""
+
+    tensors: dict[str, Tensor]
+    """Named as in the networks."""
+    shape: ReSplatShape
+    config: ReSplatConfig
+    source: str
+    """Where the tensors come from, for messages."""
+
+    def load_into(self, module: nn.Module) -> None:
+        """Give a module (built on the meta device) its tensors; they are shared, not copied.
+
+        Raises:
+            ValueError: If one is missing or has another shape, naming the first.
+        """
+        expected = module.state_dict()
+        found = {name: self.tensors[name] for name in expected if name in self.tensors}
+        for name, tensor in expected.items():
+            shape = tuple(found[name].shape) if name in found else "none (it is missing)"
+            if shape != tuple(tensor.shape):
+                raise ValueError(
+                    f"Tensor {name!r} from {self.source} has shape {shape}; a ReSplat model of the widths "
+                    f"{self.shape} has {tuple(tensor.shape)}."
+                )
+        module.load_state_dict(found, assign=True)
+
+
+def read_tensors(weights: Weights, options: Mapping[str, Any]) -> ReadTensors:
+    """Find the widths and the behaviour of weights.
 
     Args:
         weights: Of the resplat system.
@@ -23,17 +58,45 @@ def read_tensors(weights: Weights, options: Mapping[str, Any]) -> loading.ReadTe
     Raises:
         ValueError: If the weights are of another method or architecture, or an option is unknown.
     """
-    card = weights.card
-    return loading.ReadTensors.read(_network_tensors(weights), card.behaviour, options, card.source)
+    tensors, card = _network_tensors(weights), weights.card
+    known = {entry.name for entry in fields(ReSplatConfig)}
+    if unknown := sorted(options.keys() - known):
+        raise ValueError(f"resplat has no options {unknown}; {sorted(known)} can be set.")
+    if unknown := sorted(card.behaviour.keys() - known):
+        raise ValueError(f"The weights from {card.source} have unknown options {unknown}; update l2o_splat.")
+    if tensors and all(name.startswith(DEPTH) for name in tensors):
+        raise ValueError(
+            f"The weights from {card.source} are of the depth network alone, from which training starts; use "
+            "those of a whole model ('l2o weights list' names some)."
+        )
+    config = ReSplatConfig(**card.behaviour | dict(options))
+    return ReadTensors(tensors, ReSplatShape.of(tensors), config, card.source)
 
 
 def load_depth(network: DepthNetwork, weights: Weights) -> list[str]:
-    """Start a depth network from weights, see :func:`l2o_splat.nets.resplat.loading.load_depth`.
+    """Copy weights into a depth network, those of a depth network alone or of a whole model.
+
+    One released file serves the layouts for DL3DV and for RE10K, which differ in a few shapes.
+
+    Returns:
+        Names of the tensors that stayed as they were because their shapes are of another layout.
 
     Raises:
-        ValueError: If the weights are of another method, or do not fit the network.
+        ValueError: If the weights are of another method, or any other tensor is missing or has another shape; it names
+            the first.
     """
-    return loading.load_depth(network, _network_tensors(weights), weights.card.source)
+    given = {name.removeprefix(DEPTH): tensor for name, tensor in _network_tensors(weights).items()}
+    own = network.state_dict()
+    differing = [name for name, tensor in own.items() if name not in given or given[name].shape != tensor.shape]
+    for name in differing:
+        if name not in given or not name.startswith(_LAYOUT_DEPENDENT):
+            found = tuple(given[name].shape) if name in given else "none (it is missing)"
+            raise ValueError(
+                f"Tensor {name!r} from {weights.card.source} has shape {found}; this depth network has "
+                f"{tuple(own[name].shape)}: use weights of the same image transformer."
+            )
+    network.load_state_dict({name: tensor if name in differing else given[name] for name, tensor in own.items()})
+    return differing
 
 
 def _network_tensors(weights: Weights) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import resplat as benchmark
-from l2o_splat.nets.resplat import initial_model
+from l2o_splat.nets.resplat import model as initial_model
 from l2o_splat.nets.resplat.config import ReSplatShape
 from l2o_splat.optim import resplat
 from l2o_splat.weights.resplat import read_tensors

@@ -24,11 +24,15 @@ from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.point_transformer import Block, NeighbourAttention, PointTransformer
 from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.config import ReSplatConfig
-from l2o_splat.nets.resplat.gaussian_head import decode_gaussians
-from l2o_splat.nets.resplat.global_attention import GlobalAttention, maps_from_rows, rows_from_maps
-from l2o_splat.nets.resplat.local_neighbours import local_neighbours
-from l2o_splat.nets.resplat.multiview_transformer import MultiViewTransformer, add_positions, window_splits
-from l2o_splat.nets.resplat.point_network import PointNetwork
+from l2o_splat.nets.resplat.encoder import MultiViewTransformer, add_positions, window_splits
+from l2o_splat.nets.resplat.gaussians import decode_gaussians
+from l2o_splat.nets.resplat.points import (
+    GlobalAttention,
+    PointNetwork,
+    local_neighbours,
+    maps_from_rows,
+    rows_from_maps,
+)
 from l2o_splat.rotations import quaternions_of
 from l2o_splat.views import PinholeCameras, Views
 from tests.golden.resplat_models import replay_model, replay_update_step

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.context_views import fit
 from l2o_splat.initializers.resplat import ReSplatInitializer
-from l2o_splat.nets.resplat.camera_gaussians import OPACITY_EPS, CameraGaussians
 from l2o_splat.nets.resplat.cameras import ContextCameras
-from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape, UpdateShape
-from l2o_splat.nets.resplat.global_attention import maps_from_rows, rows_from_maps
-from l2o_splat.nets.resplat.resize import resize
-from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
-from l2o_splat.nets.resplat.vision_transformer import VARIANTS
+from l2o_splat.nets.resplat.config import VARIANTS, ReSplatConfig, ReSplatShape, UpdateShape
+from l2o_splat.nets.resplat.encoder import resize
+from l2o_splat.nets.resplat.gaussians import OPACITY_EPS, CameraGaussians
+from l2o_splat.nets.resplat.points import maps_from_rows, rows_from_maps
+from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import set_num_threads

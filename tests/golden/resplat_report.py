@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.nets.resplat.camera_gaussians import CameraGaussians
+from l2o_splat.nets.resplat.gaussians import CameraGaussians
 from l2o_splat.rendering.reference import _rotations
 
 ATOL = 1e-5

@@ -21,7 +21,7 @@ from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.meta.training_state import ResumeError
-from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.scenes.capture import Points
 from l2o_splat.weights import load_weights
 from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE

@@ -14,9 +14,8 @@ from l2o_splat.initializer_training.networks import FIRST_COLOUR_STEP, new_initi
 from l2o_splat.initializer_training.update_stage import UpdateStage
 from l2o_splat.initializers.points import gaussians_from_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
-from l2o_splat.nets.resplat.camera_gaussians import CameraGaussians
-from l2o_splat.nets.resplat.cells import CellUnits, cells_in_front, cells_of_points
 from l2o_splat.nets.resplat.config import ReSplatShape
+from l2o_splat.nets.resplat.gaussians import CameraGaussians, CellUnits, cells_in_front, cells_of_points
 from l2o_splat.optim.resplat import ReSplatRule, front_error
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import render

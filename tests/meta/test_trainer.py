@@ -160,7 +160,7 @@ def test_weights_come_with_their_training_record(tmp_path):
     trainer = make_trainer(tmp_path, replace(TRAINING, iterations=2))
     with TrainingRecord(tmp_path, "two small scenes", 2) as record:
         trainer.run(record)
-    weights = load_weights(tmp_path / "best.safetensors", "learn2splat")
+    weights = load_weights(tmp_path / "best.safetensors", "gain")
     record = weights.card.training
     assert record["data"] == "two small scenes" and record["iterations"] == 2
     assert record["options"]["unroll_steps"] == [1, 3]

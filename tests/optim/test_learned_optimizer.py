@@ -299,7 +299,7 @@ def test_wrong_weights_options_and_gradients_are_named(weights, tmp_path):
         LearnedOptimizer(make_splats(), "no-such-weights")
     card = WeightsCard("resplat", {})
     save_weights(tmp_path / "r", Weights({"a": torch.zeros(1)}, card))
-    with pytest.raises(WeightsError, match="are of resplat; learn2splat weights are needed"):
+    with pytest.raises(WeightsError, match="are of resplat; learn2splat or gain weights are needed"):
         LearnedOptimizer(make_splats(), str(tmp_path / "r"))
     with pytest.raises(ValueError, match=r"no options \['lr'\]"):
         LearnedOptimizer(make_splats(), weights, lr=0.1)

@@ -75,6 +75,12 @@ def test_no_connection_and_no_such_file_say_so(hub, monkeypatch):
         load_weights("learn2splat")
 
 
+def test_the_former_name_of_the_gain_weights_is_accepted(capsys):
+    assert load_weights("learn2splat-mini").card == load_weights("gain-mini").card
+    tyro.cli(WeightsCommand, args=["show", "learn2splat-mini"]).run()
+    assert '"system": "gain"' in capsys.readouterr().out
+
+
 def test_hub_locations():
     assert HubFile.parse("hf://a/b/c/d.ckpt@main") == HubFile("a/b", "c/d.ckpt", "main")
     assert HubFile.parse("hf://a/b/c.ckpt").revision is None
@@ -86,7 +92,9 @@ def test_hub_locations():
 def test_subcommands(hub, tmp_path, capsys):
     repository, _ = hub
     tyro.cli(WeightsCommand, args=["list"]).run()
-    assert "learn2splat" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "gain-mini (gain): comes with this package" in listed and "learn2splat (learn2splat): " in listed
+    assert "learn2splat-mini" not in listed
     tyro.cli(WeightsCommand, args=["convert", "random:1", str(repository / "mine")]).run()
     tyro.cli(WeightsCommand, args=["show", str(repository / "mine")]).run()
     assert '"licence": "none"' in capsys.readouterr().out

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
 from l2o_splat.rendering.settings import RasterSettings
@@ -139,6 +140,87 @@ def test_non_finite_weights_are_refused(saved):
     save_weights(path, rule.to_weights(load_weights(path).card))
     with pytest.raises(WeightsError, match=r"'delta_head.0.bias' .* holds NaN"):
         load_weights(path)
+
+
+GAIN_BEHAVIOUR = {
+    "active_only": False,
+    "cap_sh_degree": None,
+    "knn_refresh_interval": 50,
+    "latent_init": "zeros",
+    "log_scale_range": [-6.0, 4.0],
+    "look_growth": 10.0,
+    "neighbours": 5,
+    "opacity_logit_limit": 6.0,
+    "precision": "float32",
+    "seed": 3,
+    "sh_limit": 4.0,
+    "step_decay": [60.0, 0.8],
+    "trust_decay": 30.0,
+    "units": "own_scale",
+    "use_features": False,
+}
+"""As weights of a gain network had it while they were of the system learn2splat."""
+GAIN_SHAPE = GainNetworkShape(latent_width=8, attention_width=4, hidden_width=12, num_blocks=1)
+
+
+def save_former_gain_weights(path, behaviour):
+    network = GainNetwork(GAIN_SHAPE).reset_to_adam(0, (1, 2, 3, 4, 5, 6))
+    card = WeightsCard("learn2splat", {}, behaviour=behaviour, source="l2o meta-train")
+    save_weights(path, Weights(network.state_dict(), card))
+    return path
+
+
+def test_gain_weights_of_the_former_system_are_migrated(tmp_path):
+    weights = load_weights(save_former_gain_weights(tmp_path / "former", GAIN_BEHAVIOUR), "gain")
+    assert weights.card.behaviour == {
+        "knn_refresh_interval": 50,
+        "log_scale_range": [-6.0, 4.0],
+        "neighbours": 5,
+        "opacity_logit_limit": 6.0,
+        "precision": "float32",
+        "query_growth": 10.0,
+        "sh_limit": 4.0,
+        "step_decay": [60.0, 0.8],
+        "trust_decay": 30.0,
+    }
+    assert weights.card.source == "l2o meta-train"
+    rule = Learn2SplatRule.from_weights(weights)
+    assert rule.config == Learn2SplatConfig(**GAIN_BEHAVIOUR | {"seed": 0})
+    # What is saved now needs no migration.
+    save_weights(tmp_path / "again", rule.to_weights(weights.card))
+    content = json.loads((tmp_path / "again.json").read_text())
+    assert content["system"] == "gain" and content["behaviour"] == weights.card.behaviour
+    again = Learn2SplatRule.from_weights(load_weights(tmp_path / "again"))
+    assert again.fingerprint == rule.fingerprint
+
+
+def test_options_that_former_gain_weights_do_not_name_keep_their_former_meaning(tmp_path):
+    later = ("step_decay", "look_growth", "trust_decay", "sh_limit")
+    behaviour = {name: value for name, value in GAIN_BEHAVIOUR.items() if name not in later}
+    found = load_weights(save_former_gain_weights(tmp_path / "former", behaviour)).card.behaviour
+    assert found["step_decay"] is found["query_growth"] is found["trust_decay"] is None and found["sh_limit"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"active_only": True, "look_growth": None}, r"saved with {'active_only': True}, and only {'active_only': Fal"),
+        ({"latent_init": "random"}, r"saved with {'latent_init': 'random'}, and only {'latent_init': 'zeros'} is"),
+        ({"use_features": True}, "saved with {'use_features': True}"),
+        ({"units": "training"}, "saved with {'units': 'training'}"),
+        ({"cap_sh_degree": 1}, "saved with {'cap_sh_degree': 1}"),
+    ],
+)
+def test_former_gain_weights_with_options_that_are_gone_are_refused(tmp_path, changes, message):
+    path = save_former_gain_weights(tmp_path / "former", GAIN_BEHAVIOUR | changes)
+    with pytest.raises(WeightsError, match=message):
+        load_weights(path)
+
+
+def test_weights_of_several_systems_can_be_accepted(saved):
+    assert load_weights(saved[0], ("gain", "learn2splat")).card.system == "learn2splat"
+    with pytest.raises(WeightsError, match="are of learn2splat; gain or resplat weights are needed here"):
+        load_weights(saved[0], ("gain", "resplat"))
 
 
 def test_random_weights_follow_adam():

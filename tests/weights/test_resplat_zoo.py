@@ -10,7 +10,7 @@ import torch
 
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig
-from l2o_splat.nets.resplat.depth_network import DepthNetwork
+from l2o_splat.nets.resplat.depth import DepthNetwork
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.weights import Weights, WeightsError, load_weights

@@ -1,1 +1,1 @@
-"""The networks of ReSplat (arXiv 2510.08575); module names are those of the released weights."""
+"""The networks of ReSplat (arXiv 2510.08575). Released weights load as they are: module names are theirs."""

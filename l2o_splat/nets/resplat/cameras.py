@@ -1,4 +1,4 @@
-"""Context cameras in the form that ReSplat's networks work with."""
+"""Context cameras in the form that ReSplat's networks use."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from l2o_splat.views import PinholeCameras
 
 @dataclass(frozen=True)
 class ContextCameras:
-    """Poses and intrinsics of the views that a scene is made from."""
+    """Poses and intrinsics of the context views."""
 
     poses: Float[Tensor, "v 4 4"]
-    """World-from-camera, OpenCV axes, in the units and the frame of the networks."""
+    """World-from-camera, OpenCV axes; world frame and unit of length are those of the networks."""
     intrinsics: Float[Tensor, "v 3 3"]
-    """In units of the image size: the first row is divided by its width, the second by its height."""
+    """In units of the image size: the first row is divided by the width, the second by the height."""
     near: Float[Tensor, " v"]
     """Nearest depth considered (camera z), units of the poses."""
     far: Float[Tensor, " v"]
@@ -28,7 +28,7 @@ class ContextCameras:
     def from_pinhole(
         cls, cameras: PinholeCameras, near: float | Float[Tensor, " #v"], far: float | Float[Tensor, " #v"]
     ) -> ContextCameras:
-        """The same cameras in this form; the depths considered are those of all views, or each one's own."""
+        """Convert cameras; near and far are the same for all views, or one per view."""
         size = cameras.Ks.new_tensor([cameras.width, cameras.height, 1.0])[:, None]
         depth = cameras.Ks.new_ones(len(cameras))
         return cls(torch.linalg.inv(cameras.viewmats), cameras.Ks / size, near * depth, far * depth)
@@ -40,11 +40,11 @@ class ContextCameras:
         return ContextCameras(self.poses[index], self.intrinsics[index], self.near[index], self.far[index])
 
     def relative_to(self, view: int) -> ContextCameras:
-        """These cameras in the frame of one of them, whose pose becomes the identity."""
+        """The cameras in the frame of one of them, whose pose becomes the identity."""
         return replace(self, poses=torch.linalg.inv(self.poses[view]) @ self.poses)
 
     def nearest_views(self, count: int) -> Int[Tensor, "v m"]:
-        """The ``count`` other views nearest to each, in any order; all others where there are no more.
+        """For each view the ``count`` nearest other views in any order, or all others if there are fewer.
 
         Raises:
             ValueError: If there is only one view.
@@ -56,7 +56,7 @@ class ContextCameras:
         distance = (centres[:, None] - centres[None]).square().sum(dim=2)
         distance.fill_diagonal_(torch.inf)
         if v - 1 <= count:
-            # In the order of the views, as in training.
+            # In the order of the views, as the released weights were trained.
             others = ~torch.eye(v, dtype=torch.bool, device=centres.device)
             return torch.arange(v, device=centres.device).expand(v, v)[others].view(v, v - 1)
         return distance.argsort(dim=1)[:, :count]
@@ -64,11 +64,11 @@ class ContextCameras:
     def unproject(
         self, depth: Float[Tensor, "v h w"], offset: Float[Tensor, "v h w 2"] | None = None
     ) -> Float[Tensor, "v h w 3"]:
-        """World points at a depth (camera z) in the pixels of a grid over each image.
+        """World points at given depths, for the pixels of a grid over each image.
 
         Args:
-            depth: One per pixel, units of the poses.
-            offset: From the centres of the grid's pixels, x and y in units of the image size.
+            depth: Camera z of each pixel, units of the poses.
+            offset: Added to the centres of the grid's pixels; x and y, in units of the image size.
         """
         height, width = depth.shape[1:]
         x = (torch.arange(width, device=depth.device) + 0.5) / width

@@ -1,38 +1,59 @@
-"""What distinguishes one ReSplat network from another: widths that the tensors tell, and options that they do not."""
+"""What distinguishes one ReSplat network from another: widths, read from its tensors, and behaviour, which is not.
+
+Options are grouped by what they are for: the released weights (arXiv 2510.08575), or ours (``resplat-mini``), whose
+defaults leave the original's behaviour unchanged.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from l2o_splat.nets.resplat import error_features, image_encoder
-from l2o_splat.nets.resplat.vision_transformer import VARIANTS
-
 PARAMETER_WIDTH = 59
-"""Numbers of one Gaussian in the update."""
+"""Numbers per Gaussian that the update reads and changes."""
 NUMBERS_PER_GAUSSIAN = 58
 """Outputs of the Gaussian head per Gaussian: rotation 4, scale 3, opacity 1, offset 2, SH 48."""
+VARIANTS = {
+    "mini": (48, 4, 3, (0, 1, 2, 3)),
+    "vits": (384, 12, 6, (2, 5, 8, 11)),
+    "vitb": (768, 12, 12, (2, 5, 8, 11)),
+    "vitl": (1024, 24, 16, (4, 11, 17, 23)),
+}
+"""Image transformers: width, blocks, heads, and the blocks whose outputs are used (from 0). Only "mini" is ours."""
+DECODER_WIDTHS = {
+    "mini": ((24, 24, 32, 48), 16),
+    "vits": ((48, 96, 192, 384), 32),
+    "vitb": ((96, 192, 384, 768), 48),
+    "vitl": ((128, 256, 512, 1024), 64),
+}
+"""Depth decoder for each image transformer: channels of the four levels, and of the fusion."""
+RELEASED_CNN_WIDTHS = (64, 96, 128)
+"""Channels of the three maps of the image encoder in all released weights, fine to coarse."""
+RELEASED_ERROR_WIDTHS = (64, 128)
+"""Channels of the error features in all released weights: of the first two maps, and of the third."""
 
 
 @dataclass(frozen=True)
 class UpdateShape:
-    """Widths of the recurrent update; the defaults are those of all released weights."""
+    """Widths of the recurrent update; the defaults are those of all released weights, and only ours differ."""
 
     state_width: int = 512
     attention_width: int = 64
     num_blocks: int = 4
     num_error_blocks: int = 1
     """Global attention blocks that spread the error over the views."""
-    error_widths: tuple[int, int] = error_features.RELEASED_WIDTHS
-    """Channels of the first two maps, and of the third one, in which renders are compared with photographs."""
+    error_widths: tuple[int, int] = RELEASED_ERROR_WIDTHS
+    """Channels of the features in which renders and photographs are compared: of the first two maps, and of the third.
+    """
     front_error: bool = False
-    """Whether each Gaussian is shown, besides the error of the cell that it comes from, the mean error of the cells
-    where views have it in front (ours)."""
+    """Ours. Whether the update sees for each Gaussian, besides the error of its own cell, the mean error of the cells
+    in which it is in front."""
 
     @property
     def error_width(self) -> int:
@@ -41,18 +62,17 @@ class UpdateShape:
 
     @property
     def shown_width(self) -> int:
-        """Numbers of error that a Gaussian is shown."""
+        """Channels of the error that the update sees for each Gaussian."""
         return self.error_width * (2 if self.front_error else 1)
 
 
 @dataclass(frozen=True)
 class ReSplatShape:
-    """All widths of the networks; the defaults are those of the small model."""
+    """All widths of the networks; the defaults are those of the small released model."""
 
+    # The released weights differ in these.
     vit: Literal["mini", "vits", "vitb", "vitl"] = "vits"
-    """Image transformer (DINOv2; mini is a narrow one of ours)."""
-    cnn_widths: tuple[int, int, int] = image_encoder.RELEASED_WIDTHS
-    """Channels of the convolutional maps, fine to coarse; the last one is that of the multi-view transformer too."""
+    """Image transformer: DINOv2, or our narrow one (mini)."""
     width: int = 256
     """Channels of a point's features."""
     feature_downsample: int = 8
@@ -60,9 +80,15 @@ class ReSplatShape:
     latent_downsample: int = 4
     """Image pixels per cell of the latent grid: 4, or 2 with a feature_downsample of 4."""
     gaussians_per_cell: int = 1
-    """Gaussians that each cell yields, a square number: 1, 4 or 16."""
+    """Gaussians per cell, a square number: 1, 4 or 16."""
+    update: UpdateShape | None = UpdateShape()
+    """None for a network without an update."""
+
+    # These are the same in all released weights, and smaller in ours.
+    cnn_widths: tuple[int, int, int] = RELEASED_CNN_WIDTHS
+    """Channels of the convolutional maps, fine to coarse; the multi-view transformer has as many as the last one."""
     num_depths: int = 128
-    """Depths of the plane sweep."""
+    """Depth candidates of the plane sweep."""
     unet_width: int = 128
     num_transformer_layers: int = 6
     """Layers of the multi-view transformer."""
@@ -70,8 +96,6 @@ class ReSplatShape:
     """Channels of the attention over neighbouring points."""
     num_blocks: int = 6
     """Rounds of the point network."""
-    update: UpdateShape | None = UpdateShape()
-    """None for a network without an update."""
 
     def __post_init__(self) -> None:
         if self.vit not in VARIANTS:
@@ -116,10 +140,10 @@ class ReSplatShape:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> ReSplatShape:
-        """Read the widths off the named tensors of a whole model (names without the prefix ``encoder.``).
+        """Read the widths from the named tensors of a whole model (without the prefix ``encoder.``).
 
         Raises:
-            ValueError: If a tensor that tells a width is missing or has another rank.
+            ValueError: If a tensor that is needed for this is missing or has another rank.
         """
 
         def size(name: str, dim: int = 0) -> int:
@@ -172,8 +196,12 @@ class ReSplatShape:
 
 @dataclass(frozen=True)
 class ReSplatConfig:
-    """Behaviour that the tensors do not tell; the defaults are those of the DL3DV weights."""
+    """Behaviour that cannot be read from the tensors; the defaults are those of the released DL3DV weights.
 
+    Weights files hold these options by name, and fingerprints in checkpoints hold them in this order.
+    """
+
+    # Of the released weights: networks.
     near: float = 0.01
     """Nearest depth of the plane sweep and of the renderer, units of the dataset."""
     far: float = 200.0
@@ -185,45 +213,50 @@ class ReSplatConfig:
     scale_bias: float = 4.0
     """Subtracted from the head's outputs before the softplus that gives scales."""
     half_resolution_depth: bool = False
-    """Find depths on images of half the size, for large ones."""
+    """Whether depths are predicted from images of half the size."""
     context_views: int = 8
-    """Views of a scene that the weights were trained with."""
+    """Number of context views in training."""
     reference_views: int = 2
-    """Nearest views that each view is compared with."""
+    """Number of nearest views that each view is compared with."""
     neighbours: int = 16
-    """Points each one attends to in the initial model, itself among them."""
+    """Number of points that each point attends to in the initial model, including itself."""
     update_neighbours: int = 8
     """The same in the update."""
     local_search: bool = False
-    """Search neighbours only where points project nearby (see :func:`local_neighbours`), in the initial model."""
+    """In the initial model, search neighbours only among points that project nearby, see :func:`local_neighbours`."""
     update_local_search: bool = False
     """The same in the update."""
     views_at_once: int | None = None
-    """Context views that the initial model sees together, to save memory; None for all. The update sees all."""
+    """Number of context views that the initial model sees together, to save memory; None for all. The update sees all.
+    """
+
+    # Ours; the defaults are what the released weights do.
     depth_range: Literal["weights", "points"] = "weights"
-    """Where near and far come from: the numbers above, or the sparse points of each scene."""
+    """Whether near and far are the numbers above, or come from the sparse points of each scene."""
     units: Literal["dataset", "near"] = "dataset"
-    """Units of length of the networks: those of the dataset, or the nearest depth, so that the size of a scene does
-    not matter (ours)."""
+    """Unit of length of the networks: that of the dataset, or the nearest depth, so that the size of a scene does not
+    matter."""
     gaussian_units: Literal["world", "cells"] = "world"
-    """Units of initial scales, their bounds, and of update steps: those of the networks, or the size of a cell of the
-    view that a Gaussian comes from (ours, see :mod:`l2o_splat.nets.resplat.cells`)."""
+    """Units of initial scales, of their bounds and of update steps: those of the networks, or the size of a cell of the
+    view that a Gaussian comes from, see :class:`l2o_splat.nets.resplat.gaussians.CellUnits`."""
     update_starts: Literal["initial_model", "any"] = "initial_model"
-    """Scenes that the update was trained on: of its own initial model, or of points too (ours)."""
+    """Scenes that the update was trained on: those of its own initial model, or scenes that start from points too."""
     step_decay: float = 1.0
-    """Each update's step is multiplied by this once more than that before it, so that late updates of weights with
-    little training do no harm (ours)."""
+    """The step of update t is multiplied by this to the power of t, so that late updates of weights with little
+    training do no harm."""
     portrait: bool = False
     """Whether images may be higher than wide."""
+
+    # Of the released weights: how they see a scene.
     world: Literal["middle_view", "raw"] = "middle_view"
     """Frame of the networks: that of the middle context view, or the scene's own."""
     longer_side: int = 448
     """Larger context views are reduced to this, pixels."""
     fit: Literal["squeeze", "crop", "enlarge"] = "squeeze"
-    """How sides become multiples of what the networks need: reduced each by its own factor (so that nothing of the
-    view is lost), cut at the borders, or enlarged."""
+    """How sides become multiples of what the networks need: each reduced by its own factor (nothing of the view is
+    lost), cropped, or enlarged."""
     iterations: int = 4
-    """Update steps the weights are made for."""
+    """Number of updates that the weights are made for."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is bfloat16 autocast on CUDA, as in training, and float32 elsewhere."""
 
@@ -252,3 +285,13 @@ class ReSplatConfig:
     def uses_bfloat16(self, device: torch.device) -> bool:
         """Whether the networks run under bfloat16 autocast on a device."""
         return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+
+
+def autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager:
+    """Autocast to bfloat16, or no autocast."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """No autocast, for the parts that the original computes in float32."""
+    return autocast(device, bfloat16=False)

@@ -1,6 +1,8 @@
-"""Weights that come with the package, trained by its own commands; each has its training record in its JSON."""
+"""Weights that come with the package, trained by its own commands. The JSON of each holds its training record."""
 
 from pathlib import Path
 
 SHIPPED = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.safetensors"))}
-"""Name and file."""
+"""Files by name."""
+ALIASES = {"learn2splat-mini": "gain-mini"}
+"""Former names, which are still accepted."""

@@ -5,12 +5,10 @@ import torch
 
 from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
-from l2o_splat.nets.resplat.depth_network import DepthNetwork
-from l2o_splat.nets.resplat.error_features import ErrorFeatures
-from l2o_splat.nets.resplat.initial_model import InitialModel
-from l2o_splat.nets.resplat.update_network import ReSplatUpdateNetwork
-from l2o_splat.nets.resplat.vision_transformer import input_size
-from l2o_splat.nets.resplat.windows import Windows
+from l2o_splat.nets.resplat.depth import DepthNetwork
+from l2o_splat.nets.resplat.encoder import Windows, input_size
+from l2o_splat.nets.resplat.model import InitialModel
+from l2o_splat.nets.resplat.update import ErrorFeatures, ReSplatUpdateNetwork
 from tests.resplat_networks import NARROW, NARROW_FINE, context
 
 RELEASED = {

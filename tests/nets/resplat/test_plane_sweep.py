@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from l2o_splat.nets.resplat.cameras import ContextCameras
-from l2o_splat.nets.resplat.plane_sweep import log_depth_candidates, matching_cost
+from l2o_splat.nets.resplat.depth import log_depth_candidates, matching_cost
 
 HEIGHT, WIDTH, CHANNELS = 24, 32, 64
 

@@ -5,7 +5,7 @@ import torch
 
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.resplat.cameras import ContextCameras
-from l2o_splat.nets.resplat.local_neighbours import local_neighbours
+from l2o_splat.nets.resplat.points import local_neighbours
 from tests.resplat_networks import context
 
 GRID = (6, 9)

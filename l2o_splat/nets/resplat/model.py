@@ -10,21 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.nets.knn import nearest_neighbours
-from l2o_splat.nets.resplat.camera_gaussians import CameraGaussians
 from l2o_splat.nets.resplat.cameras import ContextCameras
-from l2o_splat.nets.resplat.config import NUMBERS_PER_GAUSSIAN, ReSplatConfig, ReSplatShape
-from l2o_splat.nets.resplat.depth_network import DepthFeatures, DepthNetwork
-from l2o_splat.nets.resplat.gaussian_head import decode_gaussians
-from l2o_splat.nets.resplat.global_attention import rows_from_maps
-from l2o_splat.nets.resplat.local_neighbours import local_neighbours
-from l2o_splat.nets.resplat.point_network import PointNetwork
-from l2o_splat.nets.resplat.precision import full_precision
-from l2o_splat.nets.resplat.resize import resize
+from l2o_splat.nets.resplat.config import NUMBERS_PER_GAUSSIAN, ReSplatConfig, ReSplatShape, full_precision
+from l2o_splat.nets.resplat.depth import DepthFeatures, DepthNetwork
+from l2o_splat.nets.resplat.encoder import resize
+from l2o_splat.nets.resplat.gaussians import CameraGaussians, decode_gaussians
+from l2o_splat.nets.resplat.points import PointNetwork, local_neighbours, rows_from_maps
 
 
 @dataclass(frozen=True)
 class InitialPrediction:
-    """What the initial model says about a scene."""
+    """What the initial model predicts for a scene."""
 
     gaussians: CameraGaussians
     features: Float[Tensor, "cells c"]
@@ -32,10 +28,10 @@ class InitialPrediction:
     depth: Float[Tensor, "v 1 h w"]
     """Camera z, units of the poses; at half the resolution of the images with ``half_resolution_depth``."""
     probability: Float[Tensor, "v d h8 w8"]
-    """Of each depth candidate."""
+    """Probability of each depth candidate."""
 
     def without_first(self, count: int, num_views: int) -> InitialPrediction:
-        """What is said about all but the first views, of so many."""
+        """The prediction without its first ``count`` of ``num_views`` views."""
         rows = self.gaussians.pack()
         return InitialPrediction(
             CameraGaussians.unpack(rows[count * (len(rows) // num_views) :]),
@@ -46,7 +42,7 @@ class InitialPrediction:
 
     @classmethod
     def joined(cls, parts: list[InitialPrediction]) -> InitialPrediction:
-        """Predictions about different views of one scene, one after the other."""
+        """Join predictions for different views of one scene, in order."""
         return cls(
             CameraGaussians.unpack(torch.cat([part.gaussians.pack() for part in parts])),
             torch.cat([part.features for part in parts]),
@@ -56,7 +52,7 @@ class InitialPrediction:
 
 
 class InitialModel(nn.Module):
-    """Depth of every view, one point per cell of a latent grid, and a transformer over the points."""
+    """Predicts the depths of all views, one point per cell of a latent grid, then Gaussians by attention among them."""
 
     def __init__(self, shape: ReSplatShape, config: ReSplatConfig) -> None:
         super().__init__()
@@ -78,7 +74,7 @@ class InitialModel(nn.Module):
         )
 
     def forward(self, images: Float[Tensor, "v 3 h w"], cameras: ContextCameras) -> InitialPrediction:
-        """Gaussians of one scene.
+        """Predict one scene.
 
         Args:
             images: sRGB, 0 to 1; sides are multiples of ``shape.size_multiple``, no higher than wide.
@@ -90,7 +86,7 @@ class InitialModel(nn.Module):
         depth = resize(found.depth, grid)
         match = F.interpolate(found.probability.amax(dim=1, keepdim=True), size=grid, mode="nearest")
         features = self._latent_features(found, images.shape[2:], grid)
-        # Raw depths are what the released networks take; ours know no unit of length.
+        # The released networks take depths as they are; ours must not depend on the unit of length.
         shown_depth = depth.log() if self.config.gaussian_units == "cells" else depth
         regressed = self.gaussian_regressor(torch.cat([colours, shown_depth, match, features], dim=1))
         x = self.proj(rows_from_maps(torch.cat([regressed, colours, features, match], dim=1)))
@@ -105,13 +101,13 @@ class InitialModel(nn.Module):
     def find_neighbours(
         self, points: Float[Tensor, "n 3"], cameras: ContextCameras, grid: tuple[int, int]
     ) -> Int[Tensor, "n k"]:
-        """Points that each one attends to."""
+        """Points that each point attends to."""
         if self.config.local_search:
             return local_neighbours(points, cameras, grid, self.config.neighbours)
         return nearest_neighbours(points, self.config.neighbours)
 
     def _depth(self, images: Tensor, cameras: ContextCameras) -> DepthFeatures:
-        """Depth, and features at the resolutions that images of this size have."""
+        """Depth, and features at the resolutions that belong to this image size."""
         if not self.config.half_resolution_depth:
             return self.depth_predictor(images, cameras, self.config.reference_views)
         half = resize(images, (images.shape[2] // 2, images.shape[3] // 2))
@@ -139,6 +135,6 @@ class InitialModel(nn.Module):
         if self.shape.latent_downsample == 4:
             others = [resize(maps, grid) for maps in others]
         else:
-            # Coarser maps hold several cells per pixel instead of being enlarged.
+            # Each pixel of a coarser map holds several cells, so that maps are not enlarged.
             others = [F.pixel_shuffle(maps, 2) if maps.shape[2] < grid[0] else maps for maps in others]
         return torch.cat([*mono, *others], dim=1)
