@@ -24,7 +24,7 @@ from l2o_splat.scene_frame import SceneFrame
 from l2o_splat.weights import Weights, WeightsCard, WeightsError, load_weights, save_weights
 
 CENTRES = torch.tensor([[0.0, 0.0, 4.0], [0.0, 0.0, 0.0], [2.0, 0.0, 2.0], [-2.0, 0.0, 2.0]])
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "library.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "library.md"
 
 
 def save(path, card: WeightsCard, seed: int = 0) -> str:

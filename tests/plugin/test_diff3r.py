@@ -21,7 +21,7 @@ from l2o_splat.initializers.diff3r import read_diff3r
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule
 from l2o_splat.optim.precision import per_channel
 from l2o_splat.optim.rule import Feedback, RuleState
-from l2o_splat.plugin import pipeline as plugin_pipeline
+from l2o_splat.plugin import starts
 from l2o_splat.ply import read_gaussian_ply
 from l2o_splat.rendering import render
 from l2o_splat.scene import SceneKnowledge, SceneStart
@@ -266,8 +266,8 @@ def test_weights_without_a_sound_head(tiny_capture, tmp_path, weights):
     ],
 )
 def test_a_precision_that_cannot_hold(tiny_capture, tmp_path, monkeypatch, change, expected):
-    measure = plugin_pipeline.precision_without_head
-    monkeypatch.setattr(plugin_pipeline, "precision_without_head", lambda *arguments: change(measure(*arguments)))
+    measure = starts.heuristic_precision
+    monkeypatch.setattr(starts, "heuristic_precision", lambda *arguments: change(measure(*arguments)))
     refuse(diff3r_config(tiny_capture, tmp_path / "out"), expected)
 
 
@@ -293,7 +293,7 @@ def test_options_that_do_not_go_together(tiny_capture, tmp_path):
     refuse(many, "8 context views were asked for, and the capture has 7 training views")
     idle = config()
     idle.pipeline.initialization.context.longer_side = 32
-    refuse(idle, "context.longer-side is set, but only networks look at it")
+    refuse(idle, "context.longer-side is set, but it concerns only networks")
 
 
 def test_a_start_that_no_context_view_sees(tiny_capture, tmp_path):

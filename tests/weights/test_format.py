@@ -9,6 +9,7 @@ import torch
 
 from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
+from l2o_splat.optim.gain import GainConfig, GainRule
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
 from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.weights import Weights, WeightsCard, WeightsError, load_weights, save_weights
@@ -184,13 +185,13 @@ def test_gain_weights_of_the_former_system_are_migrated(tmp_path):
         "trust_decay": 30.0,
     }
     assert weights.card.source == "l2o meta-train"
-    rule = Learn2SplatRule.from_weights(weights)
-    assert rule.config == Learn2SplatConfig(**GAIN_BEHAVIOUR | {"seed": 0})
+    rule = GainRule.from_weights(weights)
+    assert rule.config == GainConfig(**weights.card.behaviour)
     # What is saved now needs no migration.
     save_weights(tmp_path / "again", rule.to_weights(weights.card))
     content = json.loads((tmp_path / "again.json").read_text())
     assert content["system"] == "gain" and content["behaviour"] == weights.card.behaviour
-    again = Learn2SplatRule.from_weights(load_weights(tmp_path / "again"))
+    again = GainRule.from_weights(load_weights(tmp_path / "again"))
     assert again.fingerprint == rule.fingerprint
 
 
