@@ -137,7 +137,9 @@ def test_resuming_equals_an_uninterrupted_run_bit_for_bit(tiny_capture, tmp_path
     for name in FIELDS:
         key = f"_model.gauss_params.{name}"
         assert resumed["pipeline"][key].equal(uninterrupted["pipeline"][key]), name
-    state, expected = (saved["optimizers"]["gaussians"]["state"][0] for saved in (resumed, uninterrupted))
+    state, expected = (
+        saved["optimizers"]["gaussians"]["state"][0]["per_gaussian"] for saved in (resumed, uninterrupted)
+    )
     assert state.keys() == expected.keys() == {"latent", "cell"}
     assert all(state[name].equal(expected[name]) for name in state)
 

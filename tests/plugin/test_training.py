@@ -10,6 +10,7 @@ from nerfstudio.plugins.registry import discover_methods
 from nerfstudio.utils.eval_utils import eval_setup
 
 from l2o_splat.gaussians import FIELDS
+from l2o_splat.optim.rule import RuleState
 from l2o_splat.weights import load_weights, save_weights
 from tests.plugin.captures import edit_transforms, last_checkpoint, method_config, train
 
@@ -59,7 +60,7 @@ def test_resuming_equals_an_uninterrupted_run_bit_for_bit(tiny_capture, tmp_path
     for name in FIELDS:
         key = f"_model.gauss_params.{name}"
         assert torch.equal(resumed["pipeline"][key], uninterrupted["pipeline"][key]), name
-    state, expected = (saved["optimizers"]["gaussians"]["state"][0] for saved in (resumed, uninterrupted))
+    state, expected = (RuleState(**saved["optimizers"]["gaussians"]["state"][0]) for saved in (resumed, uninterrupted))
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], expected[key]) for key in state)
 
