@@ -72,7 +72,9 @@ class HubFile:
         path, _, revision = location.removeprefix("hf://").partition("@")
         parts = path.split("/")
         if not location.startswith("hf://") or len(parts) < 3 or not all(parts):
-            raise WeightsError(f"{location!r} names no file on the hub; hf://owner/repo/path/to/file[@revision] does.")
+            raise WeightsError(
+                f"{location!r} is not the location of a file on the hub; give hf://owner/repo/path/to/file[@revision]."
+            )
         return cls("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
 
     def is_cached(self) -> bool:

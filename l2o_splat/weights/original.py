@@ -134,7 +134,7 @@ def _load(path: Path) -> Any:
                 "save its state_dict alone with torch.save."
             ) from None
         reason = str(error).split("\n")[0]
-        raise WeightsError(f"{path} is truncated or no torch file ({reason}); download it again.") from None
+        raise WeightsError(f"{path} is truncated or not a torch file ({reason}); download it again.") from None
 
 
 def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

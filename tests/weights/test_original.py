@@ -164,7 +164,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint", whole[:1000]):
         path.write_bytes(damaged)
-        with pytest.raises(WeightsError, match="truncated or no torch file"):
+        with pytest.raises(WeightsError, match="truncated or not a torch file"):
             load_weights(path)
     for content, message in [
         ([1, 2], "holds a list without tensors"),
@@ -173,7 +173,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     ]:
         with pytest.raises(WeightsError, match=message):
             load_weights(save(content, tmp_path))
-    with pytest.raises(WeightsError, match="is no file or folder and no known name"):
+    with pytest.raises(WeightsError, match="is neither a file or folder nor a known name"):
         load_weights(tmp_path / "absent.ckpt")
 
 
