@@ -1,1 +1,1 @@
-"""Networks and the neighbour search they attend over."""
+"""Networks, and the neighbour search for their attention."""

@@ -1,4 +1,4 @@
-"""Exact k nearest neighbours of points among themselves: a k-d tree on the CPU, the same tree in torch elsewhere."""
+"""Exact k nearest neighbours of points: scipy's k-d tree on the CPU, a k-d tree in torch on other devices."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 LEAF_SIZE = 24
-"""Points per leaf of the torch tree, about: more of them cost distances, fewer cost tree levels."""
+"""Approximate number of points per leaf of the torch tree: more cost distances, fewer cost tree levels."""
 START_LEVEL = 6
-"""Level at which the torch search enters the tree; testing its 64 boxes is cheaper than descending to them."""
+"""Level at which the torch search starts; testing its 64 boxes is cheaper than descending to them."""
 QUERIES_AT_ONCE = 1 << 17
-"""Queries searched together by the torch tree; bounds its memory (about 150 MB at k = 4)."""
+"""Queries that the torch tree searches together, to bound the memory (about 150 MB at k = 4)."""
 
 
 def nearest_neighbours(points: Float[Tensor, "n 3"], k: int) -> Int[Tensor, "n k"]:
-    """The k nearest points of every point, itself among them, in no particular order.
+    """The k nearest points of every point, including itself, in no particular order.
 
     Args:
         points: Finite positions.
-        k: Neighbours per point, the point itself counted.
+        k: Neighbours per point, including itself.
 
     Returns:
-        Row indices (int64), exact up to ties, on the points' device.
+        Row indices (int64) on the points' device, exact up to ties.
 
     Raises:
-        ValueError: If there are fewer than k points, or positions that are not finite.
+        ValueError: If there are fewer than k points, or some positions are not finite.
     """
     if len(points) < k:
         raise ValueError(f"There are {len(points)} points; a search for {k} neighbours needs at least {k}.")
@@ -38,7 +38,7 @@ def nearest_neighbours(points: Float[Tensor, "n 3"], k: int) -> Int[Tensor, "n k
     if not torch.isfinite(points).all():
         raise ValueError("Some positions are not finite; neighbours exist only for finite ones.")
     neighbours = tree_search(points, k) if points.device.type != "cpu" else _scipy_search(points, k)
-    # Among k or more points in one place the search may return k others; the point itself is as near.
+    # With more than k points in one place, the search may return k others; the point itself is equally near.
     own = torch.arange(len(points), device=points.device)
     absent = (neighbours != own[:, None]).all(dim=1)
     neighbours[:, -1] = torch.where(absent, own, neighbours[:, -1])
@@ -47,13 +47,13 @@ def nearest_neighbours(points: Float[Tensor, "n 3"], k: int) -> Int[Tensor, "n k
 
 def _scipy_search(points: Tensor, k: int) -> Tensor:
     positions = points.numpy().astype(np.float64)
-    # Of many points in one place (padding) k are as good as all, and a tree leaf full of them would be scanned by each.
+    # Of many points in one place (padding), k are enough; each query would scan a leaf full of them.
     order = np.lexsort(positions.T)
     starts = np.ones(len(order), dtype=bool)
     starts[1:] = (positions[order[1:]] != positions[order[:-1]]).any(axis=1)
     rank = np.arange(len(order)) - np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
     kept = order[rank < k]
-    # An unbalanced tree is built several times faster and searched as fast; queries in leaf order hit the cache.
+    # An unbalanced tree is built several times faster and searched equally fast; queries in leaf order hit the cache.
     tree = cKDTree(positions[kept], balanced_tree=False, compact_nodes=False)
     leaf_order = kept[tree.indices]
     leaf_order = np.concatenate([leaf_order, order[rank >= k]])
@@ -65,14 +65,14 @@ def _scipy_search(points: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Tree:
-    """A balanced k-d tree: every level cuts each node's points in half along the longest side of its box."""
+    """A balanced k-d tree: each level halves the points of every node along the longest side of its box."""
 
     leaves: Int[Tensor, "leaves size"]
     """Point indices; -1 fills up the last leaves."""
     lower: list[Float[Tensor, "nodes 3"]]
-    """Per level, from the root on: lower corners of the boxes around the nodes' points."""
+    """Per level, starting at the root: lower corners of the boxes around the nodes' points."""
     upper: list[Float[Tensor, "nodes 3"]]
-    """Upper corners; below the lower ones where a node holds no point."""
+    """Upper corners; below the lower ones if a node has no point."""
 
 
 def _build_tree(points: Float[Tensor, "n 3"], k: int) -> _Tree:
@@ -97,10 +97,10 @@ def _build_tree(points: Float[Tensor, "n 3"], k: int) -> _Tree:
 
 
 def tree_search(points: Float[Tensor, "n 3"], k: int) -> Int[Tensor, "n k"]:
-    """Exact search with torch operations alone, for devices that scipy does not know.
+    """Exact search with torch operations only, for devices that scipy does not support.
 
-    Every query starts with the k best of its own leaf; only boxes nearer than the worst of these are
-    visited, all queries together level by level. Memory is linear in n for any distribution of points.
+    Every query starts with the k nearest points of its own leaf. Only boxes nearer than the farthest of these are
+    visited, level by level for all queries together. Memory is linear in n for any distribution of points.
     """
     tree = _build_tree(points, k)
     neighbours = torch.empty((len(points), k), dtype=torch.int64, device=points.device)
@@ -112,16 +112,16 @@ def tree_search(points: Float[Tensor, "n 3"], k: int) -> Int[Tensor, "n k"]:
 
 
 def _distances(points: Tensor, queries: Int[Tensor, " q"], others: Int[Tensor, "q m"]) -> Float[Tensor, "q m"]:
-    """Squared distances; infinite where ``others`` is -1."""
+    """Squared distances; infinite for entries of ``others`` that are -1."""
     squared = (points[others.clamp(min=0)] - points[queries, None]).square().sum(dim=2)
     return squared.masked_fill(others < 0, math.inf)
 
 
 def _search_leaves(points: Tensor, tree: _Tree, first: int, last: int, k: int) -> tuple[Tensor, Tensor]:
-    """All queries of some leaves and their neighbours."""
+    """All queries of some leaves, and their neighbours."""
     own = tree.leaves[first:last]
     leaf_of_query = torch.arange(first, first + len(own), device=points.device)[:, None].expand_as(own)
-    # Every nonzero makes the host wait for the device, a mask as an index hides one in each use.
+    # Every nonzero makes the host wait for the device; indexing with a mask hides one in each use.
     valid = (own >= 0).nonzero(as_tuple=True)
     queries, leaf_of_query = own[valid], leaf_of_query[valid]
     positions = points[queries]
@@ -151,7 +151,7 @@ def _search_leaves(points: Tensor, tree: _Tree, first: int, last: int, k: int) -
 def _merge(
     points: Tensor, tree: _Tree, queries: Tensor, best: Tensor, found: Tensor, row: Tensor, leaf: Tensor
 ) -> Int[Tensor, "q k"]:
-    """The k nearest among those already found and the points of further leaves; ``row`` pairs queries with leaves."""
+    """The k nearest among those found so far and the points of more leaves; ``row`` pairs queries with leaves."""
     k = found.shape[1]
     rows = [torch.arange(len(queries), device=points.device).repeat_interleave(k)]
     distances, indices = [best.flatten()], [found.flatten()]

@@ -1,4 +1,4 @@
-"""A transformer over points in which every point attends to its nearest neighbours only."""
+"""A transformer over points in which every point attends only to its nearest neighbours."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from l2o_splat.rendering.threads import run
 
 ROWS_ON_CPU = 1024
-"""Rows passed through a layer together on the CPU; its hidden values then stay in the cache."""
+"""Rows that pass through a layer together on the CPU; its hidden values then stay in the cache."""
 ROWS_ON_DEVICE = 1 << 17
-"""Rows passed through a layer together elsewhere; bounds the memory of a million points."""
+"""Rows that pass through a layer together on other devices, to bound the memory for a million points."""
 
 
 def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """``function(*inputs)`` for a function that treats every row alone, some rows at a time.
+    """Compute ``function(*inputs)`` some rows at a time, for a function that treats each row independently.
 
-    On the CPU each thread takes portions of its own: threads that shared every operation would wait for each
-    other after each, which costs most of the time on a machine that runs other programs as well.
+    On the CPU each thread takes its own portions. Threads that share every operation wait for each other after each,
+    which takes most of the time on a machine that runs other programs too.
 
-    While a graph is recorded all rows go at once, since the graph keeps every intermediate value anyway.
+    While a graph is recorded, all rows go at once, since the graph keeps every intermediate value anyway.
     """
     n = len(inputs[0])
     on_cpu = inputs[0].device.type == "cpu"
@@ -38,11 +38,11 @@ def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def _on_threads(function: Callable[..., Tensor], portions: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """``function`` of every portion, each computed by one thread, with the autocast of this one."""
+    """Compute ``function`` of every portion, each on one thread, with the autocast of the calling thread."""
     num_threads, autocast = torch.get_num_threads(), torch.is_autocast_enabled("cpu")
 
     def compute(index: int) -> Tensor:
-        # These are settings of a thread, and the threads of the pool have none yet.
+        # These settings are per thread, and the threads of the pool do not have them yet.
         torch.set_num_threads(1)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             return function(*portions[index])
@@ -62,17 +62,17 @@ class NeighbourAttention(nn.Module):
         self.proj = nn.Linear(attention_width, width)
 
     def gather(self, own: Float[Tensor, "c 3a"], all_rows: Float[Tensor, "n 3a"], neighbours: Int[Tensor, "c k"]):
-        """Attention of some points over their neighbours among all, projected back: ``"c width"``."""
+        """Attention of some points to their neighbours among all points, projected back: ``"c width"``."""
         width = own.shape[1] // 3
         query = own[:, None, :width].float()
-        # index_select copies rows whole, three times as fast as an index that is a tensor of two dimensions.
+        # index_select copies whole rows, three times as fast as indexing with a two-dimensional tensor.
         near = all_rows[:, width:].index_select(0, neighbours.flatten()).unflatten(0, neighbours.shape).float()
         weights = ((query * near[..., :width]).sum(dim=2, keepdim=True) * width**-0.5).softmax(dim=1)
         return self.proj((weights * near[..., width:]).sum(dim=1))
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between."""
+    """Two linear layers with an exact GELU between them."""
 
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Block(nn.Module):
 
 
 class PointTransformer(nn.Module):
-    """Blocks in a row; there is no final norm."""
+    """A sequence of blocks without a final norm."""
 
     def __init__(self, width: int, attention_width: int, hidden_width: int, num_blocks: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Do named tensors fit a network? Said before they are loaded, and by name."""
+"""Checks named tensors against a network before they are loaded."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 def require_shapes(tensors: Mapping[str, Tensor], build: Callable[[], nn.Module], network: str) -> None:
-    """Refuse tensors whose names or shapes are not those of a network's state dict.
+    """Require that names and shapes of tensors are those of a network's state dict.
 
     Args:
         tensors: By name.
-        build: Makes the network; nothing is allocated.
-        network: What it is, for the message.
+        build: Makes the network; it is called on the meta device and allocates nothing.
+        network: Description of the network for the message.
 
     Raises:
-        ValueError: Naming the first difference.
+        ValueError: If they differ; it names the first difference.
     """
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}

@@ -1,4 +1,4 @@
-"""Names of published weights, and fetching from the Hugging Face Hub."""
+"""Published weights by name, and downloads from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from l2o_splat.weights.format import System, WeightsError
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """Published weights and what is known about them beyond their file."""
+    """Published weights, and what their file does not say."""
 
     name: str
     system: System
     location: str
-    """``hf://owner/repo/path/to/file``, with ``@revision`` where one is pinned."""
+    """``hf://owner/repo/path/to/file``, with ``@revision`` if one is pinned."""
     description: str
     licence: str
     raster: dict[str, Any] | None = None
-    """Raster settings the weights were trained with, see ``WeightsCard``."""
+    """Raster settings used in training, see ``WeightsCard``."""
     scene_frame: FrameConvention = "raw"
 
 
@@ -64,26 +64,28 @@ class HubFile:
 
     @classmethod
     def parse(cls, location: str) -> HubFile:
-        """From ``hf://owner/repo/path/to/file[@revision]``.
+        """Parse ``hf://owner/repo/path/to/file[@revision]``.
 
         Raises:
-            WeightsError: If the location does not read so.
+            WeightsError: If the location has another form.
         """
         path, _, revision = location.removeprefix("hf://").partition("@")
         parts = path.split("/")
         if not location.startswith("hf://") or len(parts) < 3 or not all(parts):
-            raise WeightsError(f"{location!r} names no file on the hub; hf://owner/repo/path/to/file[@revision] does.")
+            raise WeightsError(
+                f"{location!r} is not the location of a file on the hub; give hf://owner/repo/path/to/file[@revision]."
+            )
         return cls("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
 
     def is_cached(self) -> bool:
-        """Whether the file lies in the hub's local cache."""
+        """Whether the file is in the hub's local cache."""
         from huggingface_hub import try_to_load_from_cache
 
         return isinstance(try_to_load_from_cache(self.repository, self.path, revision=self.revision), str)
 
     @property
     def companions(self) -> list[str]:
-        """Files that may lie near and belong to it: the card of our own format, the settings of the original's."""
+        """Files that may exist beside it: the JSON of this package's format, or the settings of an original file."""
         path = PurePosixPath(self.path)
         if path.suffix == ".safetensors":
             return [str(path.with_suffix(".json"))]
@@ -91,16 +93,16 @@ class HubFile:
 
 
 def fetch(location: str) -> tuple[Path, str]:
-    """Download a file of the hub, and its companions where they exist, unless they are in the hub's local cache.
+    """Download a file from the hub and those of its companions that exist, unless they are in the hub's local cache.
 
     Args:
         location: ``hf://owner/repo/path/to/file[@revision]``.
 
     Returns:
-        The local path, and the location with the revision that was found.
+        The local path, and the location with the revision that was downloaded.
 
     Raises:
-        WeightsError: If there is no such file, or no connection to fetch it.
+        WeightsError: If the file does not exist or cannot be downloaded.
     """
     wanted = HubFile.parse(location)
     try:
@@ -134,7 +136,7 @@ def fetch(location: str) -> tuple[Path, str]:
         try:
             download(companion)
         except (OSError, ValueError, EntryNotFoundError):
-            continue  # Optional; a missing card is reported when the weights are read.
+            continue  # Optional; a missing JSON is reported when the weights are read.
     folders = local.parts
     revision = folders[folders.index("snapshots") + 1] if "snapshots" in folders else wanted.revision
     return local, f"hf://{wanted.repository}/{wanted.path}" + (f"@{revision}" if revision else "")

@@ -17,10 +17,10 @@ from l2o_splat.weights.shipped import SHIPPED
 
 @dataclass
 class ListWeights:
-    """Weights that can be named in place of a path."""
+    """List the weights that can be given by name."""
 
     def run(self) -> None:
-        """Print one entry per name, those that come with the package first."""
+        """Print one entry per name, starting with those that come with the package."""
         for name, path in SHIPPED.items():
             card = read_card(path)
             print(f"{name} ({card.system}): comes with this package\n  {card.source}\n  licence: {card.licence}")
@@ -30,10 +30,10 @@ class ListWeights:
 
 @dataclass
 class ShowWeights:
-    """What weights are: method, widths, settings they were trained with, licence, source."""
+    """Show the system, widths, training settings, licence and source of weights."""
 
     weights: tyro.conf.Positional[str]
-    """Path, hf://owner/repo/file[@revision], name in the catalogue, or random:SEED."""
+    """Name, path, hf://owner/repo/file[@revision], or random:SEED."""
 
     def run(self) -> None:
         """Print the card."""
@@ -42,13 +42,13 @@ class ShowWeights:
 
 @dataclass
 class FetchWeights:
-    """Download weights into the hub's local cache, so that later runs need no network."""
+    """Download weights to the hub's local cache, so that later runs need no network."""
 
     weights: tyro.conf.Positional[str]
-    """hf://owner/repo/file[@revision], or name in the catalogue."""
+    """Name in the catalogue, or hf://owner/repo/file[@revision]."""
 
     def run(self) -> None:
-        """Download, check by loading, and print where they are."""
+        """Download the weights, check them by loading, and print their path."""
         location = CATALOGUE[self.weights].location if self.weights in CATALOGUE else self.weights
         local, _ = fetch(location)
         print(f"{local}\n{describe(load_weights(self.weights))}")
@@ -61,14 +61,14 @@ class ConvertWeights:
     weights: tyro.conf.Positional[str]
     """Original .ckpt or .pth file, or any other reference to weights."""
     output: tyro.conf.Positional[Path]
-    """NAME of the pair of files to write."""
+    """Path of the two files to write, without suffix."""
     licence: str | None = None
-    """Licence to record; what the source says by default."""
+    """Licence to record; that of the source by default."""
     strict: bool = True
-    """Refuse files with tensors that the network does not have, rather than leave these out."""
+    """Refuse files with tensors that the network does not have; otherwise these are left out."""
 
     def run(self) -> None:
-        """Read, write and print what was written."""
+        """Read the weights, write them, and print their card."""
         print(describe(convert(self.weights, self.output, licence=self.licence, strict=self.strict)))
 
 
@@ -76,7 +76,7 @@ def convert(source: str | Path, output: str | Path, licence: str | None = None, 
     """Write weights in the format of this package, see :class:`ConvertWeights`.
 
     Returns:
-        The weights, with the card as written.
+        The weights with the card as written.
 
     Raises:
         WeightsError: If the source cannot be read.
@@ -88,7 +88,7 @@ def convert(source: str | Path, output: str | Path, licence: str | None = None, 
 
 
 def describe(weights: Weights) -> str:
-    """The card as indented JSON, and the number of parameters."""
+    """Number of parameters, and the card as indented JSON."""
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     return f"{numbers} parameters in {len(weights.tensors)} tensors\n{json.dumps(asdict(weights.card), indent=2)}"
 

@@ -205,7 +205,7 @@ def read_weights(path: Path) -> Weights:
     try:
         tensors = load_file(tensor_file)
     except SafetensorError as error:
-        raise WeightsError(f"{tensor_file} is no safetensors file ({error}); fetch the weights again.") from None
+        raise WeightsError(f"{tensor_file} is not a safetensors file ({error}); fetch the weights again.") from None
     refuse_non_finite(tensors, tensor_file)
     return migrate_gain(Weights(tensors, card))
 

@@ -66,8 +66,8 @@ def _find(path: Path) -> Path:
         return found[0]
     if not path.exists() and not file_pair(path)[0].exists():
         raise WeightsError(
-            f"{path} is no file or folder and no known name ({', '.join([*SHIPPED, *CATALOGUE])}); give one of these, "
-            "hf://owner/repo/file or random:SEED."
+            f"{path} is neither a file or folder nor a known name ({', '.join([*SHIPPED, *CATALOGUE])}); give one "
+            "of these, hf://owner/repo/file or random:SEED."
         )
     return path
 
@@ -75,7 +75,7 @@ def _find(path: Path) -> Path:
 def _random_weights(reference: str) -> Weights:
     seed = reference.removeprefix("random:")
     if not seed.isdecimal():
-        raise WeightsError(f"{reference!r} names no seed; random:0 does.")
+        raise WeightsError(f"{reference!r} does not name a seed; random:0 does.")
     shape = Learn2SplatNetworkShape()
     tensors = Learn2SplatNetwork(shape).reset_to_adam(int(seed)).state_dict()
     card = WeightsCard("learn2splat", asdict(shape), licence="none", source=reference, training={"trained": False})

@@ -1,11 +1,13 @@
-"""Reads the files of the original projects: Learn2Splat's Lightning checkpoints and ReSplat's ``.pth`` files.
+"""Reads the original files: Learn2Splat's Lightning checkpoints and ReSplat's ``.pth`` files.
 
-Only tensors are read. A pickle that holds code is refused.
+Only tensors and plain data are read; a pickle that holds code is refused.
 """
 
 from __future__ import annotations
 
+import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,6 +23,22 @@ from l2o_splat.weights.resplat_original import is_resplat, read_resplat
 
 SUFFIXES = (".ckpt", ".pth", ".pt")
 
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.PickleError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What torch raises for files that are damaged, or hold code."""
+
 _RENAMED_SEGMENTS = {
     "update_proj": "state_proj",
     "update_module": "point_transformer",
@@ -28,7 +46,7 @@ _RENAMED_SEGMENTS = {
     "update_input_norm": "input_norm",
     "update_feature": "error_feature_extractor",
 }
-"""Names in files of the original ReSplat naming, and those of the released Learn2Splat module."""
+"""Names in files that follow ReSplat's naming, and the names of the released Learn2Splat module."""
 
 _LEARN2SPLAT_PARTS = ("state_proj", "point_transformer", "state_scale_head", "delta_head")
 
@@ -50,21 +68,21 @@ _REQUIRED = {
     "use_time_encoding": False,
     "opt_scales_before_act": True,
 }
-"""Settings of the original configuration that select another network or update; only these values are built."""
+"""Settings of the original configuration that change the network or the update; only these values are supported."""
 
 
 def read_original(path: Path, system: System | None = None, strict: bool = True) -> Weights:
-    """Weights in a file of one of the original projects.
+    """Read weights from an original file.
 
     Args:
         path: A ``.ckpt``, ``.pth`` or ``.pt`` file. A ``config.yaml`` beside it, or beside its folder
             ``checkpoints``, is read as well.
-        system: Method the file belongs to; None decides by the names of the tensors.
-        strict: Refuse tensors of a learn2splat optimizer that the network does not have; otherwise they are
-            left out, and the training record names them.
+        system: System that the file must be of; None accepts both.
+        strict: Refuse Learn2Splat files with tensors that the network does not have; otherwise these are left
+            out, and the training record names them.
 
     Raises:
-        WeightsError: If the file is damaged, holds anything but data, or belongs to another architecture.
+        WeightsError: If the file is damaged, holds code, or is of another architecture.
     """
     state_dict, other = _state_dict(_load(path), path)
     optimizer = _optimizer_tensors(state_dict)
@@ -106,9 +124,9 @@ def _load(path: Path) -> Any:
     if not path.exists():
         raise WeightsError(f"There is no {path}; give the path of a file that exists.")
     try:
-        # Mapped, so that only the tensors that are kept are ever read; the format before torch 1.6 cannot be.
+        # Memory-mapped, so that only tensors that are kept are read. The format before torch 1.6 cannot be mapped.
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch raises eight kinds for damaged files.
+    except _DAMAGE as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:
             raise WeightsError(
@@ -116,11 +134,11 @@ def _load(path: Path) -> Any:
                 "save its state_dict alone with torch.save."
             ) from None
         reason = str(error).split("\n")[0]
-        raise WeightsError(f"{path} is truncated or no torch file ({reason}); download it again.") from None
+        raise WeightsError(f"{path} is truncated or not a torch file ({reason}); download it again.") from None
 
 
 def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The named tensors, and what the checkpoint says about its training."""
+    """The named tensors, and the checkpoint's epoch and step."""
     record = {}
     if isinstance(content, Mapping):
         record = {key: content[key] for key in ("epoch", "global_step") if isinstance(content.get(key), int)}
@@ -140,7 +158,7 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _optimizer_tensors(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the update network under the names of the released module."""
+    """Tensors of the update network, named as in the released module."""
     names = {name: name.replace("scene_trainer.", "", 1) for name in state_dict}
     if any(name.startswith("optimizer.") for name in names.values()):
         names = {old: name.removeprefix("optimizer.") for old, name in names.items() if name.startswith("optimizer.")}
@@ -152,7 +170,7 @@ def _optimizer_tensors(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _known_tensors(tensors: dict[str, Tensor], path: Path, strict: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """Copies of the network's own tensors in float32, and the names of all others."""
+    """Copies in float32 of the tensors that the network has, and the names of all others."""
     known = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in _LEARN2SPLAT_PARTS}
     other = sorted(tensors.keys() - known.keys())
     if other and strict:
@@ -168,7 +186,7 @@ def _known_tensors(tensors: dict[str, Tensor], path: Path, strict: bool) -> tupl
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
-    """Behaviour, raster settings and the raw settings of the ``config.yaml`` that belongs to a checkpoint."""
+    """Behaviour, raster settings and all settings from the ``config.yaml`` of a checkpoint."""
     folder = path.absolute().parent
     folders = [folder, folder.parent] if folder.name == "checkpoints" else [folder]
     config_file = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").exists()), None)

@@ -1,4 +1,4 @@
-"""From weights of ReSplat to its networks."""
+"""Loads weights of ReSplat into its networks."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _LAYOUT_DEPENDENT = "upsampler.concat_projects."
 
 @dataclass(frozen=True)
 class ReadTensors:
-    """Tensors of a whole model, with the widths and the behaviour that they are used with."""
+    """Tensors of a whole model, with its widths and behaviour."""
 
     tensors: dict[str, Tensor]
     """Named as in the networks."""
     shape: ReSplatShape
     config: ReSplatConfig
     source: str
-    """Where the tensors come from, for messages."""
+    """Origin of the tensors, for messages."""
 
     def load_into(self, module: nn.Module) -> None:
-        """Give a module (built on the meta device) its tensors; they are shared, not copied.
+        """Give a module that was built on the meta device its tensors; they are shared, not copied.
 
         Raises:
-            ValueError: If one is missing or has another shape, naming the first.
+            ValueError: If one is missing or has another shape; it names the first.
         """
         expected = module.state_dict()
         found = {name: self.tensors[name] for name in expected if name in self.tensors}
@@ -52,7 +52,7 @@ def read_tensors(weights: Weights, options: Mapping[str, Any]) -> ReadTensors:
     """Find the widths and the behaviour of weights.
 
     Args:
-        weights: Of the resplat system.
+        weights: Weights of the system resplat.
         options: Fields of :class:`ReSplatConfig` that replace those of the weights.
 
     Raises:
@@ -100,7 +100,7 @@ def load_depth(network: DepthNetwork, weights: Weights) -> list[str]:
 
 
 def _network_tensors(weights: Weights) -> dict[str, Tensor]:
-    """Tensors named as in the networks, in single precision; weights of this package are stored in half."""
+    """Tensors named as in the networks, in float32; weights of this package are stored in half precision."""
     return {
         name.removeprefix(PREFIX): tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in weights.require("resplat").tensors.items()

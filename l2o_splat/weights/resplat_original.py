@@ -1,4 +1,4 @@
-"""Reads ReSplat's released files: whole models, and depth networks alone."""
+"""Reads ReSplat's original files: whole models, and depth networks alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from l2o_splat.weights.format import Weights, WeightsCard, refuse_non_finite
 from l2o_splat.weights.resplat_zoo import LICENCE, RASTER, behaviour_of_layout, released
 
 PREFIX = "encoder."
-"""Of all names in a whole model."""
+"""Prefix of all names in a whole model."""
 _DEPTH_PARTS = ("backbone", "transformer", "pretrained", "regressor", "regressor_residual", "depth_head", "upsampler")
-"""First segments of the names in a file with the depth network alone."""
+"""First segments of the names in a file with only the depth network."""
 _UNUSED = re.compile(
-    r"encoder\.update_feature\.(layer[34]|fc)\."  # Later stages of the ResNet, which the features do not use.
+    r"encoder\.update_feature\.(layer[34]|fc)\."  # Later stages of the ResNet, which are not used.
     r"|encoder\.depth_predictor\.pretrained\.mask_token$"
 )
 _OLD_NAME, _NEW_NAME = "encoder.render_error_mv_attn.", "encoder.update_error_attn."
@@ -33,17 +33,17 @@ def _is_depth_alone(tensors: dict[str, Tensor]) -> bool:
 
 
 def read_resplat(tensors: dict[str, Tensor], path: Path, training: dict[str, Any]) -> Weights:
-    """Weights with the names that the networks have.
+    """Make weights from the tensors of a file.
 
-    Tensors stay where they are, in a mapped file, unless they are of another precision than float32.
+    Tensors in float32 stay in the memory-mapped file; others are converted.
 
     Args:
-        tensors: As named in the file.
-        path: The file; its name may tell the behaviour.
-        training: Record to extend by what was left out and how the behaviour is known.
+        tensors: Named as in the file.
+        path: The file; the behaviour of released files is known by their name.
+        training: Training record; dropped tensors and the origin of the behaviour are added.
 
     Raises:
-        WeightsError: If there are NaN or infinite numbers.
+        WeightsError: If tensors hold NaN or infinite numbers.
     """
     if _is_depth_alone(tensors):
         tensors = {f"{PREFIX}depth_predictor.{name}": tensor for name, tensor in tensors.items()}

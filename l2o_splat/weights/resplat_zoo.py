@@ -1,6 +1,6 @@
-"""The released ReSplat weights, and what their tensors do not tell.
+"""The released ReSplat weights, with the behaviour that cannot be read from their tensors.
 
-The files come without settings, so these are known here by the file's name.
+The files come without settings, so the behaviour is listed here by file name.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 from l2o_splat.nets.resplat.config import NUMBERS_PER_GAUSSIAN
 
 REPOSITORY = "haofeixu/resplat"
-"""On the Hugging Face Hub."""
+"""Repository on the Hugging Face Hub."""
 LICENCE = "see huggingface.co/haofeixu/resplat; attribution: ReSplat, Xu et al., arXiv 2510.08575 (its code is MIT)"
 RASTER = {"rasterize_mode": "antialiased", "eps2d": 0.1, "image_rules": "1.5"}
-"""Raster settings that all were trained with."""
+"""Raster settings that all of them were trained with."""
 FINE_LAYOUT = {"far": 100.0, "longer_side": 256, "iterations": 2, "context_views": 2}
-"""Behaviour of the layout with a Gaussian per pixel, for pairs of views (RE10K)."""
+"""Behaviour of the layout with one Gaussian per pixel, for pairs of views (RE10K)."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ZooFile:
     file: str
     description: str
     behaviour: dict[str, Any] = field(default_factory=dict)
-    """Fields of ``ReSplatConfig``; defaults where absent."""
+    """Fields of ``ReSplatConfig`` that differ from the defaults."""
 
     @property
     def name(self) -> str:
@@ -100,15 +100,15 @@ ZOO = [
 
 
 def released(path: PurePath) -> ZooFile | None:
-    """The released file that a path has the name of, with or without the hash."""
+    """The released file with the name of a path, with or without the hash; None if there is none."""
     return next((entry for entry in ZOO if path.stem in (PurePath(entry.file).stem, entry.name)), None)
 
 
 def behaviour_of_layout(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], str]:
-    """Behaviour of weights in a file of another name, and how it is known.
+    """Behaviour of weights in a file with another name, and a description of its origin.
 
     Args:
-        tensors: Under their released names.
+        tensors: Named as in the released files.
     """
     head = tensors.get("encoder.gaussian_head.2.bias")
     if head is not None and len(head) > NUMBERS_PER_GAUSSIAN:

@@ -148,7 +148,7 @@ def test_options_of_ns_train_reach_the_run(capture, tmp_path):
 def test_a_learned_rule_whose_weights_are_not_there_keeps_its_row_with_the_reason(capture, tmp_path):
     result = run(tiny_spec(capture, "learn2splat --optimizers.gaussians.optimizer.weights nowhere"), tmp_path / "run")
     assert result.status == "unavailable"
-    assert "nowhere is no file or folder" in result.reason
+    assert "nowhere is neither a file or folder" in result.reason
 
 
 def test_a_learned_rule_runs(capture, tmp_path):

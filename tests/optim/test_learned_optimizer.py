@@ -295,7 +295,7 @@ def test_wrong_splats_are_named(weights, splats, error, message):
 
 
 def test_wrong_weights_options_and_gradients_are_named(weights, tmp_path):
-    with pytest.raises(WeightsError, match="no known name"):
+    with pytest.raises(WeightsError, match="nor a known name"):
         LearnedOptimizer(make_splats(), "no-such-weights")
     card = WeightsCard("resplat", {})
     save_weights(tmp_path / "r", Weights({"a": torch.zeros(1)}, card))

@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_rule(tiny_capture, tmp_path):
 def test_weights_that_are_not_there(tiny_capture, tmp_path):
     config = method_config(tiny_capture, tmp_path / "out", "learn2splat")
     config.optimizers["gaussians"]["optimizer"].weights = "learn2splat-maxi"
-    refuse(config, "learn2splat-maxi is no file or folder and no known name (", "gain-mini", "random:SEED")
+    refuse(config, "learn2splat-maxi is neither a file or folder nor a known name (", "gain-mini", "random:SEED")
 
 
 def test_half_a_finish(tiny_capture, tmp_path):

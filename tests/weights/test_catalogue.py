@@ -85,7 +85,7 @@ def test_hub_locations():
     assert HubFile.parse("hf://a/b/c/d.ckpt@main") == HubFile("a/b", "c/d.ckpt", "main")
     assert HubFile.parse("hf://a/b/c.ckpt").revision is None
     for location in ("hf://a/b", "hf://a//b", "https://a/b/c"):
-        with pytest.raises(WeightsError, match="names no file on the hub"):
+        with pytest.raises(WeightsError, match="is not the location of a file on the hub"):
             HubFile.parse(location)
 
 

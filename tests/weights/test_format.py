@@ -90,7 +90,7 @@ def test_damaged_files_are_refused(saved, tmp_path):
     garbage = b"no tensors"
     path.write_bytes(garbage)
     edit(path, sha256=hashlib.sha256(garbage).hexdigest())
-    with pytest.raises(WeightsError, match="is no safetensors file"):
+    with pytest.raises(WeightsError, match="is not a safetensors file"):
         load_weights(path)
     path.with_suffix(".json").write_text("{")
     with pytest.raises(WeightsError, match="not readable as JSON"):
@@ -232,5 +232,5 @@ def test_random_weights_follow_adam():
     with torch.no_grad():
         step, _ = rule.network(torch.randn(50, 59), latent, direction, torch.arange(50)[:, None].expand(50, 4))
     assert ((step * direction).sum(dim=1) < 0).all() and (step.sign() == -direction.sign()).float().mean() > 0.95
-    with pytest.raises(WeightsError, match="names no seed"):
+    with pytest.raises(WeightsError, match="does not name a seed"):
         load_weights("random:x")

@@ -1,5 +1,7 @@
 """Stand-ins for the original checkpoints, with their container, prefixes and extra keys."""
 
+import random
+
 import pytest
 import torch
 
@@ -162,7 +164,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint", whole[:1000]):
         path.write_bytes(damaged)
-        with pytest.raises(WeightsError, match="truncated or no torch file"):
+        with pytest.raises(WeightsError, match="truncated or not a torch file"):
             load_weights(path)
     for content, message in [
         ([1, 2], "holds a list without tensors"),
@@ -171,8 +173,25 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     ]:
         with pytest.raises(WeightsError, match=message):
             load_weights(save(content, tmp_path))
-    with pytest.raises(WeightsError, match="is no file or folder and no known name"):
+    with pytest.raises(WeightsError, match="is neither a file or folder nor a known name"):
         load_weights(tmp_path / "absent.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore")  # torch says that damaged pickles look odd.
+@pytest.mark.parametrize("zipped", [False, True])
+def test_any_damage_is_a_weights_error(tmp_path, zipped):
+    path = tmp_path / "damaged.ckpt"
+    content = {"state_dict": {"layer.weight": torch.ones(3, 4), "layer.bias": torch.ones(2)}, "epoch": 3}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    whole, generator = path.read_bytes(), random.Random(0)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for _ in range(generator.randrange(1, 20)):
+            damaged[generator.randrange(min(len(damaged), 900))] = generator.randrange(256)
+        path.write_bytes(damaged)
+        # Where the damage does no harm, these are weights of no known method.
+        with pytest.raises(WeightsError):
+            load_weights(path)
 
 
 @pytest.mark.parametrize("container", [None, "state_dict", "model"])

@@ -372,7 +372,7 @@ class DepthNetwork(nn.Module):
 
         Args:
             images: sRGB, 0 to 1; no higher than wide.
-            cameras: Of the views.
+            cameras: Cameras of the views.
             reference_views: Number of nearest views that each view is compared with.
         """
         height, width = images.shape[2:]

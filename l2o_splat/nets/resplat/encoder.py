@@ -25,7 +25,7 @@ MASKED = -100.0
 POSITION_SPLITS = 2
 """Windows per side of the position encoding, however the attention cuts the map."""
 TEMPERATURE = 10000.0
-"""Of the sine position encoding."""
+"""Base of the wavelengths of the sine position encoding."""
 
 
 def imagenet_normalised(images: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:

@@ -103,7 +103,7 @@ def decode_gaussians(
         depth: Camera z, units of the poses, at any resolution.
         images: sRGB, 0 to 1; their colours are added to those of the outputs.
         grid: Height and width of the latent grid.
-        cameras: Of the views.
+        cameras: Cameras of the views.
         config: Range and units of the scales.
 
     Returns:
@@ -148,7 +148,7 @@ def cells_of_points(means: Float[Tensor, "n 3"], cameras: PinholeCameras, grid: 
 
     Args:
         means: World frame.
-        cameras: Of the context views.
+        cameras: Cameras of the context views.
         grid: Height and width of the grid over each view.
 
     Returns:
@@ -169,7 +169,7 @@ def cells_in_front(
 
     Args:
         means: World frame.
-        cameras: Of the context views.
+        cameras: Cameras of the context views.
         grid: Height and width of the grid over each view.
 
     Returns:

@@ -78,7 +78,7 @@ class InitialModel(nn.Module):
 
         Args:
             images: sRGB, 0 to 1; sides are multiples of ``shape.size_multiple``, no higher than wide.
-            cameras: Of the views.
+            cameras: Cameras of the views.
         """
         grid = (images.shape[2] // self.shape.latent_downsample, images.shape[3] // self.shape.latent_downsample)
         found = self._depth(images, cameras)

@@ -94,7 +94,7 @@ def local_neighbours(
 
     Args:
         points: One per cell of a grid over each view, view by view and row by row; world frame.
-        cameras: Of the views, in the same frame.
+        cameras: Cameras of the views, in the same frame.
         grid: Height and width of the grid.
         k: Neighbours per point.
         radius: Candidates in the own view are up to this many cells away; the point itself is excluded.
