@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from l2o_splat.losses import photometric_loss
-from l2o_splat.meta.objective import Objective
 from l2o_splat.meta.unroll import InnerLoop, MetaLossWeights, roll_out, unroll
 from l2o_splat.rendering import render
+from l2o_splat.training.objective import Objective
 from tests.meta.scenes import episode, small_rule
 from tests.optim.test_gain_rule import make_rule
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from l2o_splat.meta.prefetch import SourceError, prefetched
-from l2o_splat.meta.sources import CaptureRanges, CapturesSource, MixtureSource, ProceduralSource, Source
 from l2o_splat.scenes.capture import Capture, Points
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
+from l2o_splat.training.prefetch import SourceError, prefetched
+from l2o_splat.training.sources import CaptureRanges, CapturesSource, MixtureSource, ProceduralSource, Source
 
 SMALL = CaptureRanges(short_side=(32, 36), long_side=(40, 48), num_views=(2, 3), num_points=(20, 40))
 NUMBER_REFUSED = 4
@@ -88,8 +88,8 @@ def test_without_workers_captures_are_made_when_they_are_asked_for():
 
 KILLED = """
 import itertools, os, signal
-from l2o_splat.meta.prefetch import prefetched
-from tests.meta.test_prefetch import LargeCaptures
+from l2o_splat.training.prefetch import prefetched
+from tests.training.test_prefetch import LargeCaptures
 
 if __name__ == "__main__":
     captures = prefetched(LargeCaptures(), itertools.count(), num_workers=1)
