@@ -149,9 +149,10 @@ class OuterLoop(ABC):
                 getattr(self, name).load_state_dict(shared[name])
         # What dictionaries and torch raise for names and shapes that differ.
         except (KeyError, RuntimeError, ValueError) as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
             raise ResumeError(
-                f"{state} was saved by another version of the package ({type(error).__name__}: {error}); go on with "
-                "that version, or train into another folder."
+                f"{state} was saved by another version of the package ({what}); go on with that version, or train "
+                "into another folder."
             ) from error
         self.restore_own(own)
 
