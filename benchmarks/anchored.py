@@ -42,7 +42,6 @@ from l2o_splat.initializers.context_views import depth_range
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
-from l2o_splat.meta.episode import take_views, to_device
 from l2o_splat.optim.adam import AdamRule
 from l2o_splat.optim.anchored import AnchoredRule, proximal_weight, squared_loss
 from l2o_splat.optim.joint_optimizer import JointOptimizer
@@ -175,7 +174,7 @@ def compare(options: Options) -> dict[str, dict[str, dict[str, list[float]]]]:
     for name, capture in all_captures(options):
         centres = capture.views.cameras.centres
         chosen, held_out = split_views(centres.numpy(), options.num_views)
-        context, target = (to_device(take_views(capture.views, part), options.device) for part in (chosen, held_out))
+        context, target = (capture.views[part].to(options.device) for part in (chosen, held_out))
         scene = SceneCameras(centres[chosen])
         conditions = {
             "as photographed": context,

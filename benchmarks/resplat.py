@@ -273,8 +273,7 @@ def run(weights: Weights, arguments: argparse.Namespace) -> dict[str, Any]:
         "update_local_search": arguments.local_knn,
     }
     initializer = ReSplatInitializer.from_weights(weights, **options).to(device)
-    views = photographs(arguments.views, arguments.height, arguments.width)
-    views = Views(views.cameras.to(device), views.images.to(device))
+    views = photographs(arguments.views, arguments.height, arguments.width).to(device)
     found, scene = measure_initialization(initializer, views, device, arguments.repeats)
     stages = {"initialization": found}
     if initializer.model.shape.update is not None:

@@ -48,7 +48,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.context_views import depth_range
 from l2o_splat.initializers.points import gaussians_from_points
 from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
-from l2o_splat.meta.episode import Episode, take_views, to_device
+from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.evaluation import held_out_psnr
 from l2o_splat.meta.unroll import InnerLoop, roll_out
 from l2o_splat.nets.resplat.depth_network import DepthFeatures
@@ -133,9 +133,8 @@ def part(capture: Capture, num_context: int, device: torch.device) -> Parted:
         ValueError: If the capture has too few views.
     """
     centres = capture.views.cameras.centres.numpy()
-    context, target = (take_views(capture.views, chosen) for chosen in split_views(centres, num_context))
-    points = Points(capture.points.xyz.to(device), capture.points.rgb.to(device))
-    return Parted(to_device(context, device), to_device(target, device), points)
+    context, target = (capture.views[chosen].to(device) for chosen in split_views(centres, num_context))
+    return Parted(context, target, capture.points.to(device))
 
 
 # Depth
@@ -192,14 +191,11 @@ def nearest_points(
     cameras: PinholeCameras, view: int, points: Float[Tensor, "p 3"]
 ) -> tuple[Tensor, Tensor, Float[Tensor, " m"]]:
     """Pixel row, column and depth (camera z) of the nearest point in each square of a view that holds any."""
-    viewmat = cameras.viewmats[view]
-    in_camera = points @ viewmat[:3, :3].T + viewmat[:3, 3]
-    in_camera = in_camera[in_camera[:, 2] > 0]
-    pixels = in_camera @ cameras.Ks[view].T
-    column, row = (pixels[:, :2] / pixels[:, 2:]).unbind(dim=1)
-    inside = (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
-    depth, order = in_camera[inside, 2].sort()
-    row, column = (places[inside][order].long() for places in (row, column))
+    camera = cameras[view : view + 1]
+    pixels, depth = camera.project(points)
+    inside = camera.inside(pixels, depth)
+    depth, order = depth[inside].sort()
+    column, row = pixels[inside][order].long().unbind(dim=1)
     square = row // SQUARE * cameras.width + column // SQUARE
     # The first of each square, as they are in order of depth.
     first = torch.full((int(square.max()) + 1 if len(square) else 0,), len(square), device=square.device)

@@ -17,6 +17,9 @@ from torch import Tensor
 
 FIELDS = ("means", "scales", "quats", "opacities", "features_dc", "features_rest")
 
+_WIDTHS = {"means": 3, "scales": 3, "quats": 4, "opacities": 1, "features_dc": 3}
+"""Columns of the fields of fixed width in a packed row; ``features_rest`` takes the others."""
+
 SH_C0 = 0.28209479177387814
 """Y_0^0, the constant spherical harmonic: colour = 0.5 + SH_C0 * features_dc (3DGS convention)."""
 
@@ -114,12 +117,30 @@ class Gaussians:
     @classmethod
     def unpack(cls, rows: Float[Tensor, "n d"]) -> Gaussians:
         """The inverse of :meth:`pack`."""
-        width = rows.shape[1]
-        if width < 14 or (width - 14) % 3:
+        width, fixed = rows.shape[1], sum(_WIDTHS.values())
+        if width < fixed or (width - fixed) % 3:
             raise ValueError(f"Rows have {width} columns; 14 + 3 k are needed (14, 23, 38 or 59).")
-        widths = (3, 3, 4, 1, 3, width - 14)
-        *columns, rest = rows.split(widths, dim=1)
-        return cls(*columns, rest.unflatten(1, ((width - 14) // 3, 3)))
+        *columns, rest = rows.split((*_WIDTHS.values(), width - fixed), dim=1)
+        return cls(*columns, rest.unflatten(1, ((width - fixed) // 3, 3)))
+
+    @staticmethod
+    def columns(name: str, sh_bands: int | None = None) -> slice:
+        """The columns of one field in the rows of :meth:`pack`.
+
+        Args:
+            name: One of ``FIELDS``.
+            sh_bands: k, the bands of ``features_rest``, whose slice runs to the last column if it is None. The other
+                fields do not need it.
+
+        Raises:
+            KeyError: If there is no such field.
+        """
+        if name not in FIELDS:
+            raise KeyError(f"Gaussians have no field {name!r}; choose one of {list(FIELDS)}.")
+        start = sum(_WIDTHS[earlier] for earlier in FIELDS[: FIELDS.index(name)])
+        if name in _WIDTHS:
+            return slice(start, start + _WIDTHS[name])
+        return slice(start, None if sh_bands is None else start + 3 * sh_bands)
 
     def count_non_finite(self) -> dict[str, int]:
         """Number of NaN or infinite entries per field; fields without any are left out.

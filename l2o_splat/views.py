@@ -1,7 +1,7 @@
-"""Posed pinhole cameras and images, and the one door between OpenGL and OpenCV cameras.
+"""Posed pinhole cameras and their photographs, and the conversion between OpenGL and OpenCV cameras.
 
 nerfstudio keeps camera-to-world matrices in OpenGL axes (x right, y up, z back). Everything in
-this package beyond the plugin works with camera-from-world matrices in OpenCV axes (x right,
+this package outside the plugin works with camera-from-world matrices in OpenCV axes (x right,
 y down, z forward), as gsplat and COLMAP do.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -28,6 +29,10 @@ def opengl_from_opencv(viewmats: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 3 4
     rotation = viewmats[:, :3, :3].mT
     centres = -rotation @ viewmats[:, :3, 3:]
     return torch.cat([rotation * viewmats.new_tensor([1.0, -1.0, -1.0]), centres], dim=2)
+
+
+LEAST_DEPTH = 1e-9
+"""Depth (scene units) at which points at or behind a camera are projected."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class PinholeCameras:
     def __len__(self) -> int:
         return self.viewmats.shape[0]
 
-    def __getitem__(self, index: Int[Tensor, " m"] | slice) -> PinholeCameras:
+    def __getitem__(self, index: Int[Tensor, " m"] | list[int] | slice) -> PinholeCameras:
+        """The cameras at ``index``, in the order given."""
         return PinholeCameras(self.viewmats[index], self.Ks[index], self.width, self.height)
 
     def to(self, *args, **kwargs) -> PinholeCameras:
@@ -67,6 +73,76 @@ class PinholeCameras:
     def centres(self) -> Float[Tensor, "v 3"]:
         """Camera centres in the world frame, scene units."""
         return opengl_from_opencv(self.viewmats)[:, :, 3]
+
+    @property
+    def focal_lengths(self) -> Float[Tensor, " v"]:
+        """Geometric mean of the horizontal and the vertical focal length of each camera, pixels."""
+        return (self.Ks[:, 0, 0] * self.Ks[:, 1, 1]).sqrt()
+
+    def depths(self, points: Float[Tensor, "p 3"] | Float[Tensor, "v p 3"]) -> Float[Tensor, "v p"]:
+        """Camera z of points, scene units; negative behind a camera.
+
+        Args:
+            points: World frame, scene units; the same for all cameras, or each camera's own.
+        """
+        axes, offsets = self.viewmats[:, 2, :3], self.viewmats[:, 2, 3:]
+        if points.ndim == 2:
+            return axes @ points.mT + offsets
+        return (axes[:, None] * points).sum(dim=2) + offsets
+
+    def project(
+        self, points: Float[Tensor, "p 3"] | Float[Tensor, "v p 3"]
+    ) -> tuple[Float[Tensor, "v p 2"], Float[Tensor, "v p"]]:
+        """Where points appear in every image; :meth:`inside` says whether they are in it.
+
+        The pixels of points that are not in front of a camera are finite but meaningless: they are computed with
+        the depth ``LEAST_DEPTH``.
+
+        Args:
+            points: World frame, scene units; the same for all cameras, or each camera's own.
+
+        Returns:
+            Pixel coordinates x, y, and depths (camera z, scene units).
+        """
+        columns = "pj" if points.ndim == 2 else "vpj"
+        in_camera = torch.einsum(f"vij,{columns}->vpi", self.viewmats[:, :3, :3], points)
+        in_camera = in_camera + self.viewmats[:, None, :3, 3]
+        depth = in_camera[..., 2]
+        homogeneous = torch.einsum("vij,vpj->vpi", self.Ks, in_camera)
+        return homogeneous[..., :2] / depth.clamp(min=LEAST_DEPTH)[..., None], depth
+
+    def unproject(
+        self, pixels: Float[Tensor, "p 2"] | Float[Tensor, "v p 2"], depth: Float[Tensor, "#v p"]
+    ) -> Float[Tensor, "v p 3"]:
+        """World points (scene units) behind pixels; the inverse of :meth:`project`.
+
+        Args:
+            pixels: Pixel coordinates x, y; the same for all cameras, or each camera's own.
+            depth: Camera z of the points, scene units.
+        """
+        columns = "pj" if pixels.ndim == 2 else "vpj"
+        rays = torch.einsum(f"vij,{columns}->vpi", torch.linalg.inv(self.Ks), F.pad(pixels, (0, 1), value=1.0))
+        in_camera = rays * depth[..., None]
+        return torch.einsum("vji,vpj->vpi", self.viewmats[:, :3, :3], in_camera - self.viewmats[:, None, :3, 3])
+
+    def inside(self, pixels: Float[Tensor, "v p 2"], depth: Float[Tensor, "v p"]) -> Bool[Tensor, "v p"]:
+        """Whether pixel coordinates lie in the image, and their points in front of the camera.
+
+        An image holds its left and top edges but not its right and bottom ones: 0 <= x < width, 0 <= y < height and
+        depth > 0, so that rounding down always gives a pixel of the image.
+        """
+        size = pixels.new_tensor([self.width, self.height])
+        return (depth > 0) & ((pixels >= 0) & (pixels < size)).all(dim=-1)
+
+    def mirrored(self) -> PinholeCameras:
+        """The cameras in a mirror: world and camera x axes are negated, so that poses stay rotations.
+
+        A mirrored camera sees the mirrored world exactly as the camera saw the world, left to right.
+        """
+        negate = self.viewmats.new_tensor([-1.0, 1.0, 1.0, 1.0])
+        Ks = self.Ks.clone()
+        Ks[:, 0, 2] = self.width - Ks[:, 0, 2]
+        return PinholeCameras(negate[:, None] * self.viewmats * negate, Ks, self.width, self.height)
 
 
 @dataclass(frozen=True)
@@ -87,3 +163,18 @@ class Views:
 
     def __len__(self) -> int:
         return len(self.cameras)
+
+    def __getitem__(self, index: Int[Tensor, " m"] | list[int] | slice) -> Views:
+        """The views at ``index``, in the order given."""
+        masks = None if self.masks is None else self.masks[index]
+        return Views(self.cameras[index], self.images[index], masks)
+
+    def to(self, *args, **kwargs) -> Views:
+        """Move or cast cameras, images and masks, as ``torch.Tensor.to``."""
+        masks = None if self.masks is None else self.masks.to(*args, **kwargs)
+        return Views(self.cameras.to(*args, **kwargs), self.images.to(*args, **kwargs), masks)
+
+    def mirrored(self) -> Views:
+        """The views in a mirror: images left to right, cameras as in :meth:`PinholeCameras.mirrored`."""
+        masks = None if self.masks is None else self.masks.flip(2)
+        return Views(self.cameras.mirrored(), self.images.flip(2), masks)

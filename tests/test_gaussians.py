@@ -21,6 +21,15 @@ def test_packing_round_trip_in_the_documented_order(degree, width):
     assert torch.equal(gaussians.sh[:, 0], gaussians.features_dc)
 
 
+def test_columns_name_the_packed_fields():
+    rows = torch.randn(5, 38)
+    for name, values in Gaussians.unpack(rows).items():
+        assert torch.equal(rows[:, Gaussians.columns(name)], values.flatten(1))
+    assert Gaussians.columns("scales") == slice(3, 6) and Gaussians.columns("features_rest", 8) == slice(14, 38)
+    with pytest.raises(KeyError, match="'colours'"):
+        Gaussians.columns("colours")
+
+
 def test_packing_keeps_the_graph():
     rows = torch.randn(4, 23, requires_grad=True)
     Gaussians.unpack(rows).pack().square().sum().backward()

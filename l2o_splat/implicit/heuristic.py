@@ -31,9 +31,8 @@ def pixel_footprints(means: Float[Tensor, "n 3"], cameras: PinholeCameras, near:
         cameras: Their fields of view are not looked at.
         near: Least depth of a Gaussian in front of a camera, scene units.
     """
-    rotations, translations = cameras.viewmats[:, 2, :3], cameras.viewmats[:, 2, 3]
-    depths = rotations @ means.mT + translations[:, None]
-    sizes = depths / (cameras.Ks[:, 0, 0] * cameras.Ks[:, 1, 1]).sqrt()[:, None]
+    depths = cameras.depths(means)
+    sizes = depths / cameras.focal_lengths[:, None]
     return torch.where(depths >= near, sizes, float("inf")).amin(dim=0)
 
 

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from l2o_splat.gaussians import Gaussians
+from l2o_splat.gaussians import FIELDS, Gaussians
 
 GROUPS = ("mean", "scale", "rotation", "opacity", "colour")
-"""Columns of a precision ``[n, 5]``."""
+"""Columns of a precision ``[n, 5]``, one for each of the first five ``FIELDS``."""
 
 MEAN, SCALE, ROTATION, OPACITY, COLOUR = range(5)
 
@@ -60,13 +60,16 @@ def per_channel(precision: Float[Tensor, "n 5"], bands: int) -> Float[Tensor, "n
 
 def group_means(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n 5"]:
     """Mean of one number per parameter over the channels of each group, the view-dependent colour left out."""
-    mean, scale, rotation, opacity, colour = rows[:, :14].split((3, 3, 4, 1, 3), dim=1)
-    return torch.stack([part.mean(dim=1) for part in (mean, scale, rotation, opacity, colour)], dim=1)
+    return torch.stack([rows[:, Gaussians.columns(name)].mean(dim=1) for name in FIELDS[: len(GROUPS)]], dim=1)
 
 
 def _columns(bands: int, like: Tensor) -> tuple[Int[Tensor, " d"], Float[Tensor, " d"]]:
     """Group and factor of every parameter of a Gaussian."""
-    widths = torch.tensor([3, 3, 4, 1, 3 + 3 * bands], device=like.device)
-    factors = like.new_ones(14 + 3 * bands)
-    factors[14:] = REST_FACTOR
-    return torch.arange(5, device=like.device).repeat_interleave(widths), factors
+    rest = Gaussians.columns("features_rest", bands)
+    group = torch.empty(rest.stop, dtype=torch.int64, device=like.device)
+    for index, name in enumerate(FIELDS[: len(GROUPS)]):
+        group[Gaussians.columns(name)] = index
+    group[rest] = COLOUR
+    factors = like.new_ones(rest.stop)
+    factors[rest] = REST_FACTOR
+    return group, factors

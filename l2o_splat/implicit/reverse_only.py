@@ -91,8 +91,7 @@ def difference_jvp(draw: Draw, gaussians: Gaussians, tangents: Gaussians, camera
 
 def _pixel_size(means: Tensor, camera: PinholeCameras) -> Tensor:
     """Scene units per pixel at each Gaussian's depth, ``[n, 1]``."""
-    depths = means @ camera.viewmats[0, 2, :3] + camera.viewmats[0, 2, 3]
-    return depths.abs()[:, None] / camera.Ks[0, 0, 0]
+    return camera.depths(means)[0].abs()[:, None] / camera.Ks[0, 0, 0]
 
 
 def installed_image_rules() -> ImageRules:

@@ -85,12 +85,12 @@ class AdamSolver:
         correction = 1 - self.options.beta2**self.steps
         moments = Gaussians(**{name: (state[f"exp_avg_sq.{name}"] / correction).sqrt() for name in FIELDS})
         path = {name: sum(rule.rate(name, step) for step in range(self.steps)) for name in FIELDS}
-        rows = Gaussians(**{name: moment / path[name] for name, moment in moments.items()}).pack()
+        damping = Gaussians(**{name: moment / path[name] for name, moment in moments.items()})
         if self.options.means_unit == "own_scale":
             unit = gaussians.scales.exp().mean(dim=1, keepdim=True)
         else:
             unit = self.scene_extent
-        return torch.cat([rows[:, :3] / unit, rows[:, 3:]], dim=1)
+        return replace(damping, means=damping.means / unit).pack()
 
 
 def _differentiable_step(

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat.initializers.context_views import choose_context, depth_range, fit
-from l2o_splat.meta.episode import mirror, take_views, to_device
 from l2o_splat.nets.resplat.resize import resize
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.procedural import ProceduralCapture
@@ -84,7 +83,7 @@ def draw_batch(
     """
     views, points, depths = capture.views, capture.points, capture.depths
     if rng.random() < options.flip_probability:
-        views, points = mirror(views, points)
+        views, points = views.mirrored(), points.mirrored()
         depths = depths.flip(2)
     if rng.random() < options.turn_probability:
         views, depths = turned(views, depths, int(rng.integers(1, 4)))
@@ -159,7 +158,11 @@ def _batch(
     limits: tuple[Float[Tensor, " v"], Float[Tensor, " v"]],
     device: torch.device,
 ) -> Batch:
-    moved = Points(points.xyz.to(device), points.rgb.to(device))
     near, far = (limit.to(device) for limit in limits)
-    parts = (to_device(take_views(views, part), device) for part in (context, target))
-    return Batch(next(parts), depths[context].to(device), next(parts), moved, (near, far))
+    return Batch(
+        views[context].to(device),
+        depths[context].to(device),
+        views[target].to(device),
+        points.to(device),
+        (near, far),
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat.nets.resplat.resize import resize
@@ -58,14 +58,13 @@ def lonely_views(cameras: PinholeCameras, near: float, far: float) -> list[int]:
     v, device = len(cameras), cameras.Ks.device
     steps = (torch.arange(OVERLAP_GRID, device=device) + 0.5) / OVERLAP_GRID
     pixels = torch.stack(torch.meshgrid(steps * cameras.width, steps * cameras.height, indexing="xy"), dim=2)
-    pixels = F.pad(pixels.flatten(0, 1), (0, 1), value=1.0)
-    rays = torch.einsum("vij,pj->vpi", torch.linalg.inv(cameras.Ks), pixels)
     depths = torch.logspace(np.log10(near), np.log10(far), OVERLAP_DEPTHS, device=device)
-    local = (rays[:, None] * depths[:, None, None]).flatten(1, 2)
-    world = torch.einsum("vji,vpj->vpi", cameras.viewmats[:, :3, :3], local - cameras.viewmats[:, None, :3, 3])
+    # All pixels at the first depth, then all at the second one.
+    pixels, depths = pixels.flatten(0, 1).repeat(OVERLAP_DEPTHS, 1), depths.repeat_interleave(OVERLAP_GRID**2)
+    world = cameras.unproject(pixels, depths[None])
     alone = []
     for view in range(v):
-        _, inside = _project(cameras, world[view])
+        inside = cameras.inside(*cameras.project(world[view]))
         inside[view] = False
         if not inside.any():
             alone.append(view)
@@ -83,7 +82,8 @@ def depth_range(
     Raises:
         ValueError: If the views see too few of the points.
     """
-    depth, inside = _project(cameras, points)
+    pixels, depth = cameras.project(points)
+    inside = cameras.inside(pixels, depth)
     seen = depth[inside]
     if len(seen) < FEWEST_POINTS:
         raise ValueError(
@@ -97,16 +97,6 @@ def depth_range(
         limits.append(np.quantile(depths, [POINT_QUANTILE, 1 - POINT_QUANTILE]))
     nearest, farthest = depth.new_tensor(np.array(limits)).unbind(dim=1)
     return nearest / POINT_MARGIN, farthest * POINT_MARGIN
-
-
-def _project(cameras: PinholeCameras, points: Float[Tensor, "p 3"]) -> tuple[Float[Tensor, "v p"], Bool[Tensor, "v p"]]:
-    """Depth of points in every view, and whether they lie inside its image."""
-    viewmats = cameras.viewmats
-    in_camera = torch.einsum("vij,pj->vpi", viewmats[:, :3, :3], points) + viewmats[:, None, :3, 3]
-    depth = in_camera[..., 2]
-    pixels = torch.einsum("vij,vpj->vpi", cameras.Ks, in_camera)[..., :2] / depth.clamp(min=1e-12)[..., None]
-    size = pixels.new_tensor([cameras.width, cameras.height])
-    return depth, (depth > 0) & ((pixels >= 0) & (pixels <= size)).all(dim=2)
 
 
 def fit(views: Views, multiple: int, longer_side: int, how: str) -> Views:

@@ -57,7 +57,5 @@ def predicted_precision(head: UncertaintyHead, scene: InitialScene, settings: Ra
     grid = (cameras.height // side, cameras.width // side)
     maps = maps_from_rows(scene.features.float(), grid)
     evidence = evidence_maps(scene.gaussians, ContextViews(scene.context, settings), grid, head.reference)
-    view = torch.arange(v, device=means.device).repeat_interleave(n // v)
-    depths = (cameras.viewmats[view, 2, :3] * means).sum(dim=1) + cameras.viewmats[view, 2, 3]
-    focal = (cameras.Ks[view, 0, 0] * cameras.Ks[view, 1, 1]).sqrt()
-    return head(maps, evidence, (depths / focal).clamp(min=torch.finfo(means.dtype).eps))
+    footprints = cameras.depths(means.unflatten(0, (v, n // v))) / cameras.focal_lengths[:, None]
+    return head(maps, evidence, footprints.flatten().clamp(min=torch.finfo(means.dtype).eps))

@@ -143,10 +143,8 @@ def random_points(
 
     camera = torch.randint(len(cameras), (num,), generator=generator).to(device)
     pixel = uniform(2) * torch.tensor([cameras.width, cameras.height], device=device)
-    pixel = torch.cat([pixel, torch.ones(num, 1, device=device)], dim=1)
     far = reach * (scene_extent(cameras.centres) or 1.0)
     depth = far * uniform(1).pow(1 / 3)
-    in_camera = torch.einsum("nij,nj->ni", torch.linalg.inv(cameras.Ks)[camera], pixel) * depth
-    viewmats = cameras.viewmats[camera]
-    xyz = torch.einsum("nji,nj->ni", viewmats[:, :3, :3], in_camera - viewmats[:, :3, 3])
+    # One camera per point.
+    xyz = cameras[camera].unproject(pixel[:, None], depth)[:, 0]
     return xyz, uniform(3)

@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.optim.rule import RuleState, UpdateRule
 from l2o_splat.scene_frame import SceneCameras
-from l2o_splat.scenes.capture import Capture, Points
+from l2o_splat.scenes.capture import Capture
 from l2o_splat.view_sampling import ViewSampler
-from l2o_splat.views import PinholeCameras, Views
+from l2o_splat.views import Views
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Episode:
     @property
     def inner_views(self) -> Views:
         """Context views of the next inner step."""
-        return take_views(self.context, self.sampler.views(self.step))
+        return self.context[self.sampler.views(self.step)]
 
 
 def start_episode(
@@ -99,7 +97,7 @@ def start_episode(
     random = np.random.default_rng((seed, index))
     views, points = capture.views, capture.points
     if random.random() < options.flip_probability:
-        views, points = mirror(views, points)
+        views, points = views.mirrored(), points.mirrored()
     if len(views) <= options.target_views:
         raise ValueError(
             f"Capture {index} has {len(views)} views; {options.target_views} targets and at least one more are needed."
@@ -120,7 +118,7 @@ def start_episode(
             seed=int(random.integers(1 << 31)),
         ),
     ).to(device)
-    context_views = to_device(take_views(views, context), device)
+    context_views = views[context].to(device)
     centres = context_views.cameras.centres
     sampler = ViewSampler(
         centres.cpu().numpy(),
@@ -131,40 +129,9 @@ def start_episode(
     return Episode(
         index,
         context_views,
-        to_device(take_views(views, target), device),
+        views[target].to(device),
         sampler,
         SceneCameras(centres),
         gaussians,
         rule.init_state(gaussians),
     )
-
-
-def take_views(views: Views, chosen: list[int]) -> Views:
-    """Some of the views, in the order given."""
-    index = torch.as_tensor(chosen, device=views.images.device)
-    return Views(views.cameras[index], views.images[index], None if views.masks is None else views.masks[index])
-
-
-def mirror(views: Views, points: Points) -> tuple[Views, Points]:
-    """The same scene in a mirror: images left to right, world and camera x axes negated.
-
-    A mirrored camera sees the mirrored world exactly as the camera saw the world, left to right.
-    """
-    negate = torch.ones(4)
-    negate[0] = -1
-    cameras = views.cameras
-    Ks = cameras.Ks.clone()
-    Ks[:, 0, 2] = cameras.width - Ks[:, 0, 2]
-    mirrored = PinholeCameras(negate[:, None] * cameras.viewmats * negate, Ks, cameras.width, cameras.height)
-    masks = None if views.masks is None else views.masks.flip(2)
-    return Views(mirrored, views.images.flip(2), masks), Points(_negate_x(points.xyz), points.rgb)
-
-
-def _negate_x(xyz: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
-    return xyz * xyz.new_tensor([-1.0, 1.0, 1.0])
-
-
-def to_device(views: Views, device: torch.device) -> Views:
-    """The same views on a device."""
-    masks = None if views.masks is None else views.masks.to(device)
-    return Views(views.cameras.to(device), views.images.to(device), masks)

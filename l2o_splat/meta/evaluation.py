@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
-from l2o_splat.meta.episode import Episode, take_views, to_device
+from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.unroll import InnerLoop, roll_out
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.scene_frame import SceneCameras
@@ -45,7 +45,7 @@ class Evaluation:
         points = PointInitOptions(sh_degree=self.sh_degree)
         gaussians = gaussians_from_points(capture.points.xyz, capture.points.rgb, points).to(device)
         sampler = ViewSampler(centres[training].numpy(), self.views_per_step, "fps", self.seed)
-        context, target = (to_device(take_views(capture.views, part), device) for part in (training, held_out))
+        context, target = (capture.views[part].to(device) for part in (training, held_out))
         scene = SceneCameras(centres[training])
         rule = rule.in_scene(scene)
         episode = Episode(0, context, target, sampler, scene, gaussians, rule.init_state(gaussians))

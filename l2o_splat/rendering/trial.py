@@ -25,8 +25,9 @@ def draw_trial_image(device: torch.device | str) -> float:
     """
     start = time.perf_counter()
     rows = torch.zeros(1, 14)
-    rows[0, 6] = 1  # the identity rotation
-    rows[0, 10:14] = 2  # opaque and bright
+    rows[0, Gaussians.columns("quats")] = torch.tensor([1.0, 0, 0, 0])
+    rows[0, Gaussians.columns("opacities")] = 2
+    rows[0, Gaussians.columns("features_dc")] = 2
     rows = rows.to(device).requires_grad_()
     viewmat = torch.eye(4)[None].clone()
     viewmat[0, 2, 3] = 5

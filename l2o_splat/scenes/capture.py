@@ -44,6 +44,14 @@ class Points:
     def __len__(self) -> int:
         return self.xyz.shape[0]
 
+    def to(self, device: torch.device | str) -> Points:
+        """The same points on a device."""
+        return Points(self.xyz.to(device), self.rgb.to(device))
+
+    def mirrored(self) -> Points:
+        """The points in a mirror: world x negated, as by :meth:`l2o_splat.views.Views.mirrored`."""
+        return Points(self.xyz * self.xyz.new_tensor([-1.0, 1.0, 1.0]), self.rgb)
+
 
 @dataclass(frozen=True)
 class Capture:

@@ -226,7 +226,9 @@ def count_sightings(solids, points, rotations, centres, focal, width, height, co
             x = r[0, 0] * dx + r[1, 0] * dy + r[2, 0] * dz
             y = r[0, 1] * dx + r[1, 1] * dy + r[2, 1] * dz
             z = r[0, 2] * dx + r[1, 2] * dy + r[2, 2] * dz
-            if z <= 0.0 or abs(x) * focal >= 0.5 * width * z or abs(y) * focal >= 0.5 * height * z:
+            if z <= 0.0 or not (-0.5 * width * z <= x * focal < 0.5 * width * z):
+                continue
+            if not (-0.5 * height * z <= y * focal < 0.5 * height * z):
                 continue
             distance = math.sqrt(dx * dx + dy * dy + dz * dz)
             dx, dy, dz = dx / distance, dy / distance, dz / distance

@@ -23,7 +23,6 @@ from l2o_splat.scenes.capture import Points
 from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.saved_state import ResumeError
-from l2o_splat.views import PinholeCameras
 from l2o_splat.weights import load_weights
 from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE
 
@@ -67,13 +66,6 @@ def test_depths_of_a_batch_are_those_of_its_views(capture, change):
     assert exact < 0.8 * nearer and exact < 0.8 * farther
 
 
-def places(cameras: PinholeCameras, view: int, points: torch.Tensor) -> torch.Tensor:
-    """Pixel x and y of points."""
-    viewmat = cameras.viewmats[view]
-    seen = (points @ viewmat[:3, :3].T + viewmat[:3, 3]) @ cameras.Ks[view].T
-    return seen[:, :2].T / seen[:, 2]
-
-
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_turned_photographs_show_points_where_they_were(capture, quarters):
     views, depths = turned(capture.views, capture.depths, quarters)
@@ -81,7 +73,7 @@ def test_turned_photographs_show_points_where_they_were(capture, quarters):
     assert (views.cameras.width, views.cameras.height) == ((width, height) if quarters == 2 else (height, width))
     for view in (0, 3):
         (x, y), (u, v) = (
-            places(cameras, view, capture.points.xyz) for cameras in (capture.views.cameras, views.cameras)
+            cameras.project(capture.points.xyz)[0][view].T for cameras in (capture.views.cameras, views.cameras)
         )
         expected = {1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[quarters]
         torch.testing.assert_close(torch.stack([u, v]), torch.stack(expected), atol=0.05, rtol=1e-3)

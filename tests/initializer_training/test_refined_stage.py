@@ -23,11 +23,9 @@ from l2o_splat.initializer_training.scenes import StoredSource
 from l2o_splat.initializer_training.trainer import InitializerTrainer, InitializerTrainingOptions
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.resplat import ReSplatInitializer
-from l2o_splat.meta.episode import take_views
 from l2o_splat.rendering import render
 from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.options import Schedule
-from l2o_splat.views import Views
 from l2o_splat.weights import load_weights
 from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE
 
@@ -47,19 +45,14 @@ def stage(batch, options=OPTIONS, scale=1e3) -> RefinedStage:
     return RefinedStage(RefinedModel(initial, head, options.train_initial), options)
 
 
-def in_double(views: Views) -> Views:
-    cameras = replace(views.cameras, viewmats=views.cameras.viewmats.double(), Ks=views.cameras.Ks.double())
-    return replace(views, cameras=cameras, images=views.images.double())
-
-
 def test_the_gradient_of_the_head_is_that_through_every_step(batch):
     """Unrolled, it is what finite differences give; the implicit one, that of the limit, nears it with the steps."""
     trained = stage(batch)
     head = trained.network.head
     torch.nn.init.normal_(head.output.weight, std=0.1)
     scene, _, target = trained.network(batch)
-    scene = replace(scene, gaussians=scene.gaussians.map(torch.Tensor.double), context=in_double(scene.context))
-    target = in_double(take_views(target, [0]))
+    scene = replace(scene, gaussians=scene.gaussians.map(torch.Tensor.double), context=scene.context.to(torch.float64))
+    target = target[[0]].to(torch.float64)
 
     def error(mode: BackwardMode) -> torch.Tensor:
         trained.options = replace(OPTIONS, backward=mode)

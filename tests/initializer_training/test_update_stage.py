@@ -140,19 +140,15 @@ def test_points_belong_to_the_nearest_camera_that_sees_them(batch):
     cameras, grid = batch.context.cameras, (8, 12)
     cell = cells_of_points(batch.points.xyz, cameras, grid)
     view = cell // 96
-    local = (
-        torch.einsum("vij,pj->vpi", cameras.viewmats[:, :3, :3], batch.points.xyz) + cameras.viewmats[:, None, :3, 3]
-    )
-    pixels = torch.einsum("vij,vpj->vpi", cameras.Ks, local)
-    pixels = pixels[..., :2] / pixels[..., 2:]
-    size = torch.tensor([cameras.width, cameras.height])
-    seen = (local[..., 2] > 0) & ((pixels >= 0) & (pixels < size)).all(dim=2)
+    pixels, depth = cameras.project(batch.points.xyz)
+    seen = cameras.inside(pixels, depth)
+    distance = (batch.points.xyz - cameras.centres[:, None]).norm(dim=2)
     assert seen.any(dim=0).sum() > 100
     for point in range(len(cell)):
         if not seen[:, point].any():
             continue
         assert seen[view[point], point]
-        assert local[view[point], point].norm() <= 1.0001 * local[seen[:, point], point].norm(dim=1).min()
+        assert distance[view[point], point] <= 1.0001 * distance[seen[:, point], point].min()
         column, row = (pixels[view[point], point] / 4).long().tolist()
         assert cell[point] % 96 == row * 12 + column
 

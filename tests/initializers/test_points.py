@@ -92,10 +92,9 @@ def test_random_points_are_all_in_view():
     xyz, rgb = random_points(cameras, 300, seed=3)
     assert torch.equal(xyz, random_points(cameras, 300, seed=3)[0])
     assert rgb.min() >= 0 and rgb.max() <= 1
-    in_camera = torch.einsum("vij,nj->vni", viewmats[:, :3, :3], xyz) + viewmats[:, None, :3, 3]
-    pixel = torch.einsum("vij,vnj->vni", Ks, in_camera)
-    u, v = pixel[..., 0] / pixel[..., 2], pixel[..., 1] / pixel[..., 2]
+    pixels, depth = cameras.project(xyz)
+    u, v = pixels.unbind(dim=2)
     margin = 1e-3
-    inside = (in_camera[..., 2] > 0) & (u > -margin) & (u < 40 + margin) & (v > -margin) & (v < 30 + margin)
+    inside = (depth > 0) & (u > -margin) & (u < 40 + margin) & (v > -margin) & (v < 30 + margin)
     assert inside.any(dim=0).all()
     assert not random_points(cameras[:1], 10)[0].isnan().any()

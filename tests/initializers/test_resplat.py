@@ -75,7 +75,7 @@ def test_depths_at_half_resolution():
 def test_windows_of_views_are_predicted_alone():
     views = context(5)
     whole = initializer(world="raw", views_at_once=2)(views)
-    pairs = [initializer(world="raw")(Views(views.cameras[i : i + 2], views.images[i : i + 2])) for i in (0, 2, 3)]
+    pairs = [initializer(world="raw")(views[i : i + 2]) for i in (0, 2, 3)]
     parts = [pairs[0].gaussians, pairs[1].gaussians, pairs[2].gaussians[256:]]
     assert len(whole.gaussians) == len(whole.features) == 5 * 256 and whole.depth.shape[0] == 5
     torch.testing.assert_close(whole.gaussians.means, torch.cat([part.means for part in parts]))
@@ -101,7 +101,7 @@ def test_local_search_and_bfloat16_stay_close():
 
 def test_views_that_do_not_suit_are_refused():
     start, views = initializer(), context(3)
-    one = Views(views.cameras[:1], views.images[:1])
+    one = views[:1]
     with pytest.raises(ValueError, match="1 context view; .* give at least 2"):
         start(one)
     tall = PinholeCameras(views.cameras.viewmats, views.cameras.Ks, 64, 128)
@@ -116,5 +116,5 @@ def test_the_gpu_gives_the_same_scene():
     start = initializer(precision="float32")
     expected = start(views)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    found = start.cuda()(Views(views.cameras.to("cuda"), views.images.cuda()))
+    found = start.cuda()(views.to("cuda"))
     torch.testing.assert_close(found.gaussians.means.cpu(), expected.gaussians.means, rtol=0, atol=5e-3)

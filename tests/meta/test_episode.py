@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from l2o_splat.meta.episode import EpisodeOptions, mirror, take_views
+from l2o_splat.meta.episode import EpisodeOptions
 from tests.meta.scenes import OPTIONS, SOURCE, episode, small_rule
 
 
@@ -40,27 +40,6 @@ def test_a_share_of_the_points_is_kept():
     assert len(episode(small_rule(), 1, replace(OPTIONS, max_points=20)).gaussians) == 20
 
 
-def test_a_mirrored_camera_sees_the_mirrored_scene_left_to_right():
-    capture = SOURCE.capture(2)
-    views, points = mirror(capture.views, capture.points)
-    for camera in range(len(views)):
-        (x, y, z), (mx, my, mz) = (
-            project(cloud.xyz, cameras, camera)
-            for cloud, cameras in ((capture.points, capture.views.cameras), (points, views.cameras))
-        )
-        torch.testing.assert_close(mx, views.cameras.width - x, rtol=1e-4, atol=1e-2)
-        torch.testing.assert_close(my, y, rtol=1e-4, atol=1e-2)
-        torch.testing.assert_close(mz, z)
-    assert torch.equal(views.images, capture.views.images.flip(2))
-    assert torch.linalg.det(views.cameras.viewmats[:, :3, :3]) == pytest.approx(torch.ones(len(views)), abs=1e-4)
-
-
-def project(xyz, cameras, camera):
-    in_camera = xyz @ cameras.viewmats[camera, :3, :3].T + cameras.viewmats[camera, :3, 3]
-    pixel = in_camera @ cameras.Ks[camera].T
-    return pixel[:, 0] / pixel[:, 2], pixel[:, 1] / pixel[:, 2], pixel[:, 2]
-
-
 def test_too_few_views_and_wrong_ranges_are_refused():
     with pytest.raises(ValueError, match="has . views; 20 targets and at least one more are needed"):
         episode(small_rule(), options=replace(OPTIONS, target_views=20))
@@ -68,10 +47,3 @@ def test_too_few_views_and_wrong_ranges_are_refused():
         EpisodeOptions(views_per_step=(4, 2))
     with pytest.raises(ValueError, match=r"within \(0, 1\]"):
         EpisodeOptions(kept_points=(0.0, 1.0))
-
-
-def test_views_are_taken_in_the_order_given():
-    views = SOURCE.capture(0).views
-    taken = take_views(views, [3, 1])
-    assert torch.equal(taken.images, views.images[[3, 1]])
-    assert torch.equal(taken.cameras.viewmats, views.cameras.viewmats[[3, 1]])

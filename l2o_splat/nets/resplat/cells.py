@@ -75,12 +75,8 @@ def _places(
 ) -> tuple[Float[Tensor, "v n"], Float[Tensor, "v n 2"], Bool[Tensor, "v n"]]:
     """Camera z of points in every view, where they project to, x and y in units of the image size, and whether that is
     in front of the camera and inside of its image."""
-    viewmats = cameras.viewmats
-    local = torch.einsum("vij,nj->vni", viewmats[:, :3, :3], means) + viewmats[:, None, :3, 3]
-    depth = local[..., 2]
-    size = means.new_tensor([cameras.width, cameras.height])
-    place = torch.einsum("vij,vnj->vni", cameras.Ks, local)[..., :2] / depth.clamp(min=1e-9)[..., None] / size
-    return depth, place, (depth > 0) & ((place >= 0) & (place < 1)).all(dim=2)
+    pixels, depth = cameras.project(means)
+    return depth, pixels / pixels.new_tensor([cameras.width, cameras.height]), cameras.inside(pixels, depth)
 
 
 def _cells(place: Float[Tensor, "*n 2"], grid: tuple[int, int]) -> Int[Tensor, "*n"]:
