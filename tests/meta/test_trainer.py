@@ -98,18 +98,7 @@ def test_a_state_resumes_only_with_the_same_options(tmp_path):
         make_trainer(tmp_path, replace(TRAINING, iterations=1, seed=5)).run(ignore)
 
 
-def test_a_half_written_state_is_not_taken_for_a_whole_one(tmp_path):
-    make_trainer(tmp_path, replace(TRAINING, iterations=2)).run(ignore)
-    states = tmp_path / "states"
-    assert [path.name for path in states.iterdir()] == ["iteration-00000002"]
-    (states / ".iteration-00000009.partial").mkdir()
-    assert make_trainer(tmp_path, replace(TRAINING, iterations=2)).iteration == 0
-    resumed = make_trainer(tmp_path, replace(TRAINING, iterations=2))
-    resumed.run(ignore)
-    assert resumed.iteration == 2
-
-
-def test_a_scene_that_explodes_is_skipped(tmp_path, monkeypatch):
+def test_a_scene_that_diverges_is_skipped(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, replace(TRAINING, iterations=2))
     monkeypatch.setattr(
         "l2o_splat.meta.trainer.unroll", lambda *_: (_ for _ in ()).throw(DivergedEpisodeError("not finite"))
@@ -118,6 +107,10 @@ def test_a_scene_that_explodes_is_skipped(tmp_path, monkeypatch):
     trainer.run(lambda trainer, report: seen.append(report.step.skipped))
     assert seen == [1, 1]
     assert torch.allclose(before, weights_of(trainer), atol=1e-3)
+    # Any other fault is no property of the scene and ends the training.
+    monkeypatch.setattr("l2o_splat.meta.trainer.unroll", lambda *_: (_ for _ in ()).throw(FloatingPointError("a bug")))
+    with pytest.raises(FloatingPointError, match="a bug"):
+        make_trainer(tmp_path / "other", replace(TRAINING, iterations=2)).run(ignore)
 
 
 PROCESSES = """
