@@ -218,7 +218,7 @@ def test_stored_captures_are_those_of_the_source(tmp_path):
 
 
 def test_a_depth_network_can_be_joined_with_the_rest_of_other_weights(tmp_path):
-    """The command takes each part from where it is told, with the views that the depth network compares."""
+    """The command takes each part from the weights named for it, with the views that the depth network compares."""
     pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
     still = InitializerTrainingOptions(iterations=1, learning_rate=1e-12, weight_decay=0.0, batch=BATCH)
     data = SceneData(captures=1, folder=tmp_path / "scenes", options=SOURCE.options, validation_captures=1)
