@@ -93,8 +93,7 @@ class TrainInitializer:
     steps: tuple[int, int] = (1, 4)
     """Fewest and most updates of a training step."""
     step_decay: float = 1.0
-    """Factor by which each step of the update is shorter than the one before it, in training and in the weights that
-    result."""
+    """Factor of each step of the update relative to the one before it, in training and in the weights that result."""
     refinement: RefinementOptions = field(default_factory=RefinementOptions)
     """Options of --through-optimization."""
     training: InitializerTrainingOptions = field(default_factory=InitializerTrainingOptions)
