@@ -42,8 +42,6 @@ from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.losses import squared_loss
-from l2o_splat.meta.evaluation import mean_psnr
-from l2o_splat.meta.sources import TEST_SEEDS
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.proximal import ProximalRule, proximal_weight
@@ -53,6 +51,8 @@ from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.split import split_views
+from l2o_splat.training.evaluation import mean_psnr
+from l2o_splat.training.sources import TEST_SEEDS
 from l2o_splat.views import Views
 from l2o_splat.weights import load_weights
 

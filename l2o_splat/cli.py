@@ -12,12 +12,12 @@ import tyro
 from l2o_splat.bench.command import bench, compare
 from l2o_splat.check import check
 from l2o_splat.demo import DemoError, demo
-from l2o_splat.initializer_training.command import InitializerTrainingError, TrainInitializer
+from l2o_splat.initializer_training.command import TrainInitializer
 from l2o_splat.meta.command import MetaTrain as MetaTrainCommand
-from l2o_splat.meta.command import MetaTrainError
-from l2o_splat.meta.prefetch import SourceError
-from l2o_splat.meta.training_state import ResumeError
 from l2o_splat.scenes.photos import PhotosError, pose_photos
+from l2o_splat.training.errors import TrainingError
+from l2o_splat.training.prefetch import SourceError
+from l2o_splat.training.saved_state import ResumeError
 from l2o_splat.weights import WeightsError
 from l2o_splat.weights.cli import WeightsCommand
 
@@ -122,11 +122,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(result.run() if isinstance(result, own) else result)
     except (
         DemoError,
-        InitializerTrainingError,
-        MetaTrainError,
         PhotosError,
         ResumeError,
         SourceError,
+        TrainingError,
         WeightsError,
     ) as error:
         raise SystemExit(f"l2o: {error}") from error

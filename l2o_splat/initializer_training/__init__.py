@@ -1,1 +1,1 @@
-"""Training of ReSplat's networks: the initial model from scenes of known depth, then the update on top of it."""
+"""Training of ReSplat's networks, the initial model and then the update on top of it, and of DIFF3R's head."""

@@ -1,4 +1,4 @@
-"""From a capture to what one training step sees: context views with their depths, target views, a range of depths."""
+"""Batches: the views of a capture that one training step sees, with their exact depths and a range of depths."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from l2o_splat.scenes.procedural import ProceduralCapture
 from l2o_splat.views import PinholeCameras, Views
 
 LEAST_RATIO = 1.5
-"""Of the farthest depth considered to the nearest."""
+"""Smallest ratio of the farthest depth considered to the nearest."""
 COLOUR_SPREAD = 0.25
-"""Standard deviation of the logarithms of powers of colours."""
+"""Standard deviation of the logarithms of the exponents of colours."""
+
+
+class UnusableCaptureError(ValueError):
+    """A capture makes no batch: it has too few views, or the drawn views see too few points."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +35,22 @@ class BatchOptions:
     target_views: int = 3
     """Views that only the loss sees."""
     context_pixels: int = 32_000
-    """Larger images come with fewer context views, so that they have about so many pixels together."""
+    """Most pixels of all context views together; larger images come with fewer context views."""
     longer_side: int = 112
-    """Larger captures are reduced to this, pixels."""
+    """Longer side of images, pixels; larger images are reduced to it."""
     size_multiple: int = 16
-    """Image sides are brought to multiples of this, as the networks need."""
+    """Image sides are reduced to multiples of this, which the networks need."""
     reach: tuple[float, float] = (0.2, 1.0)
-    """All views are drawn from a share of the cameras between these, those nearest to one of them, so that views lie
-    close together as well as far apart."""
+    """Smallest and largest share of the cameras that views are drawn from, those nearest to one of them, so that views
+    lie close together in some batches and far apart in others."""
     range_jitter: float = 0.1
-    """Standard deviation of what is added to the logarithms of the nearest and the farthest depths."""
+    """Standard deviation of the noise that is added to the logarithms of the nearest and the farthest depth."""
     flip_probability: float = 0.5
-    """How often a capture is seen in a mirror."""
+    """Probability that a capture is mirrored."""
     turn_probability: float = 0.5
-    """How often all its images are turned by one to three quarters, so that the floor need not lie below."""
+    """Probability that all images are turned by one to three quarters, so that the floor is not always below."""
     recolour_probability: float = 0.5
-    """How often its channels change places and it is seen with another contrast."""
+    """Probability that colour channels are permuted and their contrast is changed."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.context_views[0] <= self.context_views[1]:
@@ -58,10 +62,13 @@ class Batch:
     """One scene of a training step."""
 
     context: Views
+    """Views that the networks see."""
     depths: Float[Tensor, "v h w"]
-    """Exact camera z of the context, scene units."""
+    """Exact camera z of every context pixel, scene units."""
     target: Views
+    """Views that only the loss sees."""
     points: Points
+    """Sparse points of the capture."""
     depth_range: tuple[Float[Tensor, " v"], Float[Tensor, " v"]]
     """Nearest and farthest depth considered in each context view, scene units."""
 
@@ -72,7 +79,7 @@ def draw_batch(
     """Draw views of a capture.
 
     Raises:
-        ValueError: If the capture has too few views, or its context sees too few points.
+        UnusableCaptureError: If the capture has too few views, or the drawn context sees too few points.
     """
     views, points, depths = capture.views, capture.points, capture.depths
     if rng.random() < options.flip_probability:
@@ -89,7 +96,7 @@ def draw_batch(
     wanted = min(int(rng.integers(few, many, endpoint=True)), max(options.context_pixels // pixels, few))
     total, count = wanted + options.target_views, len(views)
     if count < total:
-        raise ValueError(f"The capture has {count} views; {total} are needed for context and targets.")
+        raise UnusableCaptureError(f"The capture has {count} views; {total} are needed for context and targets.")
     centres = views.cameras.centres
     near_anchor = (centres - centres[rng.integers(count)]).norm(dim=1).argsort()
     reach = max(total, round(count * rng.uniform(*options.reach)))
@@ -97,14 +104,17 @@ def draw_batch(
     context = chosen[choose_context(centres[chosen], wanted)].tolist()
     others = [view for view in chosen.tolist() if view not in context]
     target = sorted(rng.choice(others, options.target_views, replace=False).tolist())
-    near, far = depth_range(points.xyz, views.cameras[torch.tensor(context)])
+    try:
+        near, far = depth_range(points.xyz, views.cameras[torch.tensor(context)])
+    except ValueError as error:
+        raise UnusableCaptureError(str(error)) from error
     near, far = (limit * math.exp(options.range_jitter * rng.normal()) for limit in (near, far))
     far = torch.maximum(far, LEAST_RATIO * near)
     return _batch(views, depths, points, context, target, (near, far), device)
 
 
 def turned(views: Views, depths: Float[Tensor, "v h w"], quarters: int) -> tuple[Views, Float[Tensor, "v h2 w2"]]:
-    """The same photographs with the camera held in another way: everything turned to the left by quarters of a circle.
+    """The same photographs and depths turned to the left by quarters of a circle, as if the camera had been rolled.
 
     The world stays as it is.
     """
@@ -123,7 +133,7 @@ def turned(views: Views, depths: Float[Tensor, "v h w"], quarters: int) -> tuple
 
 
 def recoloured(views: Views, points: Points, rng: np.random.Generator) -> tuple[Views, Points]:
-    """The same scene in other colours: channels change places, then a power of each (sRGB)."""
+    """The same scene in other colours: channels permuted, each raised to a power (sRGB)."""
     channels = rng.permutation(3).tolist()
     powers = views.images.new_tensor(np.exp(rng.normal(0, COLOUR_SPREAD, 3)))
     images, rgb = (colours[..., channels].clamp(0, 1) ** powers for colours in (views.images, points.rgb))
@@ -131,7 +141,7 @@ def recoloured(views: Views, points: Points, rng: np.random.Generator) -> tuple[
 
 
 def fixed_batch(capture: ProceduralCapture, context_views: int, device: torch.device) -> Batch:
-    """The views that a run would take for context, and all others as targets; nothing is drawn."""
+    """The context views that a run would choose, and all other views as targets; nothing is random."""
     views = capture.views
     context = choose_context(views.cameras.centres, min(context_views, len(views) - 1))
     target = [view for view in range(len(views)) if view not in context]

@@ -1,4 +1,4 @@
-"""``l2o train-initializer``: train ReSplat's initial model, then its update, or what DIFF3R adds to it."""
+"""``l2o train-initializer``: training of ReSplat's initial model, of its update, or of DIFF3R's head."""
 
 from __future__ import annotations
 
@@ -23,39 +23,37 @@ from l2o_splat.initializer_training.refined_stage import (
     typical_precision,
 )
 from l2o_splat.initializer_training.scenes import DepthSource, SceneOptions, StoredSource
-from l2o_splat.initializer_training.trainer import InitializerTrainer, Stage, TrainingOptions
+from l2o_splat.initializer_training.trainer import InitializerTrainer, InitializerTrainingOptions, Stage
 from l2o_splat.initializer_training.update_stage import Start, UpdateStage
 from l2o_splat.initializers.resplat import ReSplatInitializer
-from l2o_splat.meta.outer_loop import Schedule
-from l2o_splat.meta.record import BEST_NAME
-from l2o_splat.meta.sources import VALIDATION_SEEDS, Source
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
+from l2o_splat.training.errors import TrainingError
+from l2o_splat.training.options import Schedule
+from l2o_splat.training.processes import start_fabric
+from l2o_splat.training.sources import VALIDATION_SEEDS, Source
 from l2o_splat.weights import Weights, load_weights
 from l2o_splat.weights.resplat import load_depth, read_tensors
 
 
-class InitializerTrainingError(RuntimeError):
-    """The training cannot start; the message says why and what to do."""
-
-
 @dataclass(frozen=True)
 class SceneData:
-    """Where scenes come from."""
+    """Which scenes are trained on."""
 
     seed: int = 0
-    """Another seed trains on other procedural scenes."""
+    """Seed of the procedural scenes."""
     captures: int = 900
-    """Captures to train on, in turn; 0 makes a new one for every iteration."""
+    """Number of captures to train on, in turn; 0 makes a new one for every iteration."""
     folder: Path | None = None
-    """Where they are kept, OUT/scenes by default; several runs may share it."""
+    """Folder where they are stored, OUT/scenes by default; several runs may share it."""
     options: SceneOptions = field(default_factory=SceneOptions)
+    """Sizes of the captures."""
     validation_captures: int = 6
-    """Captures, never trained on, that curves and the best weights are measured on."""
+    """Number of captures, never trained on, on which curves and the best weights are measured."""
 
     def sources(self, out: Path) -> tuple[Source, Source]:
-        """Of captures for training, and for validation."""
+        """Sources of captures for training and for validation."""
         training: Source = DepthSource(self.seed, self.options)
         folder = self.folder or out / "scenes"
         if self.captures:
@@ -67,14 +65,14 @@ class SceneData:
 @dataclass
 class TrainInitializer:
     """Train ReSplat's networks on procedural scenes: first the initial model, then the update on top of it; or, with
-    --through-optimization, the network of DIFF3R that says how strongly each Gaussian is to be held.
+    --through-optimization, DIFF3R's head, which predicts how strongly to hold each Gaussian.
 
-    The initial stage makes weights without an update; the update stage takes those with --weights and makes whole
-    ones: OUT/best.safetensors (and .json with the training record), for
-    `ns-train resplat --optimizers.gaussians.optimizer.weights OUT/best.safetensors`. With --through-optimization they
+    The initial stage makes weights without an update; the update stage takes them with --weights and makes whole ones:
+    OUT/best.safetensors (and .json with the training record), for
+    `ns-train resplat --optimizers.gaussians.optimizer.weights OUT/best.safetensors`. Those of --through-optimization
     are for `ns-train diff3r --pipeline.initialization.weights OUT/best.safetensors`.
 
-    The same command goes on where an earlier one was stopped; SIGTERM or Ctrl-C saves first.
+    The same command resumes a run that was stopped; SIGTERM and Ctrl-C save first.
     """
 
     out: Path
@@ -82,57 +80,48 @@ class TrainInitializer:
     stage: Literal["initial", "update"] = "initial"
     """Which networks are trained."""
     through_optimization: bool = False
-    """Instead of a stage, train DIFF3R's head on top of the initial model of --weights, through the refinement that
-    follows."""
+    """Train DIFF3R's head on top of the initial model of --weights, through the refinement that follows, instead of a
+    stage."""
     weights: str | None = None
-    """Weights to start from; the update stage and --through-optimization need those of an
-    initial model."""
+    """Weights to start from; the update stage and --through-optimization need weights with an initial model."""
     depth_weights: str | None = None
-    """Weights whose depth network the initial stage starts from, as the original does; all else is new, or that of
+    """Weights whose depth network the initial stage starts from, as the original does; everything else is new, or from
     --weights."""
     start: tuple[Start, ...] = ("resplat", "resplat", "points")
-    """Scenes that the update begins with, drawn with equal chance: of the initial model, of sparse points, or of random
-    points."""
+    """Kinds of scenes to update, drawn with equal probability: from the initial model, from sparse points, or from
+    random points."""
     steps: tuple[int, int] = (1, 4)
     """Fewest and most updates of a training step."""
     step_decay: float = 1.0
-    """What the update's steps are multiplied by, once more in each, in training and with the weights that come of it.
-    """
+    """Factor of each step of the update relative to the one before it, in training and in the weights that result."""
     refinement: RefinementOptions = field(default_factory=RefinementOptions)
-    """Of --through-optimization."""
-    training: TrainingOptions = field(default_factory=TrainingOptions)
-    """What the weights depend on."""
+    """Options of --through-optimization."""
+    training: InitializerTrainingOptions = field(default_factory=InitializerTrainingOptions)
+    """Options that the weights depend on."""
     losses: Losses = field(default_factory=Losses)
-    """What is minimised; --through-optimization has an error of its own."""
+    """Losses of both stages; --through-optimization has an error of its own."""
     shape: ReSplatShape = MINI
     """Widths of new networks."""
     behaviour: ReSplatConfig = MINI_CONFIG
     """Behaviour of new networks."""
     data: SceneData = field(default_factory=SceneData)
-    """What is trained on."""
+    """The scenes that are trained on."""
     schedule: Schedule = field(default_factory=lambda: Schedule(evaluate_every=500, save_every=250, workers=0))
     """When a run evaluates and saves."""
     validation_views: int = 8
-    """Context views of the validation captures."""
+    """Number of context views of the validation captures."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes a GPU where there is one."""
+    """Device; auto takes a GPU if there is one."""
 
     def run(self) -> None:
         """Train.
 
         Raises:
-            InitializerTrainingError: If something that is needed is not installed or not named.
+            TrainingError: If Lightning Fabric is not installed, or no initial model is named although one is needed.
         """
-        try:
-            from lightning_fabric import Fabric
-        except ImportError as error:
-            raise InitializerTrainingError(
-                f"Lightning Fabric is not installed ({error}); run: pip install 'l2o_splat[train]'."
-            ) from error
-        # Every shape of images needs some hundreds of kernels, and the default forgets those of a few shapes ago.
+        # Every image shape needs some hundreds of kernels; the default cache only holds those of a few shapes.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
-        fabric = Fabric(accelerator=self.accelerator, devices=1)
-        fabric.launch()
+        fabric = start_fabric(self.accelerator)
         weights = None if self.weights is None else load_weights(self.weights, "resplat")
         training, validation = self.data.sources(self.out)
         if self.through_optimization:
@@ -149,9 +138,9 @@ class TrainInitializer:
         trainer = InitializerTrainer(
             fabric, stage, training, batches, self.training, self.schedule, self.out, self._describe(weights, config)
         )
-        trainer.run(InitializerRecord(self.out, config, self._history()))
-        state = "Trained" if trainer.iteration == self.training.iterations else "Saved; the same command goes on"
-        print(f"{state} after {trainer.iteration} iterations: {self.out / BEST_NAME}.safetensors")
+        record = InitializerRecord(self.out, config, self._history())
+        trainer.run(record)
+        print(record.outcome(trainer))
 
     def _stage(self, weights: Weights | None, device: torch.device) -> tuple[Stage, ReSplatConfig]:
         """The networks, and their behaviour."""
@@ -159,7 +148,7 @@ class TrainInitializer:
             model = self._initial_model(weights)
             return InitialStage(model, self.losses), model.config
         if weights is None:
-            raise InitializerTrainingError(
+            raise TrainingError(
                 "The update is trained on top of an initial model and none is named; give --weights those of "
                 "`l2o train-initializer --stage initial`."
             )
@@ -177,12 +166,12 @@ class TrainInitializer:
         return UpdateStage(network, initializer, self.losses, self.start, self.steps, self.step_decay), config
 
     def _initial_model(self, weights: Weights | None) -> InitialModel:
-        """A new one, or that of weights, with the depth network of others where they are named."""
+        """A new model or that of ``weights``, with the depth network of ``depth_weights`` if these are named."""
         depth = None if self.depth_weights is None else load_weights(self.depth_weights, "resplat")
         if weights is None:
             model = new_initial_model(self.shape, self.behaviour, self.training.seed)
         else:
-            # A depth network compares as many views as it was trained to.
+            # A depth network compares as many views as in its training.
             own = {} if depth is None else {"reference_views": read_tensors(depth, {}).config.reference_views}
             model = ReSplatInitializer.from_weights(weights, **own).model
         if depth is not None:
@@ -190,7 +179,7 @@ class TrainInitializer:
         return model
 
     def _history(self) -> list[dict[str, Any]]:
-        """The training records of all weights that this training starts from, each once."""
+        """Training records of all weights that this training starts from, each once."""
         records: list[dict[str, Any]] = []
         for named in (self.depth_weights, self.weights):
             found = [] if named is None else _records(load_weights(named, "resplat"))
@@ -202,7 +191,7 @@ class TrainInitializer:
     ) -> tuple[RefinedStage, ReSplatConfig]:
         """A new head on top of an initial model."""
         if weights is None:
-            raise InitializerTrainingError(
+            raise TrainingError(
                 "--through-optimization trains on top of an initial model and none is named; give --weights those of "
                 "`l2o train-initializer`, or resplat-mini."
             )
@@ -215,7 +204,7 @@ class TrainInitializer:
         return RefinedStage(network, self.refinement), config
 
     def _batches(self, source: Source, count: int, device: torch.device) -> list[Batch]:
-        """Views of the first captures, drawn as in training, always the same ones."""
+        """Views of the first captures, drawn as in training but without changes, always the same ones."""
         options = replace(
             self.training.batch, flip_probability=0.0, turn_probability=0.0, recolour_probability=0.0, range_jitter=0.0
         )
@@ -225,7 +214,7 @@ class TrainInitializer:
         ]
 
     def _describe(self, weights: Weights | None, config: ReSplatConfig) -> dict[str, Any]:
-        """What the weights depend on beyond the training options, as plain data."""
+        """Everything that the weights depend on besides the training options, as plain data."""
         if self.through_optimization:
             own = {"refinement": asdict(self.refinement)}
         else:
@@ -246,6 +235,6 @@ class TrainInitializer:
 
 
 def _records(weights: Weights) -> list[dict[str, Any]]:
-    """The training record of weights, and those of the trainings before, last first."""
+    """The training record of weights and those of the trainings before, last first."""
     training = weights.card.training
     return [{name: value for name, value in training.items() if name != "before"}, *training.get("before", [])]

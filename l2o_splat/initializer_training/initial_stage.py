@@ -1,4 +1,4 @@
-"""The first stage: depth and Gaussians of context views, judged by renders of target views and by exact depths."""
+"""The initial stage: trains depths and Gaussians of context views by renders of target views and by exact depths."""
 
 from __future__ import annotations
 
@@ -13,13 +13,24 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.losses import Losses, rank_correlation
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer, ShownViews
-from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.training.evaluation import mean_psnr
+from l2o_splat.training.statistics import Statistics
 from l2o_splat.views import PinholeCameras, Views
 
 RASTER = RasterSettings("antialiased", 0.1)
-"""As the released weights were trained."""
+"""Rasterization with which the released weights were trained."""
+
+
+@dataclass(frozen=True)
+class InitialTerms(Statistics):
+    """Terms of the loss of the initial model."""
+
+    image_error: float | None
+    """Weighted error of rendered views; None if only depths are trained."""
+    depth_error: float
+    """Weighted error of depths."""
 
 
 @dataclass
@@ -29,10 +40,10 @@ class InitialStage:
     network: InitialModel
     losses: Losses
 
-    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss with a graph to the network, and numbers to watch.
+    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, InitialTerms]:
+        """Loss with a graph to the network, and its terms.
 
-        The scene stays in the frame of the networks: the cameras come there instead of the Gaussians to the world.
+        The scene stays in the frame of the networks, into which the cameras are brought.
         """
         shown = ReSplatInitializer(self.network).show(batch.context, 1.0, batch.depth_range)
         exact = batch.depths[:, None] * shown.frame.scale
@@ -41,7 +52,7 @@ class InitialStage:
             references = self.network.config.reference_views
             seen = self.network.depth_predictor(shown.images, shown.cameras, references)
             depth = self.losses.depth(seen, exact, shown.images, near, far)
-            return depth, {"depth_error": float(depth.detach())}
+            return depth, InitialTerms(None, float(depth.detach()))
         found = self.network(shown.images, shown.cameras)
         gaussians = shown.gaussians(found)
         error = self.losses.rendered * sum(
@@ -53,7 +64,7 @@ class InitialStage:
             if share
         )
         depth = self.losses.depth(found, exact, shown.images, near, far)
-        return error + depth, {"image_error": float(error.detach()), "depth_error": float(depth.detach())}
+        return error + depth, InitialTerms(float(error.detach()), float(depth.detach()))
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
@@ -82,12 +93,12 @@ class InitialStage:
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
     def tensors(self, network: nn.Module) -> dict[str, Tensor]:
-        """Of the whole model so far, without the prefix of the released names."""
+        """Tensors of the initial model, without the prefix of the released names."""
         return network.state_dict()
 
 
 def local_views(shown: ShownViews, views: Views) -> Views:
-    """Views of the world, with cameras in the frame of the networks."""
+    """The views with their cameras in the frame of the networks instead of the world's."""
     return replace(views, cameras=shown.frame.cameras_to_local(views.cameras))
 
 
@@ -98,9 +109,9 @@ def view_error(gaussians: Gaussians, views: Views, losses: Losses) -> Tensor:
 
 
 def with_median_depths(scene: InitialScene) -> Gaussians:
-    """The Gaussians of every view moved along their rays to its median depth, and scaled with it.
+    """The Gaussians moved along their rays to the median depth of their view, and scaled with their depth.
 
-    What is lost by that is what the depths are worth.
+    The quality that is lost by this is the worth of the depths.
     """
     cameras: PinholeCameras = scene.context.cameras
     per_view = len(scene.gaussians) // len(cameras)

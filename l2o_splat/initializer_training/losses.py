@@ -1,4 +1,4 @@
-"""What the networks are trained to minimise."""
+"""Losses of the initial model and of the update."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat.initializers.depth_smoothness import depth_smoothness
-from l2o_splat.meta.objective import Objective
 from l2o_splat.nets.resplat.depth import DepthFeatures
 from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.nets.resplat.model import InitialPrediction
+from l2o_splat.training.objective import Objective
 
 
 @dataclass(frozen=True)
 class DepthLoss:
-    """Depths of procedural scenes are known, so the depth network is told them (ours; the original is not)."""
+    """Supervision by the exact depths of procedural scenes (ours; the original has none)."""
 
     regression: float = 1.0
     """Weight of the mean absolute error of log-depth, at the resolution of the images."""
     classification: float = 0.1
-    """Weight of the cross-entropy of the depth candidates at the resolution of the cost volume."""
+    """Weight of the cross-entropy over depth candidates, at the resolution of the cost volume."""
     smoothness: float = 0.01
     """Weight of the edge-aware smoothness, as in the original."""
 
@@ -35,7 +35,15 @@ class DepthLoss:
         near: Float[Tensor, " v"],
         far: Float[Tensor, " v"],
     ) -> Float[Tensor, ""]:
-        """Depths beyond the range count as its ends; units are those of the networks."""
+        """Loss of predicted depths.
+
+        Args:
+            found: Prediction of the depth network.
+            exact: Exact camera z, units of the networks; depths beyond the range count as its ends.
+            images: Context views, normalised for the networks.
+            near: Nearest depth considered in each view.
+            far: Farthest depth considered.
+        """
         low, high = (limit.log()[:, None, None, None] for limit in (near, far))
         exact = exact.log().clamp(low, high)
         regression = (found.depth.log() - exact).abs().mean()
@@ -55,27 +63,28 @@ class DepthLoss:
 
 
 def default_objective() -> Objective:
-    """L1 and SSIM; LPIPS, where it is asked for and its backbone is there."""
+    """L1 and SSIM; LPIPS if its weight is set and its backbone is available."""
     return Objective(relative=False)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """All terms."""
+    """Terms of the losses and their weights."""
 
     images: Objective = field(default_factory=default_objective)
     """Error of rendered views."""
     rendered: float = 1.0
-    """Weight of these; with 0 the initial stage trains the depth network alone, in about half the time."""
+    """Weight of that error; with 0 the initial stage trains the depth network alone, in about half the time."""
     context_share: float = 0.25
-    """Weight of the error of context views; that of target views has the rest."""
+    """Share of the error of context views; target views have the rest."""
     depth: DepthLoss = field(default_factory=DepthLoss)
+    """Error of predicted depths, in the initial stage."""
     growth: float = 0.9
-    """Weight of each update relative to the one after it."""
+    """Weight of the error after an update, relative to that after the next one."""
 
 
 def rank_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
-    """Spearman's coefficient; ties are ranked in order of place."""
+    """Spearman's rank correlation; ties are ranked in their order."""
     ranks = torch.stack([values.argsort().argsort().double() for values in (a, b)])
     ranks = F.normalize(ranks - ranks.mean(dim=1, keepdim=True), dim=1)
     return float(ranks[0] @ ranks[1])

@@ -1,4 +1,4 @@
-"""The networks that are trained, and how they start."""
+"""Networks of the mini size, and their weights before training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MINI = ReSplatShape(
     num_blocks=2,
     update=UpdateShape(state_width=64, attention_width=32, num_blocks=2, error_widths=(16, 32), front_error=True),
 )
-"""Narrow enough to be trained on a CPU."""
+"""Widths narrow enough for training on a CPU."""
 
 MINI_CONFIG = ReSplatConfig(
     depth_range="points",
@@ -40,32 +40,33 @@ MINI_CONFIG = ReSplatConfig(
     longer_side=224,
     portrait=True,
 )
-"""Scenes of any size: depths from points, scales in cells."""
+"""Behaviour for scenes of any size: depth ranges from points, scales in cells."""
 
 FIRST_OPACITY_LOGIT = 1.0
+"""Opacity logit of an untrained model's Gaussians."""
 FEATURE_GAIN = 4.0
-"""Of the first features, so that they outweigh the encoding of positions that is added to them."""
+"""Factor of the first features, with which they outweigh the position encoding that is added to them."""
 SMALL = 0.3
-"""Factor of the weights that meet features of any size."""
+"""Factor of weights whose inputs may be of any size."""
 FIRST_COLOUR_STEP = 0.3
-"""Share of the error of colour that an untrained update takes away."""
+"""Share of the colour error that an untrained update removes."""
 LOGIT_GAIN = 1.0
-"""Logits of the depth candidates per correlation."""
+"""Factor from correlations to the logits of the depth candidates."""
 
 
 def new_initial_model(shape: ReSplatShape, config: ReSplatConfig, seed: int) -> InitialModel:
-    """An untrained model that already compares views.
+    """An untrained model that already compares views (ours; the original starts from trained parts).
 
-    Its depths are those at which untrained convolutional features agree best (a plane sweep, nothing more), its
-    Gaussians are round and have the colours of the photographs. Everything that is to be learned starts as a small
-    change of that, which saves most of the time of training (ours; the original starts from trained parts).
+    Its depths are those at which untrained convolutional features agree best, as in a plane sweep; its Gaussians are
+    round and have the colours of the photographs. Training starts with small changes of these, which saves most of the
+    training time.
     """
     torch.manual_seed(seed)
     model = InitialModel(shape, config)
     m, last = shape.gaussians_per_cell, model.gaussian_head[2]
     with torch.no_grad():
         nn.init.trunc_normal_(model.depth_predictor.pretrained.pos_embed, std=0.02)
-        # The head has no normalisation before it: with large inputs its hidden units would all be cut off.
+        # The head has no normalisation before it: large inputs would saturate all of its hidden units.
         model.gaussian_regressor[0].weight.mul_(SMALL)
         model.proj.weight.mul_(SMALL)
         last.weight[4 * m :] = 0
@@ -77,7 +78,7 @@ def new_initial_model(shape: ReSplatShape, config: ReSplatConfig, seed: int) -> 
 
 
 def _pass_matching_on(network: DepthNetwork) -> None:
-    """Let the correlations of the plane sweep be the logits of the depth candidates."""
+    """Make the correlations of the plane sweep the logits of the depth candidates."""
     network.backbone.conv2.weight.mul_(FEATURE_GAIN)
     for layer in network.transformer.layers:
         for norm in (layer.self_attn.norm1, layer.cross_attn_ffn.norm2):
@@ -99,10 +100,10 @@ def _pass_matching_on(network: DepthNetwork) -> None:
 
 
 def new_update_network(shape: ReSplatShape, seed: int) -> ReSplatUpdateNetwork:
-    """An untrained update, which moves nothing, or, where it is shown the errors in front, colours alone.
+    """An untrained update, which changes nothing; if it sees the errors in front of a Gaussian, it changes colours.
 
-    ImageNet's weights, which the original compares images with, do not come with the package: the features are
-    trained with the rest.
+    The package has no ImageNet weights, with which the original compares images: the features are trained with the
+    rest.
     """
     torch.manual_seed(seed)
     network = ReSplatUpdateNetwork(shape)
@@ -119,9 +120,9 @@ def new_update_network(shape: ReSplatShape, seed: int) -> ReSplatUpdateNetwork:
 
 
 def _correct_colours(network: ReSplatUpdateNetwork) -> None:
-    """Let every Gaussian's colour go against the mean error of colour that views show where it is in front.
+    """Move every Gaussian's colour against the mean colour error that views show where it is in front.
 
-    The first three channels of everything carry that error, and nothing else has a say in them at the start.
+    The first three channels of every layer carry that error, and initially nothing else.
     """
     shape, channels = network.shape.update, torch.arange(3)
     # The first map holds the difference of mean colours, sRGB.
@@ -134,7 +135,7 @@ def _correct_colours(network: ReSplatUpdateNetwork) -> None:
     for block in network.update_error_attn:
         block.conv.weight.mul_(SMALL)
         block.conv.weight[:3], block.conv.bias[:3] = 0, 0
-    # From the error to the state, which forgets the errors of earlier steps.
+    # From the error to the state, which does not keep the errors of earlier steps.
     project, transformer = network.update_module
     project.linear.weight[:3], project.linear.bias[:3] = 0, 0
     project.linear.weight[channels, PARAMETER_WIDTH + channels] = -1

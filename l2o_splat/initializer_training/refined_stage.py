@@ -1,8 +1,8 @@
-"""Training through the optimization that follows: how strongly is each predicted Gaussian to be held?
+"""Training through optimization: how strongly the refinement is to hold each predicted Gaussian.
 
-After DIFF3R (arXiv 2604.01030): the prediction is refined on the context views, the refined scene is judged on target
-views, and the gradient passes through the refinement by the implicit function theorem. Schedule, numbers and the
-changed exposures are ours; the paper's are not known.
+As in DIFF3R (arXiv 2604.01030), the prediction is refined on the context views, the error is that of target views, and
+the gradient passes through the refinement by the implicit function theorem. The paper does not give its schedule and
+numbers; these, and the changed exposures, are ours.
 """
 
 from __future__ import annotations
@@ -27,43 +27,60 @@ from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.initial_stage import RASTER, local_views
 from l2o_splat.initializers.diff3r import predicted_precision
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
-from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import render
 from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.training.evaluation import mean_psnr
+from l2o_splat.training.statistics import Statistics
 from l2o_splat.views import Views
 
 NOTHING = 1e-30
-"""A precision that holds nothing: plain Adam."""
+"""Precision that holds nothing, with which the refinement is plain Adam."""
+
+
+@dataclass(frozen=True)
+class RefinementTerms(Statistics):
+    """Numbers of one training step."""
+
+    image_error: float
+    """Logarithm of the squared error of target views after the refinement."""
+    first_error: float
+    """The same before the refinement."""
+    gradient_ratio: float
+    """Norm of the gradient of the refinement's energy, after relative to before."""
+    left_out: bool
+    """Whether the refinement failed, so that the step has no gradient."""
+    log_precision: float
+    """Mean logarithm of the predicted precisions relative to their reference, without those of the means."""
 
 
 @dataclass(frozen=True)
 class RefinementOptions:
-    """How predictions are refined in training, and what the refinement has to cope with."""
+    """How predictions are refined in training, and how exposures are changed."""
 
     steps: tuple[int, int] = (60, 500)
-    """Fewest and most Adam steps; their number is drawn with a uniform logarithm. What should have been held shows
-    after many."""
+    """Fewest and most Adam steps; their number is drawn log-uniformly. What should have been held shows after many
+    steps."""
     backward: BackwardMode = BackwardMode.IMPLICIT_DAMPED
-    """How gradients pass through them."""
+    """How gradients pass through the steps."""
     solver_iterations: int = 16
-    """Most iterations of the linear solve of the backward pass."""
+    """Most iterations of the linear solver in the backward pass."""
     train_initial: bool = False
-    """Train the initial model too, beside the network that predicts precisions."""
+    """Train the initial model too, not only the head that predicts precisions."""
     first_share: float = 0.1
-    """Weight of the error before the refinement where the initial model is trained: what the refinement overwrites
-    would have no supervision otherwise."""
+    """Weight of the error before the refinement if the initial model is trained: without it, what the refinement
+    overwrites would have no supervision."""
     exposure_probability: float = 0.5
-    """How often one of the context images is seen brighter or darker; target images never are."""
+    """Probability that one of the context images is made brighter or darker; target images never are."""
     exposure: tuple[float, float] = (0.75, 1.25)
-    """What that image is multiplied by lies between these."""
+    """Smallest and largest factor of that image."""
     evaluated_steps: tuple[int, ...] = (500,)
-    """Numbers of steps after which validation captures are looked at."""
+    """Numbers of steps after which validation captures are evaluated."""
     reference_scenes: int = 8
-    """Scenes that the typical precision is measured on, around which the network predicts."""
+    """Number of scenes on which the typical precision is measured, relative to which the head predicts."""
     reference_scale: float = 100.0
-    """What it is multiplied by: most predicted Gaussians are hidden by others, and the median says little of the rest.
-    """
+    """Factor of the typical precision: most predicted Gaussians are hidden by others, and the median says little about
+    the rest."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps[0] <= self.steps[1]:
@@ -75,7 +92,7 @@ class RefinementOptions:
 
 
 class RefinedModel(nn.Module):
-    """What a scene starts from: the initial model, and the head that sees its features."""
+    """The initial model, and the head that predicts precisions from its features."""
 
     def __init__(self, initial: InitialModel, head: UncertaintyHead, train_initial: bool = False) -> None:
         super().__init__()
@@ -83,7 +100,7 @@ class RefinedModel(nn.Module):
         self.train_initial = train_initial
 
     def forward(self, batch: Batch) -> tuple[InitialScene, Float[Tensor, "n 5"], Views]:
-        """Start, precision and target views, in the frame of the networks."""
+        """Predicted scene, its precisions and the target views, in the frame of the networks."""
         initializer = ReSplatInitializer(self.initial)
         shown = initializer.show(batch.context, 1.0, batch.depth_range)
         with torch.set_grad_enabled(self.train_initial and torch.is_grad_enabled()):
@@ -95,15 +112,15 @@ class RefinedModel(nn.Module):
 
 @dataclass
 class RefinedStage:
-    """Trains the head, and the initial model where that is asked for."""
+    """Trains the head, and the initial model if ``options.train_initial`` says so."""
 
     network: RefinedModel
     options: RefinementOptions = field(default_factory=RefinementOptions)
     _unlearned: dict[str, dict[str, float]] = field(default_factory=dict, init=False)
-    """PSNR of methods that a frozen initial model gives the same numbers for in every evaluation."""
+    """PSNR by scene of the precisions that are not learned, which a frozen initial model need not measure twice."""
 
-    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss with a graph to the network, and numbers to watch."""
+    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, RefinementTerms]:
+        """Loss with a graph to the network, and its terms."""
         options = self.options
         batch = self.exposed(batch, rng)
         low, high = (math.log(steps) for steps in options.steps)
@@ -115,23 +132,23 @@ class RefinedStage:
             first = log_error(scene.gaussians, target)
         loss = error + options.first_share * first if self.network.train_initial else error
         if status.failure is not None:
-            loss = loss * math.nan  # The trainer leaves out scenes whose gradient is not finite.
-        return loss, {
-            "image_error": float(error.detach()),
-            "first_error": float(first.detach()),
-            "gradient_ratio": status.gradient_ratio,
-            "left_out": float(status.failure is not None),
-            "log_precision": float((precision.detach() / self.network.head.reference)[:, 1:].log().mean()),
-        }
+            loss = loss * math.nan  # The trainer makes no step along a gradient that is not finite.
+        return loss, RefinementTerms(
+            image_error=float(error.detach()),
+            first_error=float(first.detach()),
+            gradient_ratio=status.gradient_ratio,
+            left_out=status.failure is not None,
+            log_precision=float((precision.detach() / self.network.head.reference)[:, 1:].log().mean()),
+        )
 
     def exposed(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """The batch, in some cases with another exposure of one context image."""
+        """The batch; with ``options.exposure_probability``, one context image has another exposure."""
         happens = rng.random() < self.options.exposure_probability
         which, gain = int(rng.integers(len(batch.context))), float(rng.uniform(*self.options.exposure))
         return replace(batch, context=with_exposure(batch.context, which, gain)) if happens else batch
 
     def refine(self, scene: InitialScene, precision: Float[Tensor, "n 5"], steps: int) -> tuple[Gaussians, LayerStatus]:
-        """The scene after so many Adam steps on its context views; differentiable to scene and precision."""
+        """The scene after ``steps`` Adam steps on its context views, differentiable in scene and precision."""
         solver = AdamSolver(steps, scene_extent=SceneCameras(scene.context.cameras.centres).extent)
         linear = PCG(max_iterations=self.options.solver_iterations)
         views = ContextViews(scene.context, RASTER)
@@ -139,8 +156,8 @@ class RefinedStage:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
-        """PSNR of target views before the refinement and after some steps of it, with the head's precision, the
-        heuristic one and none, as photographed and with the first context image brighter (``_exposed``)."""
+        """PSNR (dB) of target views before the refinement and after some steps of it, with the precision of the head,
+        the heuristic one and none, as photographed and with the first context image brighter (``_exposed``)."""
         rows: list[dict[str, float]] = []
         gain = self.options.exposure[1]
         for number, batch in enumerate(batches):
@@ -168,7 +185,7 @@ class RefinedStage:
         }
 
     def tensors(self, network: nn.Module) -> dict[str, Tensor]:
-        """Of the whole model, those of the head with the prefix that they have in weights of diff3r."""
+        """Tensors of the whole model; those of the head have the prefix of the weights of diff3r."""
         head = {PREFIX + name: tensor for name, tensor in network.head.state_dict().items()}
         return network.initial.state_dict() | head
 
@@ -176,14 +193,14 @@ class RefinedStage:
 def log_error(gaussians: Gaussians, views: Views) -> Float[Tensor, ""]:
     """Mean over views of the logarithm of the mean squared difference: -0.23 times PSNR, without clamping.
 
-    Good and bad scenes count alike in it, and unlike L1 it says what a few Gaussians that went astray cost.
+    Good and bad scenes count equally, and unlike L1 it shows the cost of a few Gaussians that went astray.
     """
     difference = render(gaussians, views.cameras, RASTER).rgb - views.images
     return difference.square().mean(dim=(1, 2, 3)).log().mean()
 
 
 def with_exposure(views: Views, which: int, gain: float) -> Views:
-    """The views with one photograph brighter or darker, saturated at white."""
+    """The views with one photograph brighter or darker, clipped at white."""
     images = views.images.clone()
     images[which] = (images[which] * gain).clamp(max=1)
     return replace(views, images=images)
@@ -195,8 +212,8 @@ def typical_precision(initial: InitialModel, batches: Sequence[Batch], scale: fl
 
     Args:
         initial: Predicts the scenes.
-        batches: Of some scenes.
-        scale: See :class:`RefinementOptions`.
+        batches: Batches of the scenes.
+        scale: Factor, see :class:`RefinementOptions`.
     """
     initializer = ReSplatInitializer(initial)
     found = []

@@ -1,4 +1,4 @@
-"""Procedural captures for training, with the exact depth of every pixel, made once and kept on disk."""
+"""Procedural captures with the exact depth of every pixel, made once and stored on disk."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from l2o_splat.meta.sources import TRAINING_SEEDS, ProceduralSource, Source
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.procedural import GENERATOR_VERSION, ProceduralCapture, ProceduralOptions, generate
+from l2o_splat.training.sources import TRAINING_SEEDS, ProceduralSource, Source
 from l2o_splat.views import PinholeCameras, Views
 
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What procedural captures are drawn from; both ends of ranges are included."""
+    """Ranges from which procedural captures are drawn; both ends are included."""
 
     sizes: tuple[tuple[int, int], ...] = ((64, 96), (64, 112), (80, 112), (96, 128), (128, 192))
-    """Image heights and widths, one of them drawn for each capture; multiples of what the networks need."""
+    """Heights and widths of images; each capture draws one pair. Multiples of what the networks need."""
     portrait_share: float = 0.25
-    """How often height and width change places."""
+    """Probability that height and width are swapped."""
     num_views: tuple[int, int] = (12, 16)
-    """Photographs."""
+    """Number of photographs."""
     num_points: tuple[int, int] = (400, 2000)
-    """Sparse points."""
+    """Number of sparse points."""
 
     def draw(self, rng: np.random.Generator) -> ProceduralOptions:
         """Draw the options of one capture."""
@@ -41,16 +41,18 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class DepthSource(Source):
-    """Captures of the sizes that the networks need, drawn from seeds that are apart from those of other uses."""
+    """Captures of sizes that suit the networks; their seeds are apart from those of the demo and of benchmarks."""
 
     seed: int = 0
-    """Another seed begins elsewhere in ``seeds``."""
+    """Where to begin in ``seeds``, see :class:`ProceduralSource`."""
     options: SceneOptions = SceneOptions()
+    """Sizes of the captures."""
     seeds: range = TRAINING_SEEDS
+    """Generator seeds."""
 
     def capture(self, index: int) -> ProceduralCapture:
         seed = ProceduralSource(self.seed, seeds=self.seeds).generator_seed(index)
-        # A stream of its own: the generator's are spawned from the bare seed.
+        # Another random stream than the generator's, which are spawned from the bare seed.
         return generate(seed, self.options.draw(np.random.default_rng([seed, 1])))
 
     def prepare(self) -> None:
@@ -59,12 +61,14 @@ class DepthSource(Source):
 
 @dataclass(frozen=True)
 class StoredSource(Source):
-    """The first captures of a source, again and again, in a folder that fills when they are first asked for."""
+    """The first captures of a source, in turn, each written to a folder when it is first asked for."""
 
     source: Source
+    """Makes the captures."""
     folder: Path
+    """Folder of the files; several runs may share it."""
     count: int
-    """Captures kept; index i gives number i modulo this."""
+    """Number of captures; index i gives capture i modulo this."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -72,7 +76,7 @@ class StoredSource(Source):
 
     def capture(self, index: int) -> ProceduralCapture:
         number = index % self.count
-        # Other options give files of other names.
+        # Captures of other options have other file names.
         kind = f"{zlib.crc32(repr((GENERATOR_VERSION, self.source)).encode()):08x}"
         path = self.folder / f"capture-{kind}-{number:06d}.pt"
         if not path.exists():
@@ -84,7 +88,7 @@ class StoredSource(Source):
 
 
 def _write(path: Path, capture: ProceduralCapture) -> None:
-    """Images as 8-bit numbers, as photographs are; the file appears whole or not at all."""
+    """Write a capture, images in 8 bits as photographs are; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cameras = capture.views.cameras
     content = {

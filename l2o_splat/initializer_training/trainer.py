@@ -1,11 +1,10 @@
-"""The training loop of both stages: a stopped and resumed run gives the same weights (on the CPU)."""
+"""Trainer of the stages of initializer training."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,20 +12,22 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from l2o_splat.initializer_training.batches import Batch, BatchOptions, draw_batch
-from l2o_splat.meta.outer_loop import OuterLoop, Schedule
-from l2o_splat.meta.prefetch import Prefetched, prefetched
-from l2o_splat.meta.sources import Source
+from l2o_splat.initializer_training.batches import Batch, BatchOptions, UnusableCaptureError, draw_batch
+from l2o_splat.training.options import OuterOptions, Schedule
+from l2o_splat.training.outer_loop import OuterLoop
+from l2o_splat.training.prefetch import Prefetched, prefetched
+from l2o_splat.training.sources import Source
+from l2o_splat.training.statistics import Statistics, StepStatistics
 
 
 class Stage(Protocol):
-    """What is trained, and how it is judged."""
+    """Which network is trained, and how it is judged."""
 
     network: nn.Module
-    """Trained in place; parameters that need no gradient stay as they are."""
+    """Trained in place; parameters that require no gradient stay as they are."""
 
-    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss with a graph to the network, and numbers to watch."""
+    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Statistics]:
+        """Loss with a graph to the network, and its terms as numbers for logs."""
         ...
 
     def evaluate(self, network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
@@ -34,44 +35,46 @@ class Stage(Protocol):
         ...
 
     def tensors(self, network: nn.Module) -> dict[str, Tensor]:
-        """Of the whole model, without the prefix of the released names."""
+        """Tensors of the whole model, without the prefix of the released names."""
         ...
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """What the weights depend on, besides networks, losses and scenes."""
+class InitializerTrainingOptions(OuterOptions):
+    """Everything that the weights depend on besides networks, losses and scenes. Each update is made from one scene."""
 
     iterations: int = 6000
-    """Updates of the weights, each from one scene."""
-    seed: int = 0
-    """Another seed starts with other weights and draws other views."""
-    learning_rate: float = 1e-3
-    """Highest rate of AdamW; OneCycle brings it up and down."""
-    warm_up: float = 0.03
-    """Share of the training in which the rate rises."""
-    weight_decay: float = 0.01
-    clip_norm: float = 0.5
-    """Largest norm of a gradient."""
     averaging: float = 0.995
-    """Decay of the running average of the weights, which is what is evaluated and kept."""
     batch: BatchOptions = field(default_factory=BatchOptions)
+    """How views are drawn from a capture."""
+
+
+@dataclass(frozen=True)
+class InitializerStatistics(StepStatistics):
+    """Numbers of one update."""
+
+    terms: Statistics | None
+    """Terms of the loss, those of the stage; None if the capture was unusable."""
+
+    def numbers(self) -> dict[str, float]:
+        terms = {} if self.terms is None else self.terms.numbers()
+        return terms | {"gradient_norm": self.gradient_norm}
 
 
 class InitializerTrainer(OuterLoop):
     """Trains one stage.
 
-    Every random draw is a function of the seed and the iteration, so that nothing about random numbers needs saving.
+    Every random draw is a function of the seed and the iteration, so that states hold no random numbers.
 
     Args:
         fabric: Lightning Fabric, launched, with one process.
         stage: What is trained.
         source: Captures; iteration i takes the one of index i.
         validation: Batches that curves and the best weights are measured on.
-        options: Of the training.
-        schedule: Of reports.
-        folder: Of the run.
-        description: All else that the weights depend on, compared with that of a saved state.
+        options: Options of the training.
+        schedule: When to evaluate and save.
+        folder: Folder of the run.
+        description: Everything else that the weights depend on, to compare with a saved state.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class InitializerTrainer(OuterLoop):
         stage: Stage,
         source: Source,
         validation: Sequence[Batch],
-        options: TrainingOptions,
+        options: InitializerTrainingOptions,
         schedule: Schedule,
         folder: Path,
         description: dict[str, Any],
@@ -94,21 +97,18 @@ class InitializerTrainer(OuterLoop):
     def evaluate(self) -> dict[str, float]:
         return self.stage.evaluate(self.average.module, self.validation)
 
-    def iterate(self, captures: Prefetched) -> dict[str, float]:
+    def iterate(self, captures: Prefetched) -> InitializerStatistics:
+        """One update from one capture; a capture that makes no batch leaves the weights as they are."""
         rng = np.random.default_rng((self.options.seed, self.iteration))
-        numbers: dict[str, float] = {}
-        norm = math.nan
         self.optimizer.zero_grad()
         try:
             batch = draw_batch(next(captures), self.options.batch, rng, self.fabric.device)
-        except ValueError:
-            batch = None  # Too few points where the drawn views look: the scene is left out.
-        if batch is not None:
-            loss, numbers = self.stage.loss(batch, rng)
-            loss.backward()
-            norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm))
-        self.step(norm)
-        return numbers | {"gradient_norm": norm}
+        except UnusableCaptureError:
+            self.skip()
+            return InitializerStatistics(gradient_norm=math.nan, terms=None)
+        loss, terms = self.stage.loss(batch, rng)
+        loss.backward()
+        return InitializerStatistics(self.step(), terms)
 
-    def plain_options(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self.options) | self.description))
+    def dependencies(self) -> dict[str, Any]:
+        return self.description

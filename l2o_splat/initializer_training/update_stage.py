@@ -1,4 +1,4 @@
-"""The second stage: updates on top of a frozen initial model, or of points, judged by renders after each of them."""
+"""The update stage: trains updates of a frozen initial model's scenes, or of points, by renders after each update."""
 
 from __future__ import annotations
 
@@ -17,17 +17,28 @@ from l2o_splat.initializer_training.initial_stage import RASTER, view_error
 from l2o_splat.initializer_training.losses import Losses
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
-from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import render
+from l2o_splat.training.evaluation import mean_psnr
+from l2o_splat.training.statistics import Statistics
 from l2o_splat.views import Views
 
 Start = Literal["resplat", "points", "random"]
 
 RANDOM_POINTS = 3000
-"""Gaussians of a random start."""
+"""Number of Gaussians of a random start."""
+
+
+@dataclass(frozen=True)
+class UpdateTerms(Statistics):
+    """Errors of rendered views in one training step."""
+
+    image_error: float
+    """Error after the last update."""
+    first_error: float
+    """Error after the first update."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +47,9 @@ class Started:
 
     gaussians: Gaussians
     features: Float[Tensor, "n c"] | None
-    """Of the initial model; None for other starts."""
+    """Features of the initial model; None for other starts."""
     context: Views
-    """At the size that the networks need."""
+    """Context views at a size that suits the networks."""
 
 
 @dataclass
@@ -46,10 +57,10 @@ class UpdateStage:
     """Trains the update; the initial model stays as it is.
 
     Args:
-        network: The update.
-        initializer: Of the same weights.
-        losses: Of rendered views.
-        starts: Scenes that the update begins with, drawn with equal chance; repeat one to draw it more often.
+        network: The update network.
+        initializer: Initializer with the frozen initial model.
+        losses: Error of rendered views.
+        starts: Kinds of scenes to update, drawn with equal probability; repeat one to draw it more often.
         steps: Fewest and most updates of a training step.
         step_decay: See :class:`ReSplatConfig`.
     """
@@ -61,8 +72,8 @@ class UpdateStage:
     steps: tuple[int, int]
     step_decay: float = 1.0
 
-    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss with a graph to the update network, along the latent state, and numbers to watch."""
+    def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, UpdateTerms]:
+        """Loss with a graph to the update network, also along the latent state, and its terms."""
         start = self.starts[rng.integers(len(self.starts))]
         num_steps = int(rng.integers(self.steps[0], self.steps[1], endpoint=True))
         scene = self.begin(start, batch, seed=int(rng.integers(1 << 31)))
@@ -73,11 +84,11 @@ class UpdateStage:
             term = (1 - self.losses.context_share) * target + self.losses.context_share * context
             loss = self.losses.growth * loss + term
             errors.append(float(term.detach()))
-        return loss / num_steps, {"image_error": errors[-1], "first_error": errors[0]}
+        return loss / num_steps, UpdateTerms(image_error=errors[-1], first_error=errors[0])
 
     @torch.no_grad()
     def begin(self, start: Start, batch: Batch, seed: int) -> Started:
-        """A scene to update."""
+        """A scene of one kind, before its first update."""
         if start == "resplat":
             scene = self.initializer(batch.context, 1.0, batch.depth_range)
             return Started(scene.gaussians, scene.features, scene.context)
@@ -105,11 +116,11 @@ class UpdateStage:
         return {"psnr": float(np.mean(last))} | numbers
 
     def tensors(self, network: nn.Module) -> dict[str, Tensor]:
-        """Of the whole model, without the prefix of the released names."""
+        """Tensors of initial model and update, without the prefix of the released names."""
         return self.initializer.model.state_dict() | network.state_dict()
 
     def _updates(self, network: nn.Module, scene: Started, count: int):
-        """The scene after each update; the graph leads to the network and along the latent state."""
+        """The scene after each update, with a graph to the network and along the latent state."""
         config = replace(self.initializer.config, update_starts="any", step_decay=self.step_decay)
         rule = ReSplatRule(network, config)
         gaussians, state = scene.gaussians, rule.init_state(scene.gaussians, scene.features)

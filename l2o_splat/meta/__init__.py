@@ -1,1 +1,1 @@
-"""Training of update rules: unrolls, their losses and the buffer they resume from."""
+"""Meta-training of update rules: episodes, unrolls, their losses, and the buffer that episodes are resumed from."""

@@ -1,45 +1,49 @@
-"""Episodes that wait to be gone on with, so that a rule is trained on late steps as well as on early ones."""
+"""Checkpoint buffer: episodes that are resumed later, so that a rule is trained on late steps as well as early ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.meta.episode import Episode
 
 
 @dataclass(frozen=True)
 class BufferOptions:
-    """Checkpoint buffer of Learn2Splat (arXiv 2605.15760); the defaults are the paper's code."""
+    """Options of the checkpoint buffer of Learn2Splat (arXiv 2605.15760); the defaults are those of its code."""
 
     capacity: int = 20
-    """Episodes kept; none is gone on with before there are as many."""
+    """Most episodes in the buffer; none is resumed before it was full once."""
     resume_probability: float = 0.7
-    """How often a full buffer gives an episode in place of a fresh capture."""
+    """Probability that a meta-iteration resumes an episode of a full buffer instead of starting a fresh one."""
     keep_fresh: float = 0.7
-    """How often a fresh episode enters a full buffer after its unroll."""
+    """Probability that a fresh episode enters a full buffer after its unroll."""
     keep_resumed: float = 0.99
-    """How often a resumed one returns."""
+    """Probability that a resumed episode returns to the buffer."""
 
 
 class CheckpointBuffer:
-    """First in, first out, with draws in between."""
+    """Episodes, first in, first out; any of them may be drawn in between."""
 
     def __init__(self, options: BufferOptions) -> None:
         self.options = options
         self.episodes: list[Episode] = []
+        """Oldest first."""
         self.filled = False
-        """Whether there have been as many episodes as the buffer keeps."""
+        """Whether the buffer was full once."""
 
     def draw(self, random: np.random.Generator) -> Episode | None:
-        """An episode to go on with, taken out; None asks for a fresh one."""
+        """Take out an episode to resume; None asks for a fresh one."""
         if not (self.filled and self.episodes) or random.random() >= self.options.resume_probability:
             return None
         return self.episodes.pop(int(random.integers(len(self.episodes))))
 
     def offer(self, episode: Episode, resumed: bool, random: np.random.Generator) -> bool:
-        """Take an episode in, the oldest going out where there are too many; whether it was taken."""
+        """Add an episode, in place of the oldest one if the buffer is full; return whether it was added."""
         chance = self.options.keep_resumed if resumed else self.options.keep_fresh
         if self.filled and random.random() >= chance:
             return False
@@ -47,3 +51,33 @@ class CheckpointBuffer:
         self.filled = self.filled or len(self.episodes) >= self.options.capacity
         del self.episodes[: max(len(self.episodes) - self.options.capacity, 0)]
         return True
+
+    def to_state(self) -> dict[str, Any]:
+        """Tensors and numbers to restore the buffer from: where each episode stands, without its photographs."""
+        episodes = [
+            {
+                "index": episode.index,
+                "step": episode.step,
+                "gaussians": {name: value.cpu() for name, value in episode.gaussians.items()},
+                "state": {name: rows.cpu() for name, rows in episode.state.items()},
+            }
+            for episode in self.episodes
+        ]
+        return {"filled": self.filled, "episodes": episodes}
+
+    def restore(self, saved: dict[str, Any], start: Callable[[int], Episode]) -> None:
+        """Fill the buffer as it was saved.
+
+        Args:
+            saved: What :meth:`to_state` returned.
+            start: Starts the episode of a capture's index, on the device.
+        """
+        self.filled = saved["filled"]
+        self.episodes = [_resumed(start(entry["index"]), entry) for entry in saved["episodes"]]
+
+
+def _resumed(start: Episode, entry: dict[str, Any]) -> Episode:
+    device = start.gaussians.means.device
+    gaussians = Gaussians(**{name: entry["gaussians"][name].to(device) for name in FIELDS})
+    state = {name: rows.to(device) for name, rows in entry["state"].items()}
+    return replace(start, gaussians=gaussians, state=state, step=entry["step"])

@@ -1,17 +1,24 @@
-"""``l2o meta-train``: train a learned optimizer."""
+"""``l2o meta-train``: meta-training of a learned optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from l2o_splat.meta.evaluation import Evaluation
-from l2o_splat.meta.outer_loop import Schedule
-from l2o_splat.meta.record import BEST_NAME, TrainingRecord
-from l2o_splat.meta.sources import (
+from l2o_splat.meta.record import MetaRecord
+from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
+from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
+from l2o_splat.optim.adam import adam_options
+from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
+from l2o_splat.scenes.capture import Capture
+from l2o_splat.scenes.capture_names import CaptureNameError, CaptureSource, find_capture
+from l2o_splat.training.errors import TrainingError
+from l2o_splat.training.options import Schedule
+from l2o_splat.training.processes import start_fabric
+from l2o_splat.training.sources import (
     VALIDATION_SEEDS,
     CaptureRanges,
     CapturesSource,
@@ -19,66 +26,78 @@ from l2o_splat.meta.sources import (
     ProceduralSource,
     Source,
 )
-from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
-from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
-from l2o_splat.optim.adam import adam_options
-from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
-from l2o_splat.scenes.capture import Capture
-from l2o_splat.scenes.capture_names import find_capture
 
 ReadCapture = Callable[..., Capture]
 """Reads a capture of any nerfstudio format: ``(data, dataparser, scale, hold_out)``."""
 
 
-class MetaTrainError(RuntimeError):
-    """Meta-training cannot start; the message says why and what to do."""
+@dataclass(frozen=True)
+class CaptureLoader:
+    """Reads a capture of the user, without the views that the benchmark holds out.
+
+    Equal captures have equal representations, by which a resumed run recognises its source.
+    """
+
+    read: ReadCapture = field(repr=False)
+    source: CaptureSource
+    scale: float
+    """Factor of the size of the photographs."""
+
+    def __call__(self) -> Capture:
+        data = None if self.source.data is None else Path(self.source.data)
+        return self.read(data, self.source.dataparser, self.scale, True)
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where scenes come from."""
+    """Which scenes are trained on."""
 
     captures: tuple[str, ...] = ()
     """Folders of real captures, in any format nerfstudio reads; their views 0, 8, 16, ... are left out."""
     scale: float = 0.25
     """Photographs of captures are scaled by this factor, in memory."""
     capture_share: float = 0.5
-    """How often a scene is one of the captures, where there are any; the others are procedural."""
+    """Probability that a scene is one of the captures, if there are any; the others are procedural."""
     seed: int = 0
-    """Another seed trains on other procedural scenes."""
+    """Seed of the procedural scenes."""
     ranges: CaptureRanges = field(default_factory=CaptureRanges)
-    """Sizes of the procedural captures, those for validation included."""
+    """Sizes of the procedural captures, also of those for validation."""
     validation_captures: int = 4
-    """Procedural captures, never trained on, that curves and the best weights are measured on."""
+    """Number of procedural captures, never trained on, on which curves and the best weights are measured."""
 
     def __post_init__(self) -> None:
         if not 0 < self.capture_share <= 1:
-            raise MetaTrainError(f"--data.capture-share is {self.capture_share}; a share above 0, up to 1, is needed.")
+            raise TrainingError(f"--data.capture-share is {self.capture_share}; a share above 0, up to 1, is needed.")
         if self.validation_captures < 1:
-            raise MetaTrainError("--data.validation-captures is below 1; at least one is needed to measure progress.")
+            raise TrainingError("--data.validation-captures is below 1; at least one is needed to measure progress.")
 
     def source(self, read: ReadCapture) -> Source:
-        """Captures, procedural scenes, or both."""
+        """Captures, procedural scenes, or both.
+
+        Raises:
+            TrainingError: If an entry of ``captures`` names none.
+        """
         procedural = ProceduralSource(self.seed, self.ranges)
         if not self.captures:
             return procedural
-        found = [find_capture(text) for text in self.captures]
-        loaders = [
-            partial(read, None if capture.data is None else Path(capture.data), capture.dataparser, self.scale, True)
-            for capture in found
-        ]
-        captures = CapturesSource(loaders)
+        captures = CapturesSource([CaptureLoader(read, source, self.scale) for source in self._named()])
         if self.capture_share == 1:
             return captures
         return MixtureSource([(self.capture_share, captures), (1 - self.capture_share, procedural)], self.seed)
 
     def describe(self) -> str:
-        """For the training record."""
+        """Description for the training record."""
         text = f"procedural scenes, seed {self.seed}, {self.ranges}"
         if self.captures:
-            names = ", ".join(find_capture(capture).scene for capture in self.captures)
+            names = ", ".join(source.scene for source in self._named())
             text = f"{self.capture_share:.0%} captures ({names}) at scale {self.scale}, otherwise {text}"
         return text
+
+    def _named(self) -> list[CaptureSource]:
+        try:
+            return [find_capture(text) for text in self.captures]
+        except CaptureNameError as error:
+            raise TrainingError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -126,51 +145,41 @@ class RuleOptions:
 class MetaTrain:
     """Train a learned optimizer on procedural scenes, captures of your own, or both.
 
-    Each meta-iteration takes a scene, fresh or from a buffer of scenes that are on their way, lets the rule take some
-    recorded steps, and improves the rule by what they were worth on views it did not see. The result is
-    OUT/best.safetensors (and .json with the training record), for
+    Each meta-iteration starts a fresh scene, or resumes one from a buffer, takes some recorded steps with the rule, and
+    improves the rule by what the steps were worth on views that they did not see. The result is OUT/best.safetensors
+    (and .json with the training record), for
     `ns-train learn2splat --optimizers.gaussians.optimizer.weights OUT/best.safetensors`.
 
-    The same command goes on where an earlier one was stopped; SIGTERM or Ctrl-C saves first.
+    The same command resumes a run that was stopped; SIGTERM and Ctrl-C save first.
     """
 
     out: Path
     """Folder of the run: weights, curves, saved states."""
     training: MetaOptions = field(default_factory=MetaOptions)
-    """What the weights depend on."""
+    """Options that the weights depend on."""
     rule: RuleOptions = field(default_factory=RuleOptions)
-    """What is trained."""
+    """The rule that is trained."""
     data: DataOptions = field(default_factory=DataOptions)
-    """What it is trained on."""
+    """The scenes that it is trained on."""
     schedule: Schedule = field(default_factory=Schedule)
     """When a run evaluates and saves."""
     devices: int = 1
-    """Processes on this machine, one scene each (or --training.scenes-per-iteration); one GPU each where there are."""
+    """Processes on this machine, each with one scene (or --training.scenes-per-iteration), and a GPU if there are."""
     nodes: int = 1
-    """Machines, started one by one with the environment variables of torchrun."""
+    """Machines; start the command on each of them, with the environment variables of torchrun."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes GPUs where there are any."""
+    """Device; auto takes GPUs if there are any."""
 
     def run(self, read: ReadCapture) -> None:
         """Train.
 
+        Args:
+            read: Reads captures of the user.
+
         Raises:
-            MetaTrainError: If something that is needed is not installed.
+            TrainingError: If Lightning Fabric is not installed, or an entry of ``data.captures`` names no capture.
         """
-        try:
-            from lightning_fabric import Fabric
-        except ImportError as error:
-            raise MetaTrainError(
-                f"Lightning Fabric is not installed ({error}); run: pip install 'l2o_splat[train]'."
-            ) from error
-        several = self.devices * self.nodes > 1
-        fabric = Fabric(
-            accelerator=self.accelerator,
-            devices=self.devices,
-            num_nodes=self.nodes,
-            strategy="ddp" if several else "auto",
-        )
-        fabric.launch()
+        fabric = start_fabric(self.accelerator, self.devices, self.nodes)
         source = self.data.source(read)
         validation_source = ProceduralSource(ranges=self.data.ranges, seeds=VALIDATION_SEEDS)
         validation = Evaluation([validation_source.capture(i) for i in range(self.data.validation_captures)])
@@ -179,7 +188,6 @@ class MetaTrain:
         if fabric.global_rank != 0:
             trainer.run(lambda *_: None)
             return
-        with TrainingRecord(self.out, self.data.describe(), self.training.iterations) as record:
+        with MetaRecord(self.out, self.data.describe(), self.training.iterations) as record:
             trainer.run(record)
-            state = "Trained" if trainer.iteration == self.training.iterations else "Saved; the same command goes on"
-            print(f"{state} after {trainer.iteration} meta-iterations: {self.out / BEST_NAME}.safetensors")
+            print(record.outcome(trainer))

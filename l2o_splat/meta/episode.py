@@ -1,4 +1,4 @@
-"""An episode: one training scene on its way from its initializer through inner steps."""
+"""Episodes: training scenes, from their initializer through their inner steps."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class EpisodeOptions:
     """How a capture becomes an episode."""
 
     target_views: int = 3
-    """Views kept from the rule, on which the meta-loss measures what a step was worth."""
+    """Views that inner steps never see; the meta-loss measures the worth of a step on them."""
     context_views: tuple[int, int] = (5, 25)
-    """Fewest and most views that train the rule's scene, drawn with equal chance per octave; or all there are."""
+    """Fewest and most views that inner steps see, drawn log-uniformly; all views if a capture has fewer."""
     views_per_step: tuple[int, int] = (4, 8)
     """Fewest and most context views of an inner step, drawn once per episode."""
     kept_points: tuple[float, float] = (0.1, 1.0)
-    """Least and largest share of the sparse points that is kept."""
+    """Smallest and largest share of the sparse points that is kept."""
     max_points: int = 5000
-    """Of more points a random choice is taken."""
+    """Most points that are kept, chosen at random."""
     drop_black: bool = True
     """Leave out points whose colour is exactly black."""
     flip_probability: float = 0.5
-    """How often images, cameras and points are mirrored."""
+    """Probability that images, cameras and points are mirrored."""
     sh_degree: int = 3
     """Degree of the spherical harmonics."""
 
@@ -54,30 +54,30 @@ class EpisodeOptions:
 
 @dataclass(frozen=True)
 class Episode:
-    """A scene, the views that train it, and where its optimization stands."""
+    """A scene, the views that train it, and the state of its optimization."""
 
     index: int
-    """Of the capture in its source; with the same options it gives the same episode again."""
+    """Index of the capture in its source; with the same options it gives the same episode again."""
     context: Views
-    """What inner steps see."""
+    """Views that inner steps see."""
     target: Views
-    """What the meta-loss sees besides."""
+    """Views that only the meta-loss sees."""
     sampler: ViewSampler
-    """Context views of each inner step."""
+    """Chooses the context views of each inner step."""
     scene: SceneCameras
     gaussians: Gaussians
-    """The scene now, without a graph."""
+    """The scene after ``step`` inner steps, without a graph."""
     state: RuleState
-    """The rule's state now; with a graph only within a recorded unroll."""
+    """State of the rule; it has a graph only within a recorded unroll."""
     step: int = 0
     """Inner steps taken."""
 
     def moved(self, gaussians: Gaussians, state: RuleState) -> Episode:
-        """The episode one inner step later; the scene without a graph, the state as it is."""
+        """The episode one inner step later: the scene without its graph, the state as given."""
         return replace(self, gaussians=gaussians.detach(), state=state, step=self.step + 1)
 
     def detached(self) -> Episode:
-        """The same with a state without a graph."""
+        """The same episode with the graph cut off from its state."""
         return replace(self, state={name: rows.detach() for name, rows in self.state.items()})
 
     @property
@@ -89,7 +89,7 @@ class Episode:
 def start_episode(
     rule: UpdateRule, capture: Capture, index: int, options: EpisodeOptions, seed: int, device: torch.device
 ) -> Episode:
-    """The episode of a capture at its start; a function of its arguments alone.
+    """The episode of a capture before its first inner step; a function of the arguments alone.
 
     Raises:
         ValueError: If the capture has too few views.

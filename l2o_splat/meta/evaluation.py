@@ -1,4 +1,4 @@
-"""How good a rule is on captures it never saw: held-out PSNR after some steps, by the protocol of ``l2o bench``."""
+"""Evaluation of a rule on captures it was not trained on: held-out PSNR after some steps, as ``l2o bench`` splits."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.unroll import InnerLoop, roll_out
-from l2o_splat.metrics import psnr
 from l2o_splat.optim.rule import UpdateRule
-from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene_frame import SceneCameras
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.split import split_views
+from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.view_sampling import ViewSampler
-from l2o_splat.views import Views
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Captures, each optimized from all its points; every 8th view is held out, 8 others make a step."""
+    """Optimizes each capture from all of its points, without every 8th view, which is held out."""
 
     captures: Sequence[Capture]
+    """Captures for validation."""
     steps: tuple[int, ...] = (10, 20, 50, 100, 200)
     """Inner steps after which quality is measured, ascending."""
     views_per_step: int = 8
+    """Views of an inner step."""
     sh_degree: int = 3
+    """Degree of the spherical harmonics."""
     seed: int = 0
     """Seed of the order of views."""
 
@@ -56,15 +56,6 @@ class Evaluation:
         return values
 
 
-@torch.no_grad()
 def held_out_psnr(episode: Episode, loop: InnerLoop) -> float:
-    """Mean PSNR (dB) of the target views."""
+    """Mean PSNR (dB) over target views."""
     return mean_psnr(episode.gaussians, episode.target, loop.raster)
-
-
-def mean_psnr(gaussians: Gaussians, views: Views, raster: RasterSettings) -> float:
-    """Mean PSNR (dB) of clamped renders, where masks do not hide them."""
-    rendered = render(gaussians, views.cameras, raster).rgb.clamp(0, 1)
-    masks = [None] * len(rendered) if views.masks is None else views.masks
-    pairs = zip(rendered, views.images, masks, strict=True)
-    return sum(psnr(image, photograph, mask) for image, photograph, mask in pairs) / len(rendered)

@@ -1,8 +1,7 @@
-"""The outer loop: unrolls of many scenes move the weights of one update rule."""
+"""Trainer of update rules: unrolls of many scenes move the weights of one rule."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,61 +17,73 @@ import torch
 from l2o_splat.meta.buffer import BufferOptions, CheckpointBuffer
 from l2o_splat.meta.episode import Episode, EpisodeOptions, start_episode
 from l2o_splat.meta.evaluation import Evaluation
-from l2o_splat.meta.objective import Objective
-from l2o_splat.meta.outer_loop import OuterLoop, Schedule
-from l2o_splat.meta.prefetch import Prefetched, prefetched
-from l2o_splat.meta.sources import Source
-from l2o_splat.meta.training_state import buffer_state, restore_buffer
-from l2o_splat.meta.unroll import InnerLoop, MetaLossWeights, roll_out, unroll
+from l2o_splat.meta.unroll import DivergedEpisodeError, InnerLoop, MetaLossWeights, roll_out, unroll
 from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.scenes.capture import Capture
+from l2o_splat.training.objective import Objective
+from l2o_splat.training.options import OuterOptions, Schedule
+from l2o_splat.training.outer_loop import OuterLoop
+from l2o_splat.training.prefetch import Prefetched, prefetched
+from l2o_splat.training.sources import Source
+from l2o_splat.training.statistics import StepStatistics
 
 
 @dataclass(frozen=True)
-class MetaOptions:
-    """Everything that the trained weights depend on, besides rule and source."""
+class MetaOptions(OuterOptions):
+    """Everything that the trained weights depend on besides rule and source. An iteration is a meta-iteration."""
 
     iterations: int = 400
-    """Meta-iterations: updates of the weights."""
+    averaging: float = 0.98
     scenes_per_iteration: int = 1
-    """Unrolls whose gradients each process averages in one meta-iteration."""
-    seed: int = 0
-    """Another seed draws other scenes, lengths and resumptions."""
+    """Unrolls in one meta-iteration of each process; their gradients are averaged."""
     unroll_steps: tuple[int, int] = (1, 6)
     """Fewest and most recorded inner steps of an unroll."""
     rollout_steps: int = 200
-    """Most frozen steps before an episode enters the buffer; their number is drawn with equal chance per octave."""
+    """Most frozen steps before an episode enters the buffer; their number is drawn log-uniformly."""
     rollout_growth: float = 0.4
     """Share of the training over which that number grows from 1."""
-    learning_rate: float = 1e-3
-    """Highest rate of AdamW; OneCycle brings it up and down."""
-    warm_up: float = 0.03
-    """Share of the training in which the rate rises."""
-    weight_decay: float = 0.01
-    clip_norm: float = 0.5
-    """Largest norm of a meta-gradient."""
-    averaging: float = 0.98
-    """Decay of the running average of the weights, which is what is evaluated and kept."""
     episode: EpisodeOptions = field(default_factory=EpisodeOptions)
+    """How a capture becomes an episode."""
     buffer: BufferOptions = field(default_factory=BufferOptions)
+    """Which episodes are resumed."""
     objective: Objective = field(default_factory=Objective)
+    """Error of rendered views in the meta-loss."""
     terms: MetaLossWeights = field(default_factory=MetaLossWeights)
+    """Weights of the terms of the meta-loss."""
     loop: InnerLoop = field(default_factory=InnerLoop)
+    """How inner steps render and compare."""
+
+
+@dataclass(frozen=True)
+class MetaStatistics(StepStatistics):
+    """Numbers of one meta-iteration."""
+
+    gain_per_step: float
+    """Mean decrease of the logarithm of the error on target views per inner step; 0 if every scene was skipped."""
+    age: float
+    """Mean number of inner steps that the episodes had taken before."""
+    skipped: int
+    """Scenes that diverged or did not fit into memory."""
+    waited_seconds: float
+    """Time spent waiting for captures."""
+    learning_rate: float
+    """Rate of the next meta-iteration."""
 
 
 class MetaTrainer(OuterLoop):
-    """Trains one rule; the same weights come out however often a run was stopped and resumed (on the CPU).
+    """Trains one rule.
 
-    Every random draw is a function of the seed, the meta-iteration and the scene's place in it, so that two processes
-    with one scene each do what one process does with two.
+    Every random draw is a function of the seed, the meta-iteration and the scene's slot in it, so that states hold no
+    random numbers, and two processes with one scene each do what one process does with two.
 
     Args:
         fabric: Lightning Fabric, launched: devices, processes, reductions.
-        rule: Moves the Gaussians; its network is trained in place.
+        rule: The rule; its network is trained in place.
         source: Captures to train on.
         validation: Measures the averaged weights.
-        options: Of the training.
-        schedule: Of reports.
-        folder: Of the run: states, curves, logs.
+        options: Options of the training.
+        schedule: When to evaluate and save.
+        folder: Folder of the run: states, curves, logs.
     """
 
     def __init__(
@@ -94,6 +105,7 @@ class MetaTrainer(OuterLoop):
         ]
         self.buffers = {slot: CheckpointBuffer(options.buffer) for slot in self.slots}
         self.fresh = dict.fromkeys(self.slots, 0)
+        """Fresh episodes that each slot has started."""
 
     @property
     def averaged_rule(self) -> Learn2SplatRule:
@@ -102,11 +114,12 @@ class MetaTrainer(OuterLoop):
         rule.trained_raster, rule.frame_convention = self.rule.trained_raster, self.rule.frame_convention
         return rule
 
-    def iterate(self, captures: dict[int, Prefetched]) -> dict[str, float]:
+    def iterate(self, captures: dict[int, Prefetched]) -> MetaStatistics:
+        """One update from a scene per slot; a scene that diverges or does not fit into memory is dropped."""
         self.optimizer.zero_grad()
         gains, waited, ages, skipped = [], -_waited(captures), [], 0
         for slot in self.slots:
-            # One stream per scene and meta-iteration: nothing about random numbers needs saving.
+            # One random stream per scene and meta-iteration, so that states need not hold any.
             random = np.random.default_rng((self.options.seed, self.iteration, slot))
             buffer = self.buffers[slot]
             episode = buffer.draw(random)
@@ -122,25 +135,29 @@ class MetaTrainer(OuterLoop):
                 (result.loss / len(self.slots)).backward()
                 gains.append(math.log(result.target_errors[0] / result.target_errors[-1]) / steps)
                 episode = roll_out(self.rule, result.episode, self._rollout_length(random), self.options.loop)
-            except (FloatingPointError, torch.OutOfMemoryError):
-                # The scene is lost, the others count.
+            except (DivergedEpisodeError, torch.OutOfMemoryError):
+                # The episode is lost, the other scenes count.
                 skipped += 1
                 continue
             buffer.offer(episode, resumed, random)
-        norm = self._reduce_gradients()
-        self.step(norm)
-        return {
-            "gradient_norm": norm,
-            "gain_per_step": float(np.mean(gains)) if gains else 0.0,
-            "age": float(np.mean(ages)),
-            "skipped": float(skipped),
-            "waited_seconds": waited + _waited(captures),
-            "learning_rate": self.scheduler.get_last_lr()[0],
-        }
+        self._average_gradients()
+        return MetaStatistics(
+            gradient_norm=self.step(),
+            gain_per_step=float(np.mean(gains)) if gains else 0.0,
+            age=float(np.mean(ages)),
+            skipped=skipped,
+            waited_seconds=waited + _waited(captures),
+            learning_rate=self.scheduler.get_last_lr()[0],
+        )
 
-    def _fresh(self, slot: int, capture: Any) -> Episode:
+    def _fresh(self, slot: int, capture: Capture) -> Episode:
         index = self._index(slot, self.fresh[slot])
         self.fresh[slot] += 1
+        return self._start(index, capture)
+
+    def _start(self, index: int, capture: Capture | None = None) -> Episode:
+        """The episode of an index at its start; without the capture, the source makes it again."""
+        capture = self.source.capture(index) if capture is None else capture
         return start_episode(self.rule, capture, index, self.options.episode, self.options.seed, self.fabric.device)
 
     def _index(self, slot: int, number: int) -> int:
@@ -149,6 +166,7 @@ class MetaTrainer(OuterLoop):
 
     @contextmanager
     def captures(self) -> Iterator[dict[int, Prefetched]]:
+        """A stream of fresh captures for every slot."""
         streams = {
             slot: prefetched(
                 self.source, map(partial(self._index, slot), count(self.fresh[slot])), self.schedule.workers
@@ -166,18 +184,18 @@ class MetaTrainer(OuterLoop):
         longest = 1 + grown * (self.options.rollout_steps - 1)
         return round(math.exp(random.uniform(0, math.log(longest)))) if longest > 1 else 1
 
-    def _reduce_gradients(self) -> float:
-        """Average the gradients over processes and clip them; their norm before."""
-        parameters = [parameter for parameter in self.rule.network.parameters() if parameter.requires_grad]
-        for parameter in parameters:
+    def _average_gradients(self) -> None:
+        """Average the gradients over processes; a parameter that no scene reached has a gradient of 0."""
+        for parameter in self.rule.network.parameters():
+            if not parameter.requires_grad:
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             if self.fabric.world_size > 1:
                 parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
-        return float(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip_norm))
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out PSNR of the averaged weights; only the first process works, the others wait."""
+        """Held-out PSNR of the averaged weights; only the first process computes, the others wait."""
         numbers: dict[str, float] = {}
         if self.fabric.global_rank == 0:
             values = self.validation.run(self.averaged_rule, self.options.loop, self.fabric.device).mean(dim=0)
@@ -185,28 +203,20 @@ class MetaTrainer(OuterLoop):
             numbers["psnr"] = float(values.mean())
         return self.fabric.broadcast(numbers)
 
-    def plain_options(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self.options), default=lambda value: None)) | {
-            "rule": json.loads(json.dumps(asdict(self.rule.config))),
+    def dependencies(self) -> dict[str, Any]:
+        return {
+            "rule": asdict(self.rule.config),
             "shape": asdict(self.rule.network.shape),
             "source": repr(self.source),
         }
 
     def own_state(self) -> dict[str, Any]:
-        return {"fresh": self.fresh, "buffers": {slot: buffer_state(buffer) for slot, buffer in self.buffers.items()}}
+        return {"fresh": self.fresh, "buffers": {slot: buffer.to_state() for slot, buffer in self.buffers.items()}}
 
     def restore_own(self, own: dict[str, Any]) -> None:
         self.fresh = own["fresh"]
         for slot, buffer in self.buffers.items():
-            restore_buffer(
-                buffer,
-                own["buffers"][slot],
-                self.rule,
-                self.source,
-                self.options.episode,
-                self.options.seed,
-                self.fabric.device,
-            )
+            buffer.restore(own["buffers"][slot], self._start)
 
 
 def _waited(captures: dict[int, Prefetched]) -> float:

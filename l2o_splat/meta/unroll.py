@@ -1,11 +1,11 @@
-"""Inner steps of an episode: frozen, or recorded so that a meta-loss reaches the rule's weights.
+"""Inner steps of an episode: with frozen weights, or recorded so that a meta-loss reaches the weights of the rule.
 
-What is differentiated follows Learn2Splat (arXiv 2605.15760): parameters and inner gradients enter each step
-detached, so the meta-loss of a step reaches the weights through that step and, along the latent state, through
-earlier ones. A step's effect on the images is linearised where the scene arrived: the term of step i is
-``<gradient of the objective at the new scene, step i>``, whose gradient by the weights is the same, and one image per
-scene serves the meta-loss of one step and the inner gradient of the next. With foresight (ours) a step is judged by
-later scenes too, as if it had moved them by as much.
+As in Learn2Splat (arXiv 2605.15760), parameters and inner gradients enter each step detached, so that the meta-loss
+of a step reaches the weights through that step and, along the latent state, through earlier ones. The effect of a step
+on the images is linearised at the scene it leads to (ours): the term of step i is ``<gradient of the objective at the
+new scene, step i>``. Its gradient with respect to the weights is the same, and one image per scene serves the
+meta-loss of one step and the inner gradient of the next. With foresight (ours) a step also counts at later scenes, as
+if it had moved them by as much.
 """
 
 from __future__ import annotations
@@ -20,61 +20,67 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.losses import photometric_loss
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.losses import stability_loss, uphill_loss
-from l2o_splat.meta.objective import Objective
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.rule import Feedback, UpdateRule
 from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.training.objective import Objective
 from l2o_splat.views import Views
+
+
+class DivergedEpisodeError(FloatingPointError):
+    """A scene has numbers that are not finite; the message says which."""
 
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """How images are drawn and compared in inner steps; the same as in ``ns-train``."""
+    """How inner steps render and compare images; the same as in ``ns-train``."""
 
     raster: RasterSettings = field(default_factory=RasterSettings)
+    """Settings of the rasterizer."""
     ssim_weight: float = 0.2
     """Share of the SSIM term."""
 
 
 @dataclass(frozen=True)
 class MetaLossWeights:
-    """Terms of the meta-loss of one unroll."""
+    """Weights of the terms of the meta-loss of one unroll."""
 
     discount: float = 0.9
     """Weight of each step relative to the one after it."""
     foresight: float = 0.0
-    """Share of a step that counts at the next scene as well, a share of that share at the one after it, and so on.
-    0 judges a step by the scene it leads to, as the paper does; 1 by all later scenes of the unroll alike."""
+    """Weight of a step at the scene after the one it leads to, relative to its weight there; it is applied once more
+    for each later scene. With 0 a step counts at the scene it leads to alone, as in the paper, with 1 equally at all
+    later scenes of the unroll."""
     uphill: float = 1.0
-    """Steps against the evidence, see :func:`uphill_loss`."""
+    """Weight of steps uphill or without a gradient, see :func:`uphill_loss`."""
     stability: float = 0.5
-    """Rises of the error on target views, see :func:`stability_loss`."""
+    """Weight of rises of the error on target views, see :func:`stability_loss`."""
 
 
 @dataclass(frozen=True)
 class Unrolled:
-    """What a recorded unroll gives."""
+    """Result of a recorded unroll."""
 
     loss: Float[Tensor, ""]
-    """With a graph to the rule's weights. Its value means nothing, its gradient is that of the meta-loss."""
+    """Has a graph to the weights of the rule. Its gradient is that of the meta-loss; its value has no meaning."""
     episode: Episode
-    """After the last step."""
+    """The episode after the last step."""
     target_errors: list[float]
-    """Mean error on target views, before the first step and after each."""
+    """Mean absolute error on target views, before the first step and after each step."""
 
 
 def inner_gradients(gaussians: Gaussians, views: Views, loop: InnerLoop) -> Gaussians:
-    """Gradient of the inner loss by every parameter."""
+    """Gradient of the inner loss with respect to every parameter."""
     leaves = _leaves(gaussians)
     rendered = render(leaves, views.cameras, loop.raster).rgb
     return _gradients(photometric_loss(rendered, views.images, views.masks, loop.ssim_weight), leaves)
 
 
 def roll_out(rule: UpdateRule, episode: Episode, num_steps: int, loop: InnerLoop) -> Episode:
-    """``num_steps`` inner steps without a graph.
+    """Take ``num_steps`` inner steps without a graph.
 
     Raises:
-        FloatingPointError: If the scene is not finite any more.
+        DivergedEpisodeError: If the scene has numbers that are not finite.
     """
     for _ in range(num_steps):
         gradients = inner_gradients(episode.gaussians, episode.inner_views, loop)
@@ -93,14 +99,14 @@ def unroll(
     objective: Objective,
     weights: MetaLossWeights,
 ) -> Unrolled:
-    """``num_steps`` inner steps and their meta-loss.
+    """Take ``num_steps`` inner steps and sum up their meta-loss.
 
-    The network looks at the scene in the first of them, whatever it said before.
+    The network is queried in the first of them, however recent its last query is.
 
     Raises:
-        FloatingPointError: If the scene is not finite any more.
+        DivergedEpisodeError: If the scene has numbers that are not finite.
     """
-    # Advice of an earlier look has no graph to learn from.
+    # The output of an earlier query has no graph to the weights.
     episode = replace(episode, state={name: rows for name, rows in episode.state.items() if name != "advice"})
     with torch.no_grad():
         before = _target_errors(render(episode.gaussians, episode.target.cameras, loop.raster).rgb, episode)
@@ -113,7 +119,7 @@ def unroll(
         # The state keeps its graph within the unroll; the scene does not.
         moved = episode.moved(episode.gaussians.zip_map(torch.add, delta), proposal.state)
         uphill = uphill_loss(proposal.step, proposal.gradients, proposal.direction)
-        gradients, meta_gradients, before = _look(moved, before, loop, objective, weights)
+        gradients, meta_gradients, before = _evaluate_step(moved, before, loop, objective, weights)
         errors.append(float(before.mean()))
         lasting = delta if lasting is None else lasting.zip_map(lambda a, b: weights.foresight * a + b, delta)
         term = sum((getattr(meta_gradients, name) * getattr(lasting, name)).sum() for name in FIELDS)
@@ -123,14 +129,26 @@ def unroll(
     return Unrolled(loss, episode.detached(), errors)
 
 
-def _look(
+def _evaluate_step(
     episode: Episode,
     before: Float[Tensor, " t"],
     loop: InnerLoop,
     objective: Objective,
     weights: MetaLossWeights,
 ) -> tuple[Gaussians, Gaussians, Float[Tensor, " t"]]:
-    """Inner gradients, gradients of the meta-objective, and the error of every target view."""
+    """Evaluate the step that led to an episode.
+
+    Args:
+        episode: The episode after the step.
+        before: Mean absolute error of every target view before the step.
+        loop: How images are rendered and compared.
+        objective: Error of rendered views.
+        weights: Weights of the terms of the meta-loss.
+
+    Returns:
+        Inner gradients for the next step, gradients of the meta-objective with respect to the scene, and the mean
+        absolute error of every target view.
+    """
     views = episode.inner_views
     leaves = _leaves(episode.gaussians)
     rendered = render(leaves, views.cameras, loop.raster).rgb
@@ -175,4 +193,6 @@ def _check(episode: Episode) -> None:
     counts = episode.gaussians.count_non_finite()
     if counts:
         found = ", ".join(f"{count} numbers of {name}" for name, count in counts.items())
-        raise FloatingPointError(f"After {episode.step} inner steps {found} of capture {episode.index} are not finite.")
+        raise DivergedEpisodeError(
+            f"After {episode.step} inner steps {found} of capture {episode.index} are not finite."
+        )

@@ -16,13 +16,13 @@ from l2o_splat.initializer_training.losses import Losses, rank_correlation
 from l2o_splat.initializer_training.networks import new_initial_model
 from l2o_splat.initializer_training.record import InitializerRecord
 from l2o_splat.initializer_training.scenes import StoredSource
-from l2o_splat.initializer_training.trainer import InitializerTrainer, TrainingOptions
+from l2o_splat.initializer_training.trainer import InitializerTrainer, InitializerTrainingOptions
 from l2o_splat.initializers.resplat import ReSplatInitializer
-from l2o_splat.meta.evaluation import mean_psnr
-from l2o_splat.meta.outer_loop import Schedule
-from l2o_splat.meta.training_state import ResumeError
 from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.scenes.capture import Points
+from l2o_splat.training.evaluation import mean_psnr
+from l2o_splat.training.options import Schedule
+from l2o_splat.training.saved_state import ResumeError
 from l2o_splat.weights import load_weights
 from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE
 
@@ -93,12 +93,13 @@ def test_without_renders_the_depth_network_alone_is_trained(capture):
     network = stage().network
     trained = InitialStage(network, Losses(rendered=0.0))
     batch, rng = fixed_batch(capture, 3, CPU), np.random.default_rng(0)
-    loss, numbers = trained.loss(batch, rng)
+    loss, terms = trained.loss(batch, rng)
     loss.backward()
     reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert reached == {name for name, _ in network.named_parameters() if name.startswith("depth_predictor.")}
     whole = InitialStage(network, Losses()).loss(batch, rng)[1]
-    assert numbers["depth_error"] == pytest.approx(whole["depth_error"], rel=1e-5)
+    assert terms.depth_error == pytest.approx(whole.depth_error, rel=1e-5)
+    assert terms.image_error is None and terms.numbers().keys() == {"depth_error"}
 
 
 def test_the_loss_of_one_scene_goes_down_and_its_depths_become_right(capture):
@@ -168,10 +169,10 @@ def test_rank_correlation_is_spearmans():
     assert rank_correlation(a, a.exp()) == pytest.approx(1)
 
 
-TRAINING = TrainingOptions(iterations=4, batch=BATCH, averaging=0.5)
+TRAINING = InitializerTrainingOptions(iterations=4, batch=BATCH, averaging=0.5)
 
 
-def make_trainer(folder: Path, scenes: Path, options: TrainingOptions = TRAINING) -> InitializerTrainer:
+def make_trainer(folder: Path, scenes: Path, options: InitializerTrainingOptions = TRAINING) -> InitializerTrainer:
     fabric = pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
     source = StoredSource(SOURCE, scenes, 3)
     validation = [fixed_batch(source.capture(0), 3, CPU)]
@@ -185,14 +186,14 @@ def test_stopped_by_sigterm_and_resumed_it_ends_bit_for_bit_the_same(tmp_path):
     whole = make_trainer(tmp_path / "whole", scenes)
     whole.run(InitializerRecord(tmp_path / "whole", CONFIG, []))
 
-    def stop(trainer, numbers):
+    def stop(trainer, report):
         if trainer.iteration == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
     make_trainer(tmp_path / "parts", scenes).run(stop)
     resumed = make_trainer(tmp_path / "parts", scenes)
     seen = []
-    resumed.run(lambda trainer, numbers: seen.append(trainer.iteration))
+    resumed.run(lambda trainer, report: seen.append(trainer.iteration))
     assert seen == [4]
     for mine, theirs in zip(whole.average.state_dict().values(), resumed.average.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
@@ -217,9 +218,9 @@ def test_stored_captures_are_those_of_the_source(tmp_path):
 
 
 def test_a_depth_network_can_be_joined_with_the_rest_of_other_weights(tmp_path):
-    """The command takes each part from where it is told, with the views that the depth network compares."""
+    """The command takes each part from the weights named for it, with the views that the depth network compares."""
     pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
-    still = TrainingOptions(iterations=1, learning_rate=1e-12, weight_decay=0.0, batch=BATCH)
+    still = InitializerTrainingOptions(iterations=1, learning_rate=1e-12, weight_decay=0.0, batch=BATCH)
     data = SceneData(captures=1, folder=tmp_path / "scenes", options=SOURCE.options, validation_captures=1)
     schedule = Schedule(evaluate_every=1, save_every=1, workers=0)
     for seed, (name, references) in enumerate({"depth": 2, "rest": 1}.items()):

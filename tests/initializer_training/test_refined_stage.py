@@ -9,7 +9,7 @@ import torch
 from l2o_splat.implicit.layer import BackwardMode
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializer_training.batches import fixed_batch
-from l2o_splat.initializer_training.command import InitializerTrainingError, TrainInitializer
+from l2o_splat.initializer_training.command import TrainInitializer
 from l2o_splat.initializer_training.initial_stage import RASTER
 from l2o_splat.initializer_training.networks import new_initial_model
 from l2o_splat.initializer_training.record import InitializerRecord
@@ -20,11 +20,12 @@ from l2o_splat.initializer_training.refined_stage import (
     typical_precision,
 )
 from l2o_splat.initializer_training.scenes import StoredSource
-from l2o_splat.initializer_training.trainer import InitializerTrainer, TrainingOptions
+from l2o_splat.initializer_training.trainer import InitializerTrainer, InitializerTrainingOptions
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.resplat import ReSplatInitializer
-from l2o_splat.meta.outer_loop import Schedule
 from l2o_splat.rendering import render
+from l2o_splat.training.errors import TrainingError
+from l2o_splat.training.options import Schedule
 from l2o_splat.weights import load_weights
 from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE
 
@@ -79,12 +80,12 @@ def test_the_gradient_of_the_head_is_that_through_every_step(batch):
 def test_what_the_gradient_reaches(batch, train_initial):
     trained = stage(batch, replace(OPTIONS, train_initial=train_initial))
     torch.nn.init.normal_(trained.network.head.output.weight, std=0.1)
-    loss, numbers = trained.loss(batch, np.random.default_rng(0))
+    loss, terms = trained.loss(batch, np.random.default_rng(0))
     loss.backward()
     assert all(parameter.grad is not None for parameter in trained.network.head.parameters())
     reached = {name for name, parameter in trained.network.initial.named_parameters() if parameter.grad is not None}
     assert ("gaussian_head.2.weight" in reached) if train_initial else not reached
-    assert numbers["image_error"] < numbers["first_error"] and numbers["gradient_ratio"] < 1
+    assert terms.image_error < terms.first_error and terms.gradient_ratio < 1
 
 
 def test_another_exposure_is_that_of_one_context_image_alone(batch):
@@ -131,13 +132,14 @@ def test_a_step_whose_energy_rises_is_left_out(batch, monkeypatch):
         return refined, replace(status, energy_after=2 * status.energy_before)
 
     monkeypatch.setattr(trained, "refine", rising)
-    assert trained.loss(batch, np.random.default_rng(0))[0].isnan()
+    loss, terms = trained.loss(batch, np.random.default_rng(0))
+    assert loss.isnan() and terms.left_out and terms.numbers()["left_out"] == 1.0
 
 
 def test_a_run_leaves_weights_that_predict_what_was_trained(batch, tmp_path):
     fabric = pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
     source = StoredSource(SOURCE, tmp_path / "scenes", 2)
-    options = TrainingOptions(iterations=2, learning_rate=1e-2, warm_up=0.5, batch=BATCH, averaging=0.5)
+    options = InitializerTrainingOptions(iterations=2, learning_rate=1e-2, warm_up=0.5, batch=BATCH, averaging=0.5)
     trainer = InitializerTrainer(
         fabric.Fabric(accelerator="cpu", devices=1),
         stage(batch),
@@ -168,7 +170,7 @@ def test_a_run_leaves_weights_that_predict_what_was_trained(batch, tmp_path):
 
 def test_it_needs_an_initial_model(tmp_path):
     pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
-    with pytest.raises(InitializerTrainingError, match="trains on top of an initial model and none is named"):
+    with pytest.raises(TrainingError, match="trains on top of an initial model and none is named"):
         TrainInitializer(tmp_path, through_optimization=True).run()
     with pytest.raises(ValueError, match="first_order, which lets no precision learn"):
         RefinementOptions(backward=BackwardMode.FIRST_ORDER)

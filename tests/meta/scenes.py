@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from l2o_splat.meta.episode import Episode, EpisodeOptions, start_episode
-from l2o_splat.meta.sources import CaptureRanges, ProceduralSource
 from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.training.sources import CaptureRanges, ProceduralSource
 from tests.optim.test_gain_rule import make_rule
 
 CPU = torch.device("cpu")

@@ -13,11 +13,12 @@ import torch
 
 from l2o_splat.meta.buffer import BufferOptions
 from l2o_splat.meta.evaluation import Evaluation
-from l2o_splat.meta.outer_loop import Schedule
-from l2o_splat.meta.record import TrainingRecord
+from l2o_splat.meta.record import MetaRecord
 from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
-from l2o_splat.meta.training_state import ResumeError
+from l2o_splat.meta.unroll import DivergedEpisodeError
 from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.training.options import Schedule
+from l2o_splat.training.saved_state import ResumeError
 from l2o_splat.weights import load_weights
 from tests.meta.scenes import OPTIONS, SOURCE, small_rule
 
@@ -47,21 +48,21 @@ def weights_of(trainer: MetaTrainer) -> torch.Tensor:
 def stop_after(iterations: int, number: int = signal.SIGTERM):
     """A report that has the process asked to stop."""
 
-    def report(trainer, numbers):
+    def report(trainer, _):
         if trainer.iteration == iterations:
             os.kill(os.getpid(), number)
 
     return report
 
 
-def ignore(trainer, numbers):
+def ignore(trainer, report):
     pass
 
 
 def test_stopped_by_sigterm_and_resumed_it_ends_bit_for_bit_the_same(tmp_path):
     whole = make_trainer(tmp_path / "whole")
     ages = []
-    whole.run(lambda trainer, numbers: ages.append(numbers["age"]))
+    whole.run(lambda trainer, report: ages.append(report.step.age))
     assert max(ages) > 0  # Some meta-iterations went on with a scene of the buffer.
     stopped = make_trainer(tmp_path / "stopped")
     stopped.run(stop_after(4))
@@ -82,11 +83,13 @@ def test_stopped_by_sigterm_and_resumed_it_ends_bit_for_bit_the_same(tmp_path):
 def test_training_moves_the_weights_and_reports_progress(tmp_path):
     trainer = make_trainer(tmp_path)
     before, seen = weights_of(trainer), []
-    trainer.run(lambda trainer, numbers: seen.append(numbers))
+    trainer.run(lambda trainer, report: seen.append(report))
     assert not torch.equal(before, weights_of(trainer))
     assert len(seen) == 6
-    assert all(numbers["gradient_norm"] > 0 and numbers["skipped"] == 0 for numbers in seen)
-    assert seen[-1].keys() >= {"psnr", "psnr_1", "psnr_2", "waited_seconds", "gain_per_step"}
+    assert all(report.step.gradient_norm > 0 and report.step.skipped == 0 for report in seen)
+    assert [report.validation is None for report in seen] == [True] * 5 + [False]
+    assert seen[-1].validation.keys() == {"psnr", "psnr_1", "psnr_2"}
+    assert seen[-1].numbers().keys() >= {"psnr", "psnr_1", "psnr_2", "waited_seconds", "gain_per_step"}
 
 
 def test_a_state_resumes_only_with_the_same_options(tmp_path):
@@ -95,26 +98,19 @@ def test_a_state_resumes_only_with_the_same_options(tmp_path):
         make_trainer(tmp_path, replace(TRAINING, iterations=1, seed=5)).run(ignore)
 
 
-def test_a_half_written_state_is_not_taken_for_a_whole_one(tmp_path):
-    make_trainer(tmp_path, replace(TRAINING, iterations=2)).run(ignore)
-    states = tmp_path / "states"
-    assert [path.name for path in states.iterdir()] == ["iteration-00000002"]
-    (states / ".iteration-00000009.partial").mkdir()
-    assert make_trainer(tmp_path, replace(TRAINING, iterations=2)).iteration == 0
-    resumed = make_trainer(tmp_path, replace(TRAINING, iterations=2))
-    resumed.run(ignore)
-    assert resumed.iteration == 2
-
-
-def test_a_scene_that_explodes_is_skipped(tmp_path, monkeypatch):
+def test_a_scene_that_diverges_is_skipped(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, replace(TRAINING, iterations=2))
     monkeypatch.setattr(
-        "l2o_splat.meta.trainer.unroll", lambda *_: (_ for _ in ()).throw(FloatingPointError("not finite"))
+        "l2o_splat.meta.trainer.unroll", lambda *_: (_ for _ in ()).throw(DivergedEpisodeError("not finite"))
     )
     before, seen = weights_of(trainer), []
-    trainer.run(lambda trainer, numbers: seen.append(numbers["skipped"]))
-    assert seen == [1.0, 1.0]
+    trainer.run(lambda trainer, report: seen.append(report.step.skipped))
+    assert seen == [1, 1]
     assert torch.allclose(before, weights_of(trainer), atol=1e-3)
+    # Any other fault is no property of the scene and ends the training.
+    monkeypatch.setattr("l2o_splat.meta.trainer.unroll", lambda *_: (_ for _ in ()).throw(FloatingPointError("a bug")))
+    with pytest.raises(FloatingPointError, match="a bug"):
+        make_trainer(tmp_path / "other", replace(TRAINING, iterations=2)).run(ignore)
 
 
 PROCESSES = """
@@ -158,7 +154,7 @@ def test_two_processes_do_what_one_does_with_accumulated_gradients(tmp_path):
 
 def test_weights_come_with_their_training_record(tmp_path):
     trainer = make_trainer(tmp_path, replace(TRAINING, iterations=2))
-    with TrainingRecord(tmp_path, "two small scenes", 2) as record:
+    with MetaRecord(tmp_path, "two small scenes", 2) as record:
         trainer.run(record)
     weights = load_weights(tmp_path / "best.safetensors", "gain")
     record = weights.card.training

@@ -1,14 +1,24 @@
-"""Recorded and frozen inner steps: the same steps, and a gradient that is that of the meta-loss."""
+"""Recorded and frozen inner steps: the same steps, and the gradient of the meta-loss."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
+from l2o_splat.gaussians import Gaussians
 from l2o_splat.losses import photometric_loss
-from l2o_splat.meta.objective import Objective
-from l2o_splat.meta.unroll import InnerLoop, MetaLossWeights, roll_out, unroll
+from l2o_splat.meta.episode import Episode
+from l2o_splat.meta.unroll import (
+    DivergedEpisodeError,
+    InnerLoop,
+    MetaLossWeights,
+    inner_gradients,
+    roll_out,
+    unroll,
+)
+from l2o_splat.optim.rule import Feedback
 from l2o_splat.rendering import render
+from l2o_splat.training.objective import Objective
 from tests.meta.scenes import episode, small_rule
 from tests.optim.test_gain_rule import make_rule
 
@@ -27,13 +37,26 @@ def test_recorded_and_frozen_steps_are_the_same():
     assert not recorded.gaussians.means.requires_grad
 
 
-@pytest.mark.parametrize("relative", [True, False])
-def test_the_gradient_of_one_step_is_that_of_the_meta_loss(relative):
-    """Against finite differences of error(target views) + error(context views of the next step), along the gradient."""
+def with_perfect_targets(start: Episode, count: int | None = None) -> Episode:
+    """The episode with renders of its scene as the photographs of the first targets, whose error any step raises."""
+    images = start.target.images.clone()
+    with torch.no_grad():
+        images[:count] = render(start.gaussians, start.target.cameras).rgb[:count]
+    return replace(start, target=replace(start.target, images=images))
+
+
+@pytest.mark.parametrize(("relative", "stability"), [(True, 0.0), (False, 0.0), (True, 3.0), (False, 3.0)])
+def test_the_gradient_of_one_step_is_that_of_the_meta_loss(relative, stability):
+    """Against finite differences along the gradient.
+
+    The meta-loss is error(target views) + error(context views of the next step), and if the step raises the error of
+    every target view, the sum of these mean absolute errors.
+    """
     rule, objective = small_rule(), Objective(relative=relative)
     start = roll_out(rule, episode(rule), 2, LOOP)
-    plain = MetaLossWeights(uphill=0.0, stability=0.0)
-    unroll(rule, start, 1, LOOP, objective, plain).loss.backward()
+    start = with_perfect_targets(start) if stability else start
+    terms = MetaLossWeights(uphill=0.0, stability=stability)
+    unroll(rule, start, 1, LOOP, objective, terms).loss.backward()
     parameters = list(rule.network.parameters())
     found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
 
@@ -43,8 +66,10 @@ def test_the_gradient_of_one_step_is_that_of_the_meta_loss(relative):
         for views in (after.target, after.inner_views):
             with torch.no_grad():
                 rendered = render(after.gaussians, views.cameras).rgb
-                errors.append(photometric_loss(rendered, views.images, None, 0.2).double())
-        return float(sum(error.log() if relative else error for error in errors))
+                errors.append((1.0, photometric_loss(rendered, views.images, None, 0.2).double()))
+        if stability:
+            errors.append((stability, target_errors(after).sum().double()))
+        return float(sum(weight * (error.log() if relative else error) for weight, error in errors))
 
     norm = float(sum(g.square().sum() for g in found).sqrt())
     epsilon = 0.02 / norm
@@ -83,21 +108,67 @@ def test_a_scene_that_is_not_finite_is_refused_by_name():
     start = episode(rule)
     broken = replace(start, gaussians=replace(start.gaussians, scales=start.gaussians.scales * float("nan")))
     with pytest.raises(
-        FloatingPointError, match=r"After 1 inner steps .* numbers of scales.* of capture 0 are not finite"
+        DivergedEpisodeError, match=r"After 1 inner steps .* numbers of scales.* of capture 0 are not finite"
     ):
         roll_out(rule, broken, 1, LOOP)
 
 
-def test_steps_uphill_and_rises_of_the_error_add_to_the_loss():
+def target_errors(at: Episode) -> torch.Tensor:
+    """Mean absolute error of each target view."""
+    with torch.no_grad():
+        return (render(at.gaussians, at.target.cameras).rgb - at.target.images).abs().mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_rises_of_the_error_of_target_views_add_to_the_loss(relative):
+    """The term is <gradient of the errors that rose, step>, over the sum of all errors if the objective is relative."""
+    rule, objective = small_rule(), Objective(relative=relative)
+    start = with_perfect_targets(episode(rule), 1)
+    after = roll_out(rule, start, 1, LOOP)
+    rose = target_errors(after) > target_errors(start)
+    assert rose[0] and not rose.all(), "the test needs errors that rise and errors that fall"
+
+    leaves = after.gaussians.map(lambda tensor: tensor.clone().requires_grad_())
+    difference = (render(leaves, start.target.cameras).rgb - start.target.images).abs().mean(dim=(1, 2, 3))
+    gradient = torch.autograd.grad(difference[rose].sum(), [value for _, value in leaves.items()])
+    moved = [after_value - value for (_, after_value), (_, value) in zip_items(after.gaussians, start.gaussians)]
+    expected = 0.5 * sum((g * step).sum() for g, step in zip(gradient, moved, strict=True))
+    expected = expected / target_errors(after).sum() if relative else expected
+    assert expected.abs() > 1e-3
+
+    terms = MetaLossWeights(uphill=0.0, stability=0.0)
+    without, with_rises = (
+        unroll(rule, start, 1, LOOP, objective, replace(terms, stability=stability)).loss.detach()
+        for stability in (0.0, 0.5)
+    )
+    torch.testing.assert_close(with_rises - without, expected, rtol=2e-3, atol=1e-5)
+
+
+def zip_items(first: Gaussians, second: Gaussians):
+    return zip(first.items(), second.items(), strict=True)
+
+
+def test_steps_uphill_add_to_the_loss_and_later_ones_count_more():
+    """The term is the mean absolute step over the entries that go uphill or have no gradient."""
     rule = small_rule()
+    torch.nn.init.normal_(rule.network.head.weight, std=1.0)  # Corrections strong enough to turn some steps around.
     start = episode(rule)
-    values = {}
-    for name, terms in {
-        "none": MetaLossWeights(uphill=0.0, stability=0.0),
-        "uphill": MetaLossWeights(uphill=1.0, stability=0.0),
-    }.items():
-        values[name] = float(unroll(rule, start, 1, LOOP, Objective(), terms).loss.detach())
-    assert values["uphill"] > values["none"]
+    expected, at = [], start
+    for _ in range(2):
+        gradients = inner_gradients(at.gaussians, at.inner_views, LOOP)
+        with torch.no_grad():
+            proposal = rule.propose(at.gaussians, Feedback(gradients, at.step, at.scene.extent), at.state)
+        unwanted = (proposal.gradients.abs() < 1e-8) | (proposal.step * proposal.direction > 0)
+        unwanted |= (proposal.step == 0) & (proposal.direction == 0)
+        assert unwanted.sum() > 5 and not unwanted.all()
+        expected.append(proposal.step.abs()[unwanted].mean())
+        at = roll_out(rule, at, 1, LOOP)
+    terms = MetaLossWeights(uphill=0.0, stability=0.0, discount=0.5)
+    without, with_uphill = (
+        unroll(rule, start, 2, LOOP, Objective(), replace(terms, uphill=uphill)).loss.detach() for uphill in (0.0, 2.0)
+    )
+    assert min(expected) > 1e-4
+    torch.testing.assert_close(with_uphill - without, 2 * (0.5 * expected[0] + expected[1]), rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("foresight", [0.0, 0.5, 1.0])
@@ -123,9 +194,9 @@ def test_foresight_counts_a_step_at_later_scenes(foresight):
     torch.testing.assert_close(found.detach(), expected, rtol=2e-3, atol=1e-5)
 
 
-def test_an_unroll_begins_with_a_look_to_learn_from():
+def test_an_unroll_begins_with_a_query_to_learn_from():
     rule = make_rule(trained=True, look_growth=1.0)
-    # Looks after 0, 1, 3 and 7 steps: after 4 there is advice that serves the next three.
+    # Queries at steps 0, 1, 3 and 7: after 4 steps the last one serves three more.
     start = roll_out(rule, episode(rule), 4, LOOP)
     unroll(rule, start, 2, LOOP, Objective(), MetaLossWeights()).loss.backward()
     assert rule.network.project.weight.grad.abs().max() > 0

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from l2o_splat.meta.prefetch import SourceError, prefetched
-from l2o_splat.meta.sources import CaptureRanges, CapturesSource, MixtureSource, ProceduralSource, Source
 from l2o_splat.scenes.capture import Capture, Points
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
+from l2o_splat.training.prefetch import SourceError, prefetched
+from l2o_splat.training.sources import CaptureRanges, CapturesSource, MixtureSource, ProceduralSource, Source
 
 SMALL = CaptureRanges(short_side=(32, 36), long_side=(40, 48), num_views=(2, 3), num_points=(20, 40))
 NUMBER_REFUSED = 4
 
 
 @dataclass(frozen=True)
-class Told(Source):
-    """Its captures tell their index and in how many threads of which process they were made."""
+class Labelled(Source):
+    """Labels its captures with their index, and with the number of threads and the process that made them."""
 
     seconds: float = 0.0
 
@@ -32,8 +32,8 @@ class Told(Source):
         if index == NUMBER_REFUSED:
             raise KeyError("no scene here")
         views = generate(0, ProceduralOptions(num_views=2, width=8, height=8, num_points=1)).views
-        told = torch.tensor([[index, torch.get_num_threads(), os.getpid()]], dtype=torch.float64)
-        return Capture(views, Points(told, torch.zeros(1, 3)))
+        labels = torch.tensor([[index, torch.get_num_threads(), os.getpid()]], dtype=torch.float64)
+        return Capture(views, Points(labels, torch.zeros(1, 3)))
 
 
 def tensors(capture: Capture) -> list[torch.Tensor]:
@@ -61,21 +61,21 @@ def test_two_workers_give_the_same_captures_in_the_same_order():
 
 
 def test_an_error_names_its_index_and_a_worker_has_one_thread():
-    with prefetched(Told(), itertools.count(), num_workers=1) as captures:
-        told = [next(captures).points.xyz[0].tolist() for _ in range(NUMBER_REFUSED)]
+    with prefetched(Labelled(), itertools.count(), num_workers=1) as captures:
+        labels = [next(captures).points.xyz[0].tolist() for _ in range(NUMBER_REFUSED)]
         with pytest.raises(SourceError, match="cannot make capture 4 \\(KeyError: 'no scene here'\\)") as caught:
             next(captures)
         # Where it happened is said as well.
         assert "in capture\n" in str(caught.value.__cause__)
         assert next(captures).points.xyz[0, 0] == NUMBER_REFUSED + 1
-    assert [index for index, _, _ in told] == list(range(NUMBER_REFUSED))
-    assert {threads for _, threads, _ in told} == {1}
-    assert os.getpid() not in {process for _, _, process in told}
+    assert [index for index, _, _ in labels] == list(range(NUMBER_REFUSED))
+    assert {threads for _, threads, _ in labels} == {1}
+    assert os.getpid() not in {process for _, _, process in labels}
     assert list(captures) == []
 
 
 def test_without_workers_captures_are_made_when_they_are_asked_for():
-    captures = prefetched(Told(seconds=0.05), itertools.count(NUMBER_REFUSED - 1))
+    captures = prefetched(Labelled(seconds=0.05), itertools.count(NUMBER_REFUSED - 1))
     assert captures.waited_seconds == 0
     assert next(captures).points.xyz[0].tolist()[::2] == [NUMBER_REFUSED - 1, os.getpid()]
     assert captures.waited_seconds >= 0.05
@@ -83,13 +83,13 @@ def test_without_workers_captures_are_made_when_they_are_asked_for():
         next(captures)
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(ValueError, match="-1 workers"):
-        prefetched(Told(), [0], num_workers=-1)
+        prefetched(Labelled(), [0], num_workers=-1)
 
 
 KILLED = """
 import itertools, os, signal
-from l2o_splat.meta.prefetch import prefetched
-from tests.meta.test_prefetch import LargeCaptures
+from l2o_splat.training.prefetch import prefetched
+from tests.training.test_prefetch import LargeCaptures
 
 if __name__ == "__main__":
     captures = prefetched(LargeCaptures(), itertools.count(), num_workers=1)
@@ -98,13 +98,13 @@ if __name__ == "__main__":
 """
 
 
-class LargeCaptures(Told):
+class LargeCaptures(Labelled):
     """More than a pipe holds, so that a worker waits until somebody takes them."""
 
     def capture(self, index: int) -> Capture:
-        told = super().capture(NUMBER_REFUSED + 1)
+        labelled = super().capture(NUMBER_REFUSED + 1)
         padding = torch.zeros(1_000_000, 3, dtype=torch.float64)
-        return Capture(told.views, Points(torch.cat([told.points.xyz, padding]), torch.zeros(1_000_001, 3)))
+        return Capture(labelled.views, Points(torch.cat([labelled.points.xyz, padding]), torch.zeros(1_000_001, 3)))
 
 
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):

@@ -1,7 +1,7 @@
-"""Where meta-training takes its scenes from.
+"""Sources of captures for training.
 
-A source is an endless list: which capture an index gives depends on the source's own options and the index alone. So
-a run goes on exactly where it stopped, and processes share a list by taking every n-th index.
+A source is an endless list: the capture of an index depends on the source's options and the index alone. So a stopped
+run resumes exactly where it was, and n processes share a source by taking every n-th index each.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ import numpy as np
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
 
-# Seeds below are left to the demo, to tests and to benchmarks (l2o-demo:SEED), which must not be trained on.
+# Lower seeds belong to the demo, to tests and to benchmarks (l2o-demo:SEED), which must not be trained on.
 TRAINING_SEEDS = range(1_000_000_000, 2_000_000_000)
-"""Generator seeds that training takes its scenes from."""
+"""Generator seeds of training scenes."""
 VALIDATION_SEEDS = range(2_000_000_000, 3_000_000_000)
-"""Those on which settings and checkpoints are chosen."""
+"""Generator seeds of the scenes on which settings and checkpoints are chosen."""
 TEST_SEEDS = range(3_000_000_000, 4_000_000_000)
-"""Those that are looked at once everything is chosen."""
+"""Generator seeds of the scenes that are rendered only after everything is chosen."""
 
 MIN_SIDE = 32
-"""Pixels; five halvings of an image, as perceptual losses do, leave one pixel."""
+"""Shortest side of an image, pixels; perceptual losses halve it five times, to one pixel."""
 
 _SCENES_PER_SEED = 1_000_003
-"""Captures after which a series meets the scenes of the next seed; prime, so that seeds differ in short ranges too."""
+"""Captures between the first scenes of two seeds; prime, so that seeds differ in short ranges of scenes too."""
 
 
 class Source(Protocol):
     """An endless list of captures."""
 
     def capture(self, index: int) -> Capture:
-        """The capture of an index (0, 1, ...): the same one whenever, and in whatever process, it is asked for."""
+        """The capture of an index (0, 1, ...), always the same one in every process."""
         ...
 
     def prepare(self) -> None:
-        """Do once what every process would otherwise do, before several of them make captures; nothing for most."""
+        """Do the work that processes can share, before several of them make captures; most sources have none."""
 
 
 @dataclass(frozen=True)
 class CaptureRanges:
-    """What procedural captures are drawn from, uniformly; both ends are included."""
+    """Ranges from which procedural captures are drawn uniformly; both ends are included."""
 
     short_side: tuple[int, int] = (64, 80)
-    """Pixels; images are portrait or landscape with equal chance."""
+    """Shorter side of images, pixels; portrait and landscape are equally likely."""
     long_side: tuple[int, int] = (96, 128)
-    """Pixels."""
+    """Longer side of images, pixels."""
     num_views: tuple[int, int] = (9, 28)
-    """Photographs."""
+    """Number of photographs."""
     num_points: tuple[int, int] = (500, 5000)
-    """Sparse points."""
+    """Number of sparse points."""
 
     def __post_init__(self) -> None:
         least = {"short_side": MIN_SIDE, "long_side": MIN_SIDE, "num_views": 2, "num_points": 1}
@@ -74,10 +74,10 @@ class CaptureRanges:
 
 @dataclass(frozen=True)
 class ProceduralSource(Source):
-    """Ray-cast scenes, a new one for every index until ``seeds`` are used up; then they come again."""
+    """Ray-cast scenes, a new one for every index until ``seeds`` are used up; then they repeat."""
 
     seed: int = 0
-    """Another seed begins elsewhere in ``seeds``; the first million captures of two seeds have no scene in common."""
+    """Where to begin in ``seeds``; the first million captures of two seeds have no scene in common."""
     ranges: CaptureRanges = CaptureRanges()
     """Sizes of the captures."""
     seeds: range = TRAINING_SEEDS
@@ -90,26 +90,26 @@ class ProceduralSource(Source):
             )
 
     def generator_seed(self, index: int) -> int:
-        """The seed whose scene an index shows."""
+        """Generator seed of the scene of an index."""
         return self.seeds[(self.seed * _SCENES_PER_SEED + index) % len(self.seeds)]
 
     def capture(self, index: int) -> ProceduralCapture:
         seed = self.generator_seed(index)
-        # A stream of its own: the generator's are spawned from the bare seed.
+        # Another random stream than the generator's, which are spawned from the bare seed.
         return generate(seed, self.ranges.draw(np.random.default_rng([seed, 0])))
 
     def prepare(self) -> None:
-        """Compile the ray caster; later processes find the machine code on disk."""
+        """Compile the ray caster; other processes find the machine code on disk."""
         generate(0, ProceduralOptions(num_views=2, width=8, height=8, num_points=1))
 
 
 @dataclass(frozen=True)
 class CapturesSource(Source):
-    """Captures of real places, in turn: index i gives number i modulo their count."""
+    """Captures of real places, in turn: index i gives capture i modulo their number."""
 
     captures: Sequence[Capture | Callable[[], Capture]]
-    """Loaded captures, or functions that load one when it is first asked for (and may be pickled, for worker
-    processes). What is loaded stays in memory."""
+    """Captures, or functions that load one when it is first asked for (picklable, for worker processes). Loaded
+    captures stay in memory."""
     _loaded: dict[int, Capture] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -126,12 +126,12 @@ class CapturesSource(Source):
 
 @dataclass(frozen=True)
 class MixtureSource(Source):
-    """Every index draws one of several sources, which then gives its capture of the same index."""
+    """Draws one of several sources for every index, and takes that source's capture of the same index."""
 
     parts: Sequence[tuple[float, Source]]
-    """Weights, of any sum, and sources. Of two mixtures within each other, each needs a seed of its own."""
+    """Weights, of any sum, and sources. A mixture inside a mixture needs another seed."""
     seed: int = 0
-    """Another seed draws other sources."""
+    """Seed of the draws."""
 
     def __post_init__(self) -> None:
         weights = [weight for weight, _ in self.parts]
@@ -142,7 +142,7 @@ class MixtureSource(Source):
             )
 
     def part(self, index: int) -> int:
-        """Which of the sources an index comes from."""
+        """Number of the source that an index comes from."""
         shares = np.cumsum([weight for weight, _ in self.parts])
         drawn = np.random.default_rng([self.seed, index]).random() * shares[-1]
         return int(np.searchsorted(shares[:-1], drawn, side="right"))

@@ -1,4 +1,4 @@
-"""What meta-training minimises on the images of a scene after a step."""
+"""Objective of trainings: the error of rendered views."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from l2o_splat.metrics import Lpips
 
 @dataclass
 class Objective:
-    """Error of rendered views: L1 and SSIM as in inner steps, and LPIPS where its backbone can be had.
+    """Error of rendered views: L1 and SSIM as in inner steps, and LPIPS if its backbone is available.
 
-    The released weights were trained with L1 and a VGG perceptual term; ours with the inner loss, relative.
+    Learn2Splat's released weights were trained with L1 and a VGG perceptual term, ours with the relative inner loss.
     """
 
     ssim_weight: float = 0.2
     """Share of the SSIM term, 0 to 1."""
     perceptual_weight: float = 0.0
-    """Weight of LPIPS beside it; 0 leaves it out."""
+    """Weight of LPIPS, which is added; 0 leaves it out."""
     relative: bool = True
-    """Minimise the logarithm of the error, so that bright and dark, early and late scenes count alike (ours)."""
+    """Minimise the logarithm of the error, so that bright and dark, early and late scenes count equally (ours)."""
     _lpips: Lpips = field(default_factory=Lpips, init=False, repr=False)
 
     def error(
@@ -39,5 +39,5 @@ class Objective:
         return error
 
     def scale(self, error: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """What gradients of ``error`` are multiplied with, so that they are those of the objective."""
+        """Factor that turns gradients of ``error`` into gradients of the objective."""
         return 1 / error.detach().clamp(min=1e-6) if self.relative else torch.ones_like(error)

@@ -1,4 +1,4 @@
-"""Captures made ahead of time by worker processes, and handed over in the order of their indices."""
+"""Captures made ahead of time by worker processes, in the order of their indices."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from functools import cached_property
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from l2o_splat.meta.sources import Source
 from l2o_splat.scenes.capture import Capture
+from l2o_splat.training.sources import Source
 
 
 class SourceError(RuntimeError):
@@ -24,10 +24,10 @@ class SourceError(RuntimeError):
 
 
 class Prefetched(Iterator[Capture]):
-    """Captures in order. As a context manager it ends its workers."""
+    """Captures in order; as a context manager it ends its workers."""
 
     waited_seconds: float
-    """Time spent in waiting for captures, so far. A trainer that spends much of its own time so is data-bound."""
+    """Time spent waiting for captures so far; a trainer that spends much of its own time waiting is data-bound."""
 
     def __init__(self, captures: Iterator[Capture]) -> None:
         self._captures = captures
@@ -41,8 +41,8 @@ class Prefetched(Iterator[Capture]):
             self.waited_seconds += time.perf_counter() - begin
 
     def close(self) -> None:
-        """End the workers, if there are any; no capture follows."""
-        self._captures = iter(())  # The loader ends its workers when it is no longer referred to.
+        """End the workers, if there are any; no captures follow."""
+        self._captures = iter(())  # The loader ends its workers when it is garbage-collected.
 
     def __enter__(self) -> Prefetched:
         return self
@@ -52,13 +52,13 @@ class Prefetched(Iterator[Capture]):
 
 
 def prefetched(source: Source, indices: Iterable[int], num_workers: int = 0) -> Prefetched:
-    """The captures of ``indices``, in this order, whatever the number of workers.
+    """The captures of ``indices``, in this order and the same for any number of workers.
 
     Args:
-        source: Must be picklable where there are workers: each has a copy of it.
-        indices: May be endless.
-        num_workers: Processes of one thread each; two captures per worker are made ahead. 0 makes each capture here,
-            when it is asked for.
+        source: Source of the captures; picklable if there are workers, each of which has a copy.
+        indices: Indices in the source; possibly endless.
+        num_workers: Processes of one thread each, which make two captures ahead each. 0 makes each capture in this
+            process, when it is asked for.
 
     Raises:
         ValueError: If ``num_workers`` is negative.
@@ -74,7 +74,7 @@ def prefetched(source: Source, indices: Iterable[int], num_workers: int = 0) -> 
         batch_size=None,
         sampler=indices,
         num_workers=num_workers,
-        # A fork would copy locks that threads of the renderer or of CUDA hold, and wait for them forever.
+        # A fork would copy locks that threads of the renderer or of CUDA hold, and deadlock.
         multiprocessing_context="spawn",
         worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # Otherwise it would draw from the caller's random numbers.
@@ -84,17 +84,17 @@ def prefetched(source: Source, indices: Iterable[int], num_workers: int = 0) -> 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a worker sends instead of a capture."""
+    """Sent by a worker instead of a capture that its source could not make."""
 
     message: str
     traceback: str
 
 
 class _PickledCaptures(Dataset):
-    """What workers read from.
+    """The data set of the workers.
 
     Source and captures travel as plain bytes. torch would share tensors instead, each through an open file in
-    ``/dev/shm`` that lives as long as the tensor: a trainer that keeps captures would run out of either.
+    ``/dev/shm`` that lives as long as the tensor: a trainer that keeps captures would run out of files or of space.
     """
 
     def __init__(self, source: Source) -> None:
@@ -107,16 +107,16 @@ class _PickledCaptures(Dataset):
     def __getitem__(self, index: int) -> bytes:
         try:
             result = self._source.capture(index)
-        except Exception as error:
-            result = _Failure(_in_words(index, error), traceback.format_exc())
+        except Exception as error:  # Whatever a source raises must reach the other process.
+            result = _Failure(_message(index, error), traceback.format_exc())
         return pickle.dumps(result)
 
 
 def _make(source: Source, index: int) -> Capture:
     try:
         return source.capture(index)
-    except Exception as error:
-        raise SourceError(_in_words(index, error)) from error
+    except Exception as error:  # Whatever a source raises, the message must name the index.
+        raise SourceError(_message(index, error)) from error
 
 
 def _unpickled(data: bytes) -> Capture:
@@ -126,16 +126,16 @@ def _unpickled(data: bytes) -> Capture:
     return result
 
 
-def _in_words(index: int, error: Exception) -> str:
+def _message(index: int, error: Exception) -> str:
     return f"The source cannot make capture {index} ({type(error).__name__}: {error})."
 
 
 def _end_with_parent(worker: int) -> None:
-    """End this worker at once when its parent is gone, in whatever way."""
+    """End this worker at once when its parent has ended in any way."""
 
-    # torch's own watch ends the worker's loop, but then the worker waits until somebody takes its last capture.
-    def watch() -> None:
+    # torch ends the worker's loop too, but then the worker waits until somebody takes its last capture.
+    def wait() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()

@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from l2o_splat.meta.sources import (
+from l2o_splat.scenes.procedural import ProceduralOptions, generate
+from l2o_splat.training.sources import (
     TEST_SEEDS,
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
@@ -15,7 +16,6 @@ from l2o_splat.meta.sources import (
     MixtureSource,
     ProceduralSource,
 )
-from l2o_splat.scenes.procedural import ProceduralOptions, generate
 
 SMALL = CaptureRanges(short_side=(32, 36), long_side=(40, 48), num_views=(2, 3), num_points=(20, 40))
 

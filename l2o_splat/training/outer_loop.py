@@ -1,0 +1,171 @@
+"""The loop around the iterations of every training: weights, running average, evaluations, states, signals."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from l2o_splat.training.options import OuterOptions, Schedule
+from l2o_splat.training.saved_state import ResumeError, latest_state, load_state, save_state
+from l2o_splat.training.statistics import IterationReport, StepStatistics
+
+_STATEFUL = ("network", "average", "optimizer", "scheduler")
+
+
+class OuterLoop(ABC):
+    """Base class of trainers. On the CPU the weights do not depend on how often a run was stopped and resumed.
+
+    Args:
+        fabric: Lightning Fabric, launched: devices, processes, reductions.
+        network: Trained in place, on the device; parameters that require no gradient stay as they are.
+        options: Options of the training.
+        schedule: When to evaluate and save.
+        folder: Folder of the run.
+    """
+
+    def __init__(
+        self, fabric: Any, network: nn.Module, options: OuterOptions, schedule: Schedule, folder: Path
+    ) -> None:
+        self.fabric, self.network, self.options = fabric, network, options
+        self.schedule, self.folder = schedule, folder
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            options.learning_rate,
+            total_steps=options.iterations + 10,
+            pct_start=options.warm_up,
+            cycle_momentum=False,
+        )
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.averaging))
+        self.iteration = 0
+        """Iterations done."""
+        self.seconds = 0.0
+        """Time spent in iterations, without evaluations."""
+        self.best = -math.inf
+        """Highest PSNR (dB) on the validation captures so far."""
+        self.stopping = False
+
+    @abstractmethod
+    def captures(self) -> AbstractContextManager[Any]:
+        """Captures for the iterations from the present one on."""
+
+    @abstractmethod
+    def iterate(self, captures: Any) -> StepStatistics:
+        """One iteration, which ends with :meth:`step` or :meth:`skip`."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Quality of the averaged weights by name; the weights with the highest ``psnr`` are the best ones."""
+
+    @abstractmethod
+    def dependencies(self) -> dict[str, Any]:
+        """Everything that the weights depend on besides ``options``, as plain data."""
+
+    def plain_options(self) -> dict[str, Any]:
+        """Everything that the weights depend on as JSON has it, to compare with a saved state and to record."""
+        # An objective holds the network of LPIPS, which is no option.
+        return json.loads(json.dumps(asdict(self.options) | self.dependencies(), default=lambda value: None))
+
+    def own_state(self) -> dict[str, Any]:
+        """What this process saves besides what all processes share."""
+        return {}
+
+    def restore_own(self, own: dict[str, Any]) -> None:  # noqa: B027 - nothing to restore by default
+        """Restore what :meth:`own_state` returned."""
+
+    def run(self, report: Callable[[Any, IterationReport], None]) -> None:
+        """Train to the end, or until SIGTERM or SIGINT asks to save and stop.
+
+        Args:
+            report: Called with this loop and a report after every iteration.
+
+        Raises:
+            ResumeError: If the saved state in the folder does not fit this run.
+        """
+        self._resume()
+        with self.captures() as captures, self._stop_signals():
+            while self.iteration < self.options.iterations and not self.stopping:
+                start = time.perf_counter()
+                statistics = self.iterate(captures)
+                self.iteration += 1
+                self.seconds += time.perf_counter() - start
+                done = self.iteration == self.options.iterations
+                evaluates = done or self.iteration % self.schedule.evaluate_every == 0
+                report(self, IterationReport(statistics, self.evaluate() if evaluates else None))
+                self.stopping = bool(self.fabric.all_reduce(torch.tensor(float(self.stopping)), reduce_op="sum"))
+                if done or self.stopping or self.iteration % self.schedule.save_every == 0:
+                    self.save()
+
+    def step(self) -> float:
+        """Clip the gradient, move the weights by it and the rate along its cycle.
+
+        A gradient that is not finite moves the rate alone.
+
+        Returns:
+            Norm of the gradient before it was clipped.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm))
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self.average.update_parameters(self.network)
+        self.scheduler.step()
+        return norm
+
+    def skip(self) -> None:
+        """Move the rate along its cycle and leave the weights alone: the iteration has no gradient."""
+        self.scheduler.step()
+
+    def save(self) -> None:
+        """Save the state of the training; it appears as a whole or not at all."""
+        shared = {
+            "options": self.plain_options(),
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "best": self.best,
+        } | {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        save_state(self.fabric, self.folder / "states", self.iteration, shared, self.own_state())
+
+    def _resume(self) -> None:
+        state = latest_state(self.folder / "states")
+        if state is None:
+            return
+        shared, own = load_state(self.fabric, state, self.plain_options())
+        try:
+            self.iteration, self.seconds, self.best = shared["iteration"], shared["seconds"], shared["best"]
+            for name in _STATEFUL:
+                getattr(self, name).load_state_dict(shared[name])
+        # What dictionaries and torch raise for names and shapes that differ.
+        except (KeyError, RuntimeError, ValueError) as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ResumeError(
+                f"{state} was saved by another version of the package ({what}); go on with that version, or train "
+                "into another folder."
+            ) from error
+        self.restore_own(own)
+
+    @contextmanager
+    def _stop_signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT finish the iteration, save and stop."""
+
+        def stop(*_: Any) -> None:
+            self.stopping = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
