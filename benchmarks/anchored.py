@@ -48,7 +48,7 @@ from l2o_splat.optim.proximal import ProximalRule, proximal_weight
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.plugin.training_captures import read_training_capture
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.split import split_views
 from l2o_splat.training.evaluation import mean_psnr
@@ -147,16 +147,21 @@ def methods(start: Start, prox_scales: tuple[float, ...]) -> Iterator[tuple[str,
         for scale in prox_scales:
             weight = proximal_weight(len(shown), len(shown), shown.width, shown.height, scale)
             label = name if scale == 1 else f"{name} x {scale:g}"
-            yield label, ProximalRule(AdamRule(SPLATFACTO), weight), precision
+            yield label, ProximalRule(AdamRule(SPLATFACTO), weight=weight), precision
 
 
 def refine(
-    start: Start, rule: UpdateRule, precision: Tensor | None, scene: SceneCameras, target: Views, steps: tuple[int, ...]
+    start: Start,
+    rule: UpdateRule,
+    precision: Tensor | None,
+    scene: SceneKnowledge,
+    target: Views,
+    steps: tuple[int, ...],
 ) -> list[float]:
     """Mean PSNR (dB) of the target views after each number of steps."""
     parameters = {name: Parameter(value.clone()) for name, value in start.gaussians.items()}
     optimizer = JointOptimizer(parameters, rule)
-    optimizer.bind(scene, precision)
+    optimizer.bind(scene, SceneStart(optimizer.gaussians, precision=precision))
     values = []
     for wanted in steps:
         while optimizer.inner_step < wanted:
@@ -175,7 +180,7 @@ def compare(options: Options) -> dict[str, dict[str, dict[str, list[float]]]]:
         centres = capture.views.cameras.centres
         chosen, held_out = split_views(centres.numpy(), options.num_views)
         context, target = (capture.views[part].to(options.device) for part in (chosen, held_out))
-        scene = SceneCameras(centres[chosen])
+        scene = SceneKnowledge(centres[chosen])
         conditions = {
             "as photographed": context,
             f"one image x {options.brightness:g}": with_exposure(context, 0, options.brightness),

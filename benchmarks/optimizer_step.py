@@ -30,15 +30,16 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.losses import photometric_loss
 from l2o_splat.nets.point_transformer import NeighbourAttention, PointTransformer
-from l2o_splat.optim import learn2splat
+from l2o_splat.optim import gain, learn2splat
 from l2o_splat.optim.adam import AdamRule, adam_options
+from l2o_splat.optim.gain import GainRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
-from l2o_splat.optim.learn2splat import SYSTEMS, Learn2SplatRule
+from l2o_splat.optim.proposal import ProposingRule
+from l2o_splat.optim.registry import RuleOptions, rule_entry, weights_of
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
-from l2o_splat.weights import load_weights
 
 RuleName = Literal["adam", "learn2splat", "learn2splat-fast", "gain-mini"]
 PHASES = ("render", "loss", "backward", "neighbours", "network", "apply")
@@ -138,8 +139,8 @@ def build_rule(name: RuleName, options: Options) -> UpdateRule:
     if name == "adam":
         return AdamRule(adam_options("gsplat", horizon=2000))
     fast = {"active_only": False, "knn_refresh_interval": 100} if name == "learn2splat-fast" else {}
-    weights = name if name == "gain-mini" else options.weights
-    return Learn2SplatRule.from_weights(load_weights(weights, SYSTEMS), **fast).to(options.device)
+    weights = weights_of("learn2splat", name if name == "gain-mini" else options.weights)
+    return rule_entry("learn2splat").build(RuleOptions(weights, fast)).to(options.device)
 
 
 @dataclass
@@ -163,14 +164,15 @@ def measure(name: RuleName, size: int, capture: ProceduralCapture, options: Opti
     parameters = {field: Parameter(value) for field, value in start.to(options.device).items()}
     rule = build_rule(name, options)
     optimizer = JointOptimizer(parameters, rule)
-    optimizer.bind(SceneCameras(cameras.centres))
+    optimizer.bind(SceneKnowledge(cameras.centres))
     last_inputs: list[tuple[Tensor, ...]] = []
-    network = rule.network if isinstance(rule, Learn2SplatRule) else None
-    search = learn2splat.nearest_neighbours
+    network = rule.network if isinstance(rule, ProposingRule) else None
+    room = gain if isinstance(rule, GainRule) else learn2splat
+    search = room.nearest_neighbours
     if network is not None:
         network.register_forward_pre_hook(lambda _, inputs: last_inputs.append(inputs))
         network.forward = watch.timed("network", network.forward)
-        learn2splat.nearest_neighbours = watch.timed("neighbours", search)
+        room.nearest_neighbours = watch.timed("neighbours", search)
     settings = RasterSettings()
     laps = []
     memory.reset()
@@ -188,7 +190,7 @@ def measure(name: RuleName, size: int, capture: ProceduralCapture, options: Opti
         lap = watch.read()
         lap["apply"] = lap.pop("step") - lap["neighbours"] - lap["network"]
         laps.append(lap)
-    learn2splat.nearest_neighbours = search
+    room.nearest_neighbours = search
     fastest = min(laps[1:], key=lambda lap: sum(lap.values()))
     return Measurement(name, len(start), fastest, memory.megabytes(), network, last_inputs[-1] if last_inputs else None)
 

@@ -9,8 +9,8 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.rule import Feedback
-from l2o_splat.scene import SceneStart
-from l2o_splat.scene_frame import SceneFrame, scene_extent
+from l2o_splat.scene import SceneStart, scene_extent
+from l2o_splat.scene_frame import SceneFrame
 
 FRAME = SceneFrame((1.0, -2.0, 0.5), 0.25)
 

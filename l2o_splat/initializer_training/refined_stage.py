@@ -29,7 +29,7 @@ from l2o_splat.initializers.diff3r import predicted_precision
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.training.statistics import Statistics
 from l2o_splat.views import Views
@@ -106,7 +106,12 @@ class RefinedModel(nn.Module):
         with torch.set_grad_enabled(self.train_initial and torch.is_grad_enabled()):
             found = self.initial(shown.images, shown.cameras)
             features = initializer.features_of_gaussians(found.features, shown.images.shape[2:])
-            scene = InitialScene(shown.gaussians(found), features, local_views(shown, shown.views), found.depth[:, 0])
+            scene = InitialScene(
+                gaussians=shown.gaussians(found),
+                features=features,
+                context=local_views(shown, shown.views),
+                depth=found.depth[:, 0],
+            )
         return scene, predicted_precision(self.head, scene, RASTER), local_views(shown, batch.target)
 
 
@@ -149,7 +154,7 @@ class RefinedStage:
 
     def refine(self, scene: InitialScene, precision: Float[Tensor, "n 5"], steps: int) -> tuple[Gaussians, LayerStatus]:
         """The scene after ``steps`` Adam steps on its context views, differentiable in scene and precision."""
-        solver = AdamSolver(steps, scene_extent=SceneCameras(scene.context.cameras.centres).extent)
+        solver = AdamSolver(steps, scene_extent=SceneKnowledge(scene.context.cameras.centres).extent)
         linear = PCG(max_iterations=self.options.solver_iterations)
         views = ContextViews(scene.context, RASTER)
         return proximal_refine(scene.gaussians, precision, views, solver, self.options.backward, linear)

@@ -123,7 +123,7 @@ class UpdateStage:
         """The scene after each update, with a graph to the network and along the latent state."""
         config = replace(self.initializer.config, update_starts="any", step_decay=self.step_decay)
         rule = ReSplatRule(network, config)
-        gaussians, state = scene.gaussians, rule.init_state(scene.gaussians, scene.features)
+        gaussians, state = scene.gaussians, rule.init_state(scene)
         for step in range(count):
             with torch.no_grad():
                 images = render(gaussians, scene.context.cameras, RASTER).rgb

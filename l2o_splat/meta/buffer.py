@@ -10,6 +10,8 @@ import numpy as np
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.meta.episode import Episode
+from l2o_splat.optim.migration import two_parts
+from l2o_splat.optim.rule import RuleState
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class CheckpointBuffer:
                 "index": episode.index,
                 "step": episode.step,
                 "gaussians": {name: value.cpu() for name, value in episode.gaussians.items()},
-                "state": {name: rows.cpu() for name, rows in episode.state.items()},
+                "per_gaussian": {name: rows.cpu() for name, rows in episode.state.per_gaussian.items()},
+                "per_scene": {name: value.cpu() for name, value in episode.state.per_scene.items()},
             }
             for episode in self.episodes
         ]
@@ -79,5 +82,9 @@ class CheckpointBuffer:
 def _resumed(start: Episode, entry: dict[str, Any]) -> Episode:
     device = start.gaussians.means.device
     gaussians = Gaussians(**{name: entry["gaussians"][name].to(device) for name in FIELDS})
-    state = {name: rows.to(device) for name, rows in entry["state"].items()}
-    return replace(start, gaussians=gaussians, state=state, step=entry["step"])
+    # States of version 0.1.0 did not keep numbers of the scene apart.
+    parts = two_parts(entry["state"]) if "state" in entry else entry
+    per_gaussian, per_scene = (
+        {name: value.to(device) for name, value in parts[part].items()} for part in ("per_gaussian", "per_scene")
+    )
+    return replace(start, gaussians=gaussians, state=RuleState(per_gaussian, per_scene), step=entry["step"])

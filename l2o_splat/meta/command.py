@@ -12,7 +12,7 @@ from l2o_splat.meta.record import MetaRecord
 from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
 from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.optim.adam import adam_options
-from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
+from l2o_splat.optim.gain import GainConfig, GainRule
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.capture_names import CaptureNameError, CaptureSource, find_capture
 from l2o_splat.training.errors import TrainingError
@@ -109,36 +109,27 @@ class RuleOptions:
     """Gaussians each one attends to, itself among them."""
     step_decay: tuple[float, float] = (60.0, 0.8)
     """Steps shrink as (1 + t / first) ** -second over the inner steps t."""
-    look_growth: float = 20.0
-    """What the network says at step t serves 1 + t / look_growth steps, rounded down."""
+    query_growth: float = 20.0
+    """What the network answers at step t serves 1 + t / query_growth steps, rounded down."""
     trust_decay: float = 20.0
     """The network's share in a step falls as 1 / (1 + t / trust_decay); the rest is Adam."""
     seed: int = 0
     """Seed of the network's start."""
 
-    def build(self) -> Learn2SplatRule:
+    def build(self) -> GainRule:
         """The untrained rule, which is Adam with the rates of ``l2o-adam-tuned``."""
         rates = adam_options("own-scale", 1).rates
         network = GainNetwork(self.shape).reset_to_adam(
             self.seed,
             (rates.means, rates.scales, rates.quats, rates.opacities, rates.features_dc, rates.features_rest),
         )
-        return Learn2SplatRule(
-            network,
-            Learn2SplatConfig(
-                neighbours=self.neighbours,
-                active_only=False,
-                knn_refresh_interval=100,
-                log_scale_range=(-6.0, 4.0),
-                sh_limit=4.0,
-                latent_init="zeros",
-                use_features=False,
-                units="own_scale",
-                step_decay=self.step_decay,
-                look_growth=self.look_growth,
-                trust_decay=self.trust_decay,
-            ),
+        config = GainConfig(
+            neighbours=self.neighbours,
+            step_decay=self.step_decay,
+            query_growth=self.query_growth,
+            trust_decay=self.trust_decay,
         )
+        return GainRule(network, config)
 
 
 @dataclass

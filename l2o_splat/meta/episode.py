@@ -11,7 +11,7 @@ import torch
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.optim.rule import RuleState, UpdateRule
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import Views
@@ -64,7 +64,7 @@ class Episode:
     """Views that only the meta-loss sees."""
     sampler: ViewSampler
     """Chooses the context views of each inner step."""
-    scene: SceneCameras
+    scene: SceneKnowledge
     gaussians: Gaussians
     """The scene after ``step`` inner steps, without a graph."""
     state: RuleState
@@ -78,7 +78,7 @@ class Episode:
 
     def detached(self) -> Episode:
         """The same episode with the graph cut off from its state."""
-        return replace(self, state={name: rows.detach() for name, rows in self.state.items()})
+        return replace(self, state=self.state.detach())
 
     @property
     def inner_views(self) -> Views:
@@ -131,7 +131,7 @@ def start_episode(
         context_views,
         views[target].to(device),
         sampler,
-        SceneCameras(centres),
+        SceneKnowledge(centres),
         gaussians,
-        rule.init_state(gaussians),
+        rule.init_state(SceneStart(gaussians)),
     )

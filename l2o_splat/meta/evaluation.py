@@ -13,7 +13,7 @@ from l2o_splat.initializers.points import PointInitOptions, gaussians_from_point
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.unroll import InnerLoop, roll_out
 from l2o_splat.optim.rule import UpdateRule
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.split import split_views
 from l2o_splat.training.evaluation import mean_psnr
@@ -46,9 +46,9 @@ class Evaluation:
         gaussians = gaussians_from_points(capture.points.xyz, capture.points.rgb, points).to(device)
         sampler = ViewSampler(centres[training].numpy(), self.views_per_step, "fps", self.seed)
         context, target = (capture.views[part].to(device) for part in (training, held_out))
-        scene = SceneCameras(centres[training])
-        rule = rule.in_scene(scene)
-        episode = Episode(0, context, target, sampler, scene, gaussians, rule.init_state(gaussians))
+        scene = SceneKnowledge(centres[training])
+        rule = rule.bind(scene)
+        episode = Episode(0, context, target, sampler, scene, gaussians, rule.init_state(SceneStart(gaussians)))
         values = []
         for step in self.steps:
             episode = roll_out(rule, episode, step - episode.step, loop)

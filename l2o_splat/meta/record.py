@@ -84,7 +84,7 @@ class MetaRecord(TrainingRecord):
 
     def weights(self, trainer: MetaTrainer, training: dict[str, Any]) -> Weights:
         card = WeightsCard(
-            "learn2splat",
+            "gain",
             {},
             raster=changed_from(asdict(RasterSettings()), asdict(trainer.options.loop.raster)),
             licence=LICENCE,

@@ -18,7 +18,7 @@ from l2o_splat.meta.buffer import BufferOptions, CheckpointBuffer
 from l2o_splat.meta.episode import Episode, EpisodeOptions, start_episode
 from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.unroll import DivergedEpisodeError, InnerLoop, MetaLossWeights, roll_out, unroll
-from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.proposal import ProposingRule
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import OuterOptions, Schedule
@@ -26,6 +26,7 @@ from l2o_splat.training.outer_loop import OuterLoop
 from l2o_splat.training.prefetch import Prefetched, prefetched
 from l2o_splat.training.sources import Source
 from l2o_splat.training.statistics import StepStatistics
+from l2o_splat.weights.format import gain_behaviour
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class MetaTrainer(OuterLoop):
     def __init__(
         self,
         fabric: Any,
-        rule: Learn2SplatRule,
+        rule: ProposingRule,
         source: Source,
         validation: Evaluation,
         options: MetaOptions,
@@ -108,11 +109,9 @@ class MetaTrainer(OuterLoop):
         """Fresh episodes that each slot has started."""
 
     @property
-    def averaged_rule(self) -> Learn2SplatRule:
+    def averaged_rule(self) -> ProposingRule:
         """The rule with the running average of its weights."""
-        rule = Learn2SplatRule(self.average.module, self.rule.config)
-        rule.trained_raster, rule.frame_convention = self.rule.trained_raster, self.rule.frame_convention
-        return rule
+        return self.rule.with_network(self.average.module)
 
     def iterate(self, captures: dict[int, Prefetched]) -> MetaStatistics:
         """One update from a scene per slot; a scene that diverges or does not fit into memory is dropped."""
@@ -209,6 +208,10 @@ class MetaTrainer(OuterLoop):
             "shape": asdict(self.rule.network.shape),
             "source": repr(self.source),
         }
+
+    def migrated_options(self, saved: dict[str, Any]) -> dict[str, Any]:
+        rule = saved.get("rule", {})
+        return saved | {"rule": gain_behaviour(rule, "a saved state")} if "look_growth" in rule else saved
 
     def own_state(self) -> dict[str, Any]:
         return {"fresh": self.fresh, "buffers": {slot: buffer.to_state() for slot, buffer in self.buffers.items()}}

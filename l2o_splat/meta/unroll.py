@@ -20,7 +20,7 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.losses import photometric_loss
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.losses import stability_loss, uphill_loss
-from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.proposal import ProposingRule
 from l2o_splat.optim.rule import Feedback, UpdateRule
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.training.objective import Objective
@@ -92,7 +92,7 @@ def roll_out(rule: UpdateRule, episode: Episode, num_steps: int, loop: InnerLoop
 
 
 def unroll(
-    rule: Learn2SplatRule,
+    rule: ProposingRule,
     episode: Episode,
     num_steps: int,
     loop: InnerLoop,
@@ -107,7 +107,7 @@ def unroll(
         DivergedEpisodeError: If the scene has numbers that are not finite.
     """
     # The output of an earlier query has no graph to the weights.
-    episode = replace(episode, state={name: rows for name, rows in episode.state.items() if name != "advice"})
+    episode = replace(episode, state=rule.before_unroll(episode.state))
     with torch.no_grad():
         before = _target_errors(render(episode.gaussians, episode.target.cameras, loop.raster).rgb, episode)
     gradients = inner_gradients(episode.gaussians, episode.inner_views, loop)

@@ -126,6 +126,11 @@ class Learn2SplatRule(ProposingRule):
         rule.frame_convention = weights.card.scene_frame
         return rule
 
+    def with_network(self, network: Learn2SplatNetwork) -> Learn2SplatRule:
+        rule = super().with_network(network)
+        rule.frame_convention = self.frame_convention
+        return rule
+
     @property
     def needs(self) -> Needs:
         width = self.network.shape.feature_width
@@ -135,7 +140,9 @@ class Learn2SplatRule(ProposingRule):
         return FramedRule(self, SceneFrame.from_cameras(self.frame_convention, scene.centres, scene.rescaled_by))
 
     def to_weights(self, card: WeightsCard) -> Weights:
-        card = replace(card, architecture=asdict(self.network.shape), behaviour=asdict(self.config))
+        card = replace(
+            card, system="learn2splat", architecture=asdict(self.network.shape), behaviour=asdict(self.config)
+        )
         return Weights({name: tensor.detach() for name, tensor in self.network.state_dict().items()}, card)
 
     @property

@@ -35,11 +35,11 @@ def migrated(state_dict: dict[str, Any], rule: UpdateRule) -> dict[str, Any]:
         return state_dict
     fingerprint = rule.fingerprint if first["rule"] == _fingerprint(rule) else first["rule"]
     groups = [first | {"rule": fingerprint, "format": FORMAT}, *others]
-    state = {key: _parts(rows) for key, rows in state_dict["state"].items()}
+    state = {key: two_parts(rows) for key, rows in state_dict["state"].items()}
     return state_dict | {"param_groups": groups, "state": state}
 
 
-def _parts(rows: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def two_parts(rows: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Rows of Gaussians and numbers of the scene; the names of nested rules have prefixes."""
     parts: dict[str, dict[str, Tensor]] = {"per_gaussian": {}, "per_scene": {}}
     for name, value in rows.items():

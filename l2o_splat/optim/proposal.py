@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
@@ -43,6 +43,14 @@ class ProposingRule(UpdateRule):
     meta-training needs: from the delta and the latent state to the weights and the latent states of earlier steps;
     parameters and gradients enter detached.
     """
+
+    network: nn.Module
+
+    def with_network(self, network: nn.Module) -> ProposingRule:
+        """The same rule around other weights of the same network."""
+        rule = type(self)(network, self.config)
+        rule.card, rule.trained_raster = self.card, self.trained_raster
+        return rule
 
     @abstractmethod
     def propose(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> Proposal:

@@ -74,6 +74,10 @@ class OuterLoop(ABC):
     def dependencies(self) -> dict[str, Any]:
         """Everything that the weights depend on besides ``options``, as plain data."""
 
+    def migrated_options(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Options of a state that an earlier version saved, under their present names."""
+        return saved
+
     def plain_options(self) -> dict[str, Any]:
         """Everything that the weights depend on as JSON has it, to compare with a saved state and to record."""
         # An objective holds the network of LPIPS, which is no option.
@@ -142,7 +146,7 @@ class OuterLoop(ABC):
         state = latest_state(self.folder / "states")
         if state is None:
             return
-        shared, own = load_state(self.fabric, state, self.plain_options())
+        shared, own = load_state(self.fabric, state, self.plain_options(), self.migrated_options)
         try:
             self.iteration, self.seconds, self.best = shared["iteration"], shared["seconds"], shared["best"]
             for name in _STATEFUL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,25 @@ def save_state(fabric: Any, folder: Path, iteration: int, shared: dict[str, Any]
     fabric.barrier()
 
 
-def load_state(fabric: Any, state: Path, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_state(
+    fabric: Any,
+    state: Path,
+    options: dict[str, Any],
+    migrate: Callable[[dict[str, Any]], dict[str, Any]] = lambda saved: saved,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Shared and own parts of a saved state.
 
     Args:
         fabric: Lightning Fabric.
         state: Folder of the state, see :func:`latest_state`.
         options: Everything that the weights depend on, as JSON has it.
+        migrate: Brings saved options of earlier versions to their present names.
 
     Raises:
         ResumeError: If it was saved with other options or another number of processes.
     """
     shared = torch.load(state / "shared.pt", map_location="cpu", weights_only=True)
-    saved = json.loads(json.dumps(shared.get("options", {})))
+    saved = migrate(json.loads(json.dumps(shared.get("options", {}))))
     changed = sorted(name for name in options if saved.get(name) != options[name])
     if changed:
         found = {name: saved.get(name) for name in changed}

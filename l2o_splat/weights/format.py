@@ -221,17 +221,30 @@ def migrate_gain(weights: Weights) -> Weights:
     card = weights.card
     if card.system != "learn2splat" or "rates" not in weights.tensors:
         return weights
-    behaviour = _GAIN_FORMER_DEFAULTS | card.behaviour
+    return replace(weights, card=replace(card, system="gain", behaviour=gain_behaviour(card.behaviour, card.source)))
+
+
+def gain_behaviour(former: dict[str, Any], source: str) -> dict[str, Any]:
+    """Options of gain weights from those that they had while they were of the system learn2splat.
+
+    Args:
+        former: The options of before.
+        source: Where they come from, for the message.
+
+    Raises:
+        WeightsError: If an option that gain weights no longer have had another value than the one that is left.
+    """
+    behaviour = _GAIN_FORMER_DEFAULTS | former
     fixed = {name: behaviour.pop(name) for name in _GAIN_FIXED}
     if wrong := {name: value for name, value in fixed.items() if value != _GAIN_FIXED[name]}:
         raise WeightsError(
-            f"The gain network from {card.source} was saved with {wrong}, and only "
+            f"The gain network from {source} was saved with {wrong}, and only "
             f"{ {name: _GAIN_FIXED[name] for name in wrong} } is supported; train it again with 'l2o meta-train', or "
             "use gain-mini."
         )
-    behaviour.pop("seed", None)  # Of random latent states, which gain networks never started from.
+    behaviour.pop("seed", None)  # Seed of random latent states, which gain networks never started from.
     behaviour["query_growth"] = behaviour.pop("look_growth")
-    return replace(weights, card=replace(card, system="gain", behaviour=behaviour))
+    return behaviour
 
 
 def refuse_non_finite(tensors: dict[str, Tensor], path: Path) -> None:

@@ -20,6 +20,7 @@ from l2o_splat.optim.resplat import ReSplatRule, front_error
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import render
 from l2o_splat.rotations import quaternion_product, quaternions_of
+from l2o_splat.scene import SceneStart
 from l2o_splat.views import PinholeCameras
 from l2o_splat.weights import Weights, WeightsCard
 from tests.initializer_training.networks import CONFIG, SHAPE, SOURCE
@@ -76,7 +77,7 @@ def test_an_untrained_update_that_sees_errors_in_front_corrects_colours_by_them(
     shape = replace(SHAPE, update=replace(SHAPE.update, front_error=True))
     rule = ReSplatRule(new_update_network(shape, seed=1), replace(CONFIG, update_starts="any"))
     scene = initializer(batch.context, 1.0, batch.depth_range)
-    gaussians, state = scene.gaussians, rule.init_state(scene.gaussians, scene.features)
+    gaussians, state = scene.gaussians, rule.init_state(scene)
     for step in range(2):
         with torch.no_grad():
             # The same error everywhere is the mean error of any cells.
@@ -172,7 +173,7 @@ def test_steps_in_cells_are_the_same_at_every_scale(initializer, batch):
     def step(gaussians, views):
         images = render(gaussians, views.cameras, RASTER).rgb
         feedback = Feedback(None, 0, 1.0, RenderedViews(views, images))
-        return rule(gaussians, feedback, rule.init_state(gaussians))
+        return rule(gaussians, feedback, rule.init_state(SceneStart(gaussians)))
 
     with torch.no_grad():
         (here_delta, here_state), (there_delta, there_state) = step(points, batch.context), step(there, turned)
@@ -192,7 +193,7 @@ def test_late_steps_are_shorter_where_the_weights_say_so(initializer, batch):
         rule = ReSplatRule(network, replace(CONFIG, update_starts="any", step_decay=decay))
         feedback = Feedback(None, number, 1.0, RenderedViews(batch.context, images))
         with torch.no_grad():
-            return rule(points, feedback, rule.init_state(points))[0]
+            return rule(points, feedback, rule.init_state(SceneStart(points)))[0]
 
     full = step(1.0, 2)
     assert full.means.abs().max() > 0

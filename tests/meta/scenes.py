@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from l2o_splat.meta.episode import Episode, EpisodeOptions, start_episode
-from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.gain import GainRule
 from l2o_splat.training.sources import CaptureRanges, ProceduralSource
-from tests.optim.test_gain_rule import make_rule
+from tests.optim.gain import make_rule
 
 CPU = torch.device("cpu")
 SOURCE = ProceduralSource(
@@ -16,10 +16,10 @@ SOURCE = ProceduralSource(
 OPTIONS = EpisodeOptions(sh_degree=1, views_per_step=(2, 3))
 
 
-def small_rule(trained: bool = True) -> Learn2SplatRule:
+def small_rule(trained: bool = True) -> GainRule:
     """Trainable, with random weights."""
     return make_rule(trained, step_decay=(20.0, 0.6))
 
 
-def episode(rule: Learn2SplatRule, index: int = 0, options: EpisodeOptions = OPTIONS) -> Episode:
+def episode(rule: GainRule, index: int = 0, options: EpisodeOptions = OPTIONS) -> Episode:
     return start_episode(rule, SOURCE.capture(index), index, options, seed=3, device=CPU)

@@ -109,7 +109,9 @@ def write_state_of_0_1_0(folder: Path, iteration: int, options: dict) -> MetaTra
                 name: getattr(episode.gaussians, name)
                 for name in ("means", "scales", "quats", "opacities", "features_dc", "features_rest")
             },
-            "state": dict(episode.state),
+            # Every row repeated the scene's number.
+            "state": episode.state.per_gaussian
+            | {"scale_origin": episode.state["scale_origin"].repeat(len(episode.gaussians), 1)},
         }
         for episode in trainer.buffers[0].episodes
     ]

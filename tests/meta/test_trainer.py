@@ -16,7 +16,7 @@ from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.record import MetaRecord
 from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
 from l2o_splat.meta.unroll import DivergedEpisodeError
-from l2o_splat.optim.learn2splat import Learn2SplatRule
+from l2o_splat.optim.gain import GainRule
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.saved_state import ResumeError
 from l2o_splat.weights import load_weights
@@ -164,6 +164,6 @@ def test_weights_come_with_their_training_record(tmp_path):
     assert record["curve"][-1]["iteration"] == 2
     assert json.loads((tmp_path / "curve.jsonl").read_text())["psnr"] == pytest.approx(trainer.best)
     assert list((tmp_path / "tensorboard").iterdir())
-    rule = Learn2SplatRule.from_weights(weights)
+    rule = GainRule.from_weights(weights)
     assert rule.config == trainer.rule.config
     assert torch.equal(rule.network.head.weight, trainer.averaged_rule.network.head.weight)

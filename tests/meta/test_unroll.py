@@ -20,7 +20,7 @@ from l2o_splat.optim.rule import Feedback
 from l2o_splat.rendering import render
 from l2o_splat.training.objective import Objective
 from tests.meta.scenes import episode, small_rule
-from tests.optim.test_gain_rule import make_rule
+from tests.optim.gain import make_rule
 
 LOOP = InnerLoop()
 
@@ -195,7 +195,7 @@ def test_foresight_counts_a_step_at_later_scenes(foresight):
 
 
 def test_an_unroll_begins_with_a_query_to_learn_from():
-    rule = make_rule(trained=True, look_growth=1.0)
+    rule = make_rule(trained=True, query_growth=1.0)
     # Queries at steps 0, 1, 3 and 7: after 4 steps the last one serves three more.
     start = roll_out(rule, episode(rule), 4, LOOP)
     unroll(rule, start, 2, LOOP, Objective(), MetaLossWeights()).loss.backward()
