@@ -51,7 +51,7 @@ from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.plugin.training_captures import read_training_capture
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.views import Views
 from l2o_splat.weights import load_weights
@@ -151,7 +151,12 @@ def methods(start: Start, prox_scales: tuple[float, ...]) -> Iterator[tuple[str,
 
 
 def refine(
-    start: Start, rule: UpdateRule, precision: Tensor | None, scene: SceneCameras, target: Views, steps: tuple[int, ...]
+    start: Start,
+    rule: UpdateRule,
+    precision: Tensor | None,
+    scene: SceneKnowledge,
+    target: Views,
+    steps: tuple[int, ...],
 ) -> list[float]:
     """Mean PSNR (dB) of the target views after each number of steps."""
     parameters = {name: Parameter(value.clone()) for name, value in start.gaussians.items()}
@@ -175,7 +180,7 @@ def compare(options: Options) -> dict[str, dict[str, dict[str, list[float]]]]:
         centres = capture.views.cameras.centres
         chosen, held_out = split_views(centres.numpy(), options.num_views)
         context, target = (capture.views[part].to(options.device) for part in (chosen, held_out))
-        scene = SceneCameras(centres[chosen])
+        scene = SceneKnowledge(centres[chosen])
         conditions = {
             "as photographed": context,
             f"one image x {options.brightness:g}": with_exposure(context, 0, options.brightness),

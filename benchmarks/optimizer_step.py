@@ -36,7 +36,7 @@ from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
 from l2o_splat.weights import load_weights
 
@@ -163,7 +163,7 @@ def measure(name: RuleName, size: int, capture: ProceduralCapture, options: Opti
     parameters = {field: Parameter(value) for field, value in start.to(options.device).items()}
     rule = build_rule(name, options)
     optimizer = JointOptimizer(parameters, rule)
-    optimizer.bind(SceneCameras(cameras.centres))
+    optimizer.bind(SceneKnowledge(cameras.centres))
     last_inputs: list[tuple[Tensor, ...]] = []
     network = rule.network if isinstance(rule, Learn2SplatRule) else None
     search = learn2splat.nearest_neighbours

@@ -44,7 +44,7 @@ from l2o_splat.optim import resplat
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import scene_extent
+from l2o_splat.scene import scene_extent
 from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights import Weights, WeightsCard, load_weights
 from l2o_splat.weights.resplat_original import PREFIX

@@ -59,7 +59,7 @@ from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews, UpdateRule
 from l2o_splat.plugin.training_captures import read_training_capture
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.scenes.capture import Capture, Points
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import PinholeCameras, Views
@@ -237,7 +237,7 @@ def start(
     centres = context.cameras.centres
     sampler = ViewSampler(centres.cpu().numpy(), len(context), "sequential", 0)
     state = rule.init_state(gaussians, features)
-    return Episode(0, context, target, sampler, SceneCameras(centres), gaussians, state)
+    return Episode(0, context, target, sampler, SceneKnowledge(centres), gaussians, state)
 
 
 def quality(episode: Episode, loop: InnerLoop) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch.nn import Parameter, ParameterDict
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.learn2splat import Learn2SplatRule
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.weights import load_weights
 
 SPLATS = ("means", "scales", "quats", "opacities", "sh0", "shN")
@@ -125,7 +125,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         aliases = {name: Parameter(value) for name, value in as_gaussians(splats).detach().items()}
         self._joint = JointOptimizer(aliases, rule)
         centres = torch.zeros(1, 3) if camera_centres is None else camera_centres
-        self._joint.bind(SceneCameras(centres, rescaled_by))
+        self._joint.bind(SceneKnowledge(centres, rescaled_by))
 
     @property
     def inner_step(self) -> int:

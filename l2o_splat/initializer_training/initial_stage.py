@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.losses import Losses, rank_correlation
-from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer, ShownViews
+from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.nets.resplat.initial_model import InitialModel
 from l2o_splat.rendering import RasterSettings, render
@@ -45,7 +45,7 @@ class InitialStage:
         found = self.network(shown.images, shown.cameras)
         gaussians = shown.gaussians(found)
         error = self.losses.rendered * sum(
-            share * view_error(gaussians, local_views(shown, views), self.losses)
+            share * view_error(gaussians, shown.frame.views_to_local(views), self.losses)
             for share, views in (
                 (1 - self.losses.context_share, batch.target),
                 (self.losses.context_share, shown.views),
@@ -84,11 +84,6 @@ class InitialStage:
     def tensors(self, network: nn.Module) -> dict[str, Tensor]:
         """Of the whole model so far, without the prefix of the released names."""
         return network.state_dict()
-
-
-def local_views(shown: ShownViews, views: Views) -> Views:
-    """Views of the world, with cameras in the frame of the networks."""
-    return replace(views, cameras=shown.frame.cameras_to_local(views.cameras))
 
 
 def view_error(gaussians: Gaussians, views: Views, losses: Losses) -> Tensor:

@@ -24,13 +24,13 @@ from l2o_splat.implicit.pcg import PCG
 from l2o_splat.implicit.solvers import AdamSolver
 from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
 from l2o_splat.initializer_training.batches import Batch
-from l2o_splat.initializer_training.initial_stage import RASTER, local_views
+from l2o_splat.initializer_training.initial_stage import RASTER
 from l2o_splat.initializers.diff3r import predicted_precision
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.meta.evaluation import mean_psnr
 from l2o_splat.nets.resplat.initial_model import InitialModel
 from l2o_splat.rendering import render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.views import Views
 
 NOTHING = 1e-30
@@ -89,8 +89,10 @@ class RefinedModel(nn.Module):
         with torch.set_grad_enabled(self.train_initial and torch.is_grad_enabled()):
             found = self.initial(shown.images, shown.cameras)
             features = initializer.features_of_gaussians(found.features, shown.images.shape[2:])
-            scene = InitialScene(shown.gaussians(found), features, local_views(shown, shown.views), found.depth[:, 0])
-        return scene, predicted_precision(self.head, scene, RASTER), local_views(shown, batch.target)
+            scene = InitialScene(
+                shown.gaussians(found), features, shown.frame.views_to_local(shown.views), found.depth[:, 0]
+            )
+        return scene, predicted_precision(self.head, scene, RASTER), shown.frame.views_to_local(batch.target)
 
 
 @dataclass
@@ -132,7 +134,7 @@ class RefinedStage:
 
     def refine(self, scene: InitialScene, precision: Float[Tensor, "n 5"], steps: int) -> tuple[Gaussians, LayerStatus]:
         """The scene after so many Adam steps on its context views; differentiable to scene and precision."""
-        solver = AdamSolver(steps, scene_extent=SceneCameras(scene.context.cameras.centres).extent)
+        solver = AdamSolver(steps, scene_extent=SceneKnowledge(scene.context.cameras.centres).extent)
         linear = PCG(max_iterations=self.options.solver_iterations)
         views = ContextViews(scene.context, RASTER)
         return proximal_refine(scene.gaussians, precision, views, solver, self.options.backward, linear)

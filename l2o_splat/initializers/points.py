@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l2o_splat.gaussians import SH_C0, Gaussians
 from l2o_splat.nets.knn import nearest_neighbours
-from l2o_splat.scene_frame import scene_extent
+from l2o_splat.scene import scene_extent
 from l2o_splat.views import PinholeCameras
 
 SPACING_NEIGHBOURS = 3

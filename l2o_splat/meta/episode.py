@@ -11,7 +11,7 @@ import torch
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.optim.rule import RuleState, UpdateRule
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import Views
@@ -64,7 +64,7 @@ class Episode:
     """What the meta-loss sees besides."""
     sampler: ViewSampler
     """Context views of each inner step."""
-    scene: SceneCameras
+    scene: SceneKnowledge
     gaussians: Gaussians
     """The scene now, without a graph."""
     state: RuleState
@@ -131,7 +131,7 @@ def start_episode(
         context_views,
         views[target].to(device),
         sampler,
-        SceneCameras(centres),
+        SceneKnowledge(centres),
         gaussians,
         rule.init_state(gaussians),
     )

@@ -17,7 +17,7 @@ from l2o_splat.meta.unroll import InnerLoop, roll_out
 from l2o_splat.metrics import psnr
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import Views
@@ -46,7 +46,7 @@ class Evaluation:
         gaussians = gaussians_from_points(capture.points.xyz, capture.points.rgb, points).to(device)
         sampler = ViewSampler(centres[training].numpy(), self.views_per_step, "fps", self.seed)
         context, target = (capture.views[part].to(device) for part in (training, held_out))
-        scene = SceneCameras(centres[training])
+        scene = SceneKnowledge(centres[training])
         rule = rule.in_scene(scene)
         episode = Episode(0, context, target, sampler, scene, gaussians, rule.init_state(gaussians))
         values = []

@@ -18,7 +18,7 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.implicit.precision import check_precision, per_channel
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
 from l2o_splat.optim.sequence import own_state, prefixed
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 
 
 def proximal_weight(views_per_step: int, num_views: int, width: int, height: int, prox_scale: float = 1.0) -> float:
@@ -86,7 +86,7 @@ class AnchoredRule(UpdateRule):
         self.weight = weight
         self.trained_raster = rule.trained_raster
 
-    def in_scene(self, scene: SceneCameras) -> UpdateRule:
+    def in_scene(self, scene: SceneKnowledge) -> UpdateRule:
         return AnchoredRule(self.rule.in_scene(scene), self.weight)
 
     def calibrated(self, num_views: int, width: int, height: int) -> AnchoredRule:

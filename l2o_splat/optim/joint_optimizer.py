@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, UpdateRule
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class JointOptimizer(torch.optim.Optimizer):
     def _means(self) -> Parameter:
         return self.param_groups[0]["params"][0]
 
-    def bind(self, scene: SceneCameras, features: Float[Tensor, "n f"] | None = None) -> None:
+    def bind(self, scene: SceneKnowledge, features: Float[Tensor, "n f"] | None = None) -> None:
         """Tell the rule what is known of the scene, before the first step or a saved state is loaded.
 
         Args:

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from l2o_splat.frame import Frame, FrameConvention
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.update_network import SH_START, UpdateNetwork, UpdateNetworkShape
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule, digest_of
-from l2o_splat.scene_frame import FrameConvention, SceneCameras, SceneFrame
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.weights.format import Weights, WeightsCard
 
 logger = logging.getLogger(__name__)
@@ -174,10 +175,10 @@ class Learn2SplatRule(UpdateRule):
         rule.trained_raster, rule.frame_convention = weights.card.raster, weights.card.scene_frame
         return rule
 
-    def in_scene(self, scene: SceneCameras) -> UpdateRule:
+    def in_scene(self, scene: SceneKnowledge) -> UpdateRule:
         if self.config.units == "own_scale":
             return self
-        return FramedRule(self, SceneFrame.from_cameras(self.frame_convention, scene.centres, scene.rescaled_by))
+        return FramedRule(self, Frame.from_cameras(self.frame_convention, scene.centres, scene.rescaled_by))
 
     def to_weights(self, card: WeightsCard) -> Weights:
         """These weights for saving; architecture and behaviour of the card are filled in from the rule."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from l2o_splat.camera_frame import CameraFrame
+from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.resplat.camera_gaussians import CameraGaussians
@@ -23,7 +23,7 @@ from l2o_splat.nets.resplat.precision import autocast
 from l2o_splat.nets.resplat.update_network import UpdateNetwork
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RuleState, UpdateRule, digest_of
 from l2o_splat.rotations import quaternions_of
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.views import PinholeCameras, Views
 from l2o_splat.weights.format import Weights
 
@@ -73,7 +73,7 @@ class ReSplatRule(UpdateRule):
         rule.trained_raster = weights.card.raster
         return rule
 
-    def in_scene(self, scene: SceneCameras) -> ReSplatRule:
+    def in_scene(self, scene: SceneKnowledge) -> ReSplatRule:
         rule = ReSplatRule(self.network, self.config, 1 / scene.rescaled_by)
         rule.trained_raster = self.trained_raster
         return rule
@@ -162,11 +162,11 @@ class ReSplatRule(UpdateRule):
         """Added Gaussians take latent state and cell from their parents."""
         return {name: rows[source] for name, rows in state.items()}
 
-    def _frame(self, cameras: PinholeCameras) -> CameraFrame:
+    def _frame(self, cameras: PinholeCameras) -> Frame:
         """In which the network sees the scene."""
         if self.config.world == "raw":
-            return CameraFrame.of_world(cameras.viewmats.device, self.scale)
-        return CameraFrame.of_view(cameras, len(cameras) // 2, self.scale)
+            return Frame.of_world(self.scale)
+        return Frame.of_view(cameras, len(cameras) // 2, self.scale)
 
     def _neighbours(
         self, means: Float[Tensor, "n 3"], cameras: PinholeCameras, grid: tuple[int, int], cell: Int[Tensor, " n"]

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.views import Views
 
 RuleState = dict[str, Tensor]
@@ -66,7 +66,7 @@ class UpdateRule(nn.Module):
     trained_raster: dict[str, Any] | None = None
     """``RasterSettings`` the rule was trained with, those that differ from the defaults; None where any will do."""
 
-    def in_scene(self, scene: SceneCameras) -> UpdateRule:
+    def in_scene(self, scene: SceneKnowledge) -> UpdateRule:
         """This rule for scenes whose cameras are known; rules that work in units of their own are framed here."""
         return self
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
 from l2o_splat.optim.sequence import own_state, prefixed
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 
 INTERVAL = 10
 """Steps between looks at the loss; enough for most captures' views to have come round."""
@@ -37,7 +37,7 @@ class SafeguardedRule(UpdateRule):
         self.fallback = fallback
         self.trained_raster = rule.trained_raster
 
-    def in_scene(self, scene: SceneCameras) -> UpdateRule:
+    def in_scene(self, scene: SceneKnowledge) -> UpdateRule:
         return SafeguardedRule(self.rule.in_scene(scene), self.fallback.in_scene(scene))
 
     @property

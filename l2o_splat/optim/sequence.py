@@ -9,7 +9,7 @@ from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RuleState, UpdateRule
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 
 
 class SequencedRule(UpdateRule):
@@ -29,7 +29,7 @@ class SequencedRule(UpdateRule):
         self.switch_after = switch_after
         self.trained_raster = first.trained_raster
 
-    def in_scene(self, scene: SceneCameras) -> UpdateRule:
+    def in_scene(self, scene: SceneKnowledge) -> UpdateRule:
         return SequencedRule(self.first.in_scene(scene), self.second.in_scene(scene), self.switch_after)
 
     def feedback_at(self, step: int) -> FeedbackKind:

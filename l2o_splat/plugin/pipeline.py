@@ -28,7 +28,7 @@ from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.optimizer_config import DEFAULT_WEIGHTS
 from l2o_splat.plugin.resplat_start import ContextConfig, context_of_update, features_for, start_from_context
 from l2o_splat.rendering.trial import draw_trial_image
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.views import Views
 from l2o_splat.weights import load_weights
 
@@ -198,7 +198,7 @@ class L2OPipeline(VanillaPipeline):
     def bind(self, optimizer: JointOptimizer) -> None:
         """Tell the rule what is known of the scene, and draw as it was trained with."""
         outputs = self.datamanager.train_dataparser_outputs
-        scene = SceneCameras(outputs.cameras.camera_to_worlds[:, :3, 3], float(outputs.dataparser_scale))
+        scene = SceneKnowledge(outputs.cameras.camera_to_worlds[:, :3, 3], float(outputs.dataparser_scale))
         features, self._features = self._features, None
         if isinstance(optimizer.rule, AnchoredRule):
             shown = self._context.cameras

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from l2o_splat.frame import FrameConvention
 from l2o_splat.rendering.settings import RasterSettings
-from l2o_splat.scene_frame import FrameConvention
 
 FORMAT_VERSION = 1
 """Version of the JSON; a newer one is refused."""
@@ -43,7 +43,7 @@ class WeightsCard:
     raster: dict[str, Any] | None = None
     """``RasterSettings`` the weights were trained with, those that differ from the defaults; None if unknown."""
     scene_frame: FrameConvention = "raw"
-    """Units the weights were trained in, see :class:`l2o_splat.scene_frame.SceneFrame`."""
+    """Units the weights were trained in, see :class:`l2o_splat.frame.Frame`."""
     licence: str = "unknown"
     """Licence and, where it asks for one, attribution."""
     source: str = "unknown"

@@ -8,7 +8,7 @@ import torch
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer
-from l2o_splat.scene_frame import SceneCameras, scene_extent
+from l2o_splat.scene import SceneKnowledge, scene_extent
 
 HORIZON = 30
 EXTENT = scene_extent(torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]]))
@@ -38,7 +38,7 @@ def set_random_gradients(parameters, generator) -> None:
 def run_beside_torch(preset: str, rates: dict[str, float], betas=(0.9, 0.999), means_decay=1.0, steps=2 * HORIZON):
     ours, theirs = random_parameters(), random_parameters()
     optimizer = JointOptimizer(ours, AdamRule(adam_options(preset, HORIZON)))
-    optimizer.bind(SceneCameras(torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]])))
+    optimizer.bind(SceneKnowledge(torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]])))
     references = {name: torch.optim.Adam([theirs[name]], lr=rates[name], betas=betas, eps=1e-15) for name in FIELDS}
     generator = torch.Generator().manual_seed(1)
     for step in range(steps):

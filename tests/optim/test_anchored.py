@@ -13,10 +13,10 @@ from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.anchored import AnchoredRule, proximal_weight, squared_loss
 from l2o_splat.optim.joint_optimizer import JointOptimizer, RuleMismatchError
 from l2o_splat.optim.rule import Feedback
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from tests.implicit.scenes import toy
 
-SCENE = SceneCameras(torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))
+SCENE = SceneKnowledge(torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))
 
 
 def random_scene(n=20, seed=0):

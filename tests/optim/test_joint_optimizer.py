@@ -10,7 +10,7 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import MAX_REFUSED_STEPS, JointOptimizer, RuleMismatchError
 from l2o_splat.optim.rule import Feedback, UpdateRule
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from tests.optim.rules import all_rules
 
 RULES = sorted(all_rules())
@@ -22,9 +22,9 @@ def make_parameters(n: int = 24, seed: int = 0) -> torch.nn.ParameterDict:
     return torch.nn.ParameterDict({name: torch.nn.Parameter(value.clone()) for name, value in rows.items()})
 
 
-def cameras(reach: float) -> SceneCameras:
+def cameras(reach: float) -> SceneKnowledge:
     """Two cameras at a distance ``reach`` from their mean."""
-    return SceneCameras(torch.tensor([[reach, 0.0, 0.0], [-reach, 0.0, 0.0]]), rescaled_by=0.5)
+    return SceneKnowledge(torch.tensor([[reach, 0.0, 0.0], [-reach, 0.0, 0.0]]), rescaled_by=0.5)
 
 
 def backward(parameters, seed: int) -> None:

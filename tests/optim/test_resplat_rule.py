@@ -5,7 +5,7 @@ import torch
 
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from tests.resplat_networks import NARROW_FINE, context, initializer, moved, rule
 
 RASTER = RasterSettings("antialiased", 0.1)
@@ -67,7 +67,7 @@ def test_another_world_frame_gives_the_same_steps(scale):
     turned, rotation, translation = moved(views, scale)
     start = initializer()
     first, second = start(views), start(turned, rescaled_by=scale)
-    framed = update.in_scene(SceneCameras(turned.cameras.centres, rescaled_by=scale))
+    framed = update.in_scene(SceneKnowledge(turned.cameras.centres, rescaled_by=scale))
     one, two = run(update, first)[0], run(framed, second)[0]
     expected = scale * one.means @ rotation.T + translation
     torch.testing.assert_close(two.means, expected, rtol=0, atol=2e-3 * scale)

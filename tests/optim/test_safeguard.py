@@ -12,7 +12,7 @@ from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.optim.safeguard import INTERVAL, SafeguardedRule
 from l2o_splat.rendering import render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
 
 
@@ -52,7 +52,7 @@ def train(rule: UpdateRule, capture, steps: int = STEPS) -> tuple[float, JointOp
     start = gaussians_from_points(capture.points.xyz, capture.points.rgb, PointInitOptions(sh_degree=1))
     parameters = {name: torch.nn.Parameter(value.clone()) for name, value in start.items()}
     optimizer = JointOptimizer(parameters, rule)
-    optimizer.bind(SceneCameras(capture.views.cameras.centres))
+    optimizer.bind(SceneKnowledge(capture.views.cameras.centres))
     for _ in range(steps):
         optimizer.zero_grad()
         rendered = render(Gaussians.from_mapping(parameters), capture.views.cameras).rgb

@@ -25,7 +25,7 @@ from l2o_splat.optim.rule import Feedback
 from l2o_splat.plugin import pipeline as plugin_pipeline
 from l2o_splat.ply import read_gaussian_ply
 from l2o_splat.rendering import render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import HEIGHT, WIDTH, edit_transforms, last_checkpoint, method_config, train
 from tests.plugin.console import printed, refuse
@@ -63,7 +63,7 @@ def by_hand(trainer, steps, weight):
     """Adam with splatfacto's rates on the mean squared difference and ``weight`` times the proximal term."""
     datamanager, state, anchor = trainer.pipeline.datamanager, state_of(trainer), anchor_of(trainer)
     context, settings = context_of(datamanager), trainer.pipeline.model.raster_settings()
-    extent = SceneCameras(datamanager.train_dataparser_outputs.cameras.camera_to_worlds[:, :3, 3]).extent
+    extent = SceneKnowledge(datamanager.train_dataparser_outputs.cameras.camera_to_worlds[:, :3, 3]).extent
     rule, gaussians = AdamRule(SPLATFACTO), anchor
     moments, pull = rule.init_state(gaussians), per_channel(state["precision"], anchor.features_rest.shape[1])
     for step in range(steps):

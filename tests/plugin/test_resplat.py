@@ -27,7 +27,7 @@ from l2o_splat.plugin.datamanager import pinhole_cameras
 from l2o_splat.plugin.resplat_start import features_for
 from l2o_splat.ply import read_gaussian_ply
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.scene_frame import SceneCameras
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import (
     HEIGHT,
@@ -79,7 +79,7 @@ def by_hand(weights, datamanager, steps):
     scale = outputs.dataparser_scale
     indices = choose_context(outputs.cameras.camera_to_worlds[:, :3, 3], 3)
     scene = ReSplatInitializer.from_weights(loaded)(datamanager.train_views(indices, torch.zeros(3)), scale)
-    update = ReSplatRule.from_weights(loaded).in_scene(SceneCameras(scene.context.cameras.centres, scale))
+    update = ReSplatRule.from_weights(loaded).in_scene(SceneKnowledge(scene.context.cameras.centres, scale))
     gaussians, state = scene.gaussians, update.init_state(scene.gaussians, scene.features)
     for step in range(steps):
         images = render(gaussians, scene.context.cameras, RasterSettings(**RASTER)).rgb
