@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.losses import Losses, rank_correlation
-from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer, ShownViews
+from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.training.evaluation import mean_psnr
@@ -56,7 +56,7 @@ class InitialStage:
         found = self.network(shown.images, shown.cameras)
         gaussians = shown.gaussians(found)
         error = self.losses.rendered * sum(
-            share * view_error(gaussians, local_views(shown, views), self.losses)
+            share * view_error(gaussians, shown.frame.views_to_local(views), self.losses)
             for share, views in (
                 (1 - self.losses.context_share, batch.target),
                 (self.losses.context_share, shown.views),
@@ -95,11 +95,6 @@ class InitialStage:
     def tensors(self, network: nn.Module) -> dict[str, Tensor]:
         """Tensors of the initial model, without the prefix of the released names."""
         return network.state_dict()
-
-
-def local_views(shown: ShownViews, views: Views) -> Views:
-    """The views with their cameras in the frame of the networks instead of the world's."""
-    return replace(views, cameras=shown.frame.cameras_to_local(views.cameras))
 
 
 def view_error(gaussians: Gaussians, views: Views, losses: Losses) -> Tensor:

@@ -24,7 +24,7 @@ from l2o_splat.implicit.pcg import PCG
 from l2o_splat.implicit.solvers import AdamSolver
 from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
 from l2o_splat.initializer_training.batches import Batch
-from l2o_splat.initializer_training.initial_stage import RASTER, local_views
+from l2o_splat.initializer_training.initial_stage import RASTER
 from l2o_splat.initializers.diff3r import predicted_precision
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat.model import InitialModel
@@ -109,10 +109,10 @@ class RefinedModel(nn.Module):
             scene = InitialScene(
                 gaussians=shown.gaussians(found),
                 features=features,
-                context=local_views(shown, shown.views),
+                context=shown.frame.views_to_local(shown.views),
                 depth=found.depth[:, 0],
             )
-        return scene, predicted_precision(self.head, scene, RASTER), local_views(shown, batch.target)
+        return scene, predicted_precision(self.head, scene, RASTER), shown.frame.views_to_local(batch.target)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from l2o_splat.camera_frame import CameraFrame
+from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.context_views import check_context, fit
 from l2o_splat.nets.resplat.cameras import ContextCameras
@@ -44,7 +44,7 @@ class ShownViews:
     images: Float[Tensor, "v 3 h w"]
     cameras: ContextCameras
     """In the frame and the units of the networks."""
-    frame: CameraFrame
+    frame: Frame
     """From the world to there."""
 
     def gaussians(self, found: InitialPrediction) -> Gaussians:
@@ -123,10 +123,8 @@ class ReSplatInitializer(nn.Module):
         views = fit(views, shape.size_multiple, config.longer_side, config.fit)
         near, far = (torch.as_tensor(limits, dtype=torch.float32, device=views.images.device) for limits in depth_range)
         scale = 1 / float(near.min()) if config.units == "near" else 1 / rescaled_by
-        if config.world == "raw":
-            frame = CameraFrame.of_world(views.images.device, scale)
-        else:
-            frame = CameraFrame.of_view(views.cameras, len(views) // 2, scale)
+        middle = len(views) // 2
+        frame = Frame.of_world(scale) if config.world == "raw" else Frame.of_view(views.cameras, middle, scale)
         local = frame.cameras_to_local(views.cameras)
         cameras = ContextCameras.from_pinhole(local, near * scale, far * scale)
         return ShownViews(views, views.images.permute(0, 3, 1, 2).contiguous(), cameras, frame)

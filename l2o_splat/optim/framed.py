@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
 from l2o_splat.optim.wrapped import WrappedRule
 from l2o_splat.scene import SceneStart
-from l2o_splat.scene_frame import SceneFrame
 
 
 class FramedRule(WrappedRule):
     """Shows another rule the scene in the units it was trained in, and brings its deltas back to scene units."""
 
-    def __init__(self, rule: UpdateRule, frame: SceneFrame) -> None:
+    def __init__(self, rule: UpdateRule, frame: Frame) -> None:
         super().__init__(rule)
         self.frame = frame
 
@@ -24,25 +24,24 @@ class FramedRule(WrappedRule):
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.rule.fingerprint} in {self.frame}"
+        return f"{self.rule.fingerprint} in {self.frame.describe()}"
 
     def init_state(self, start: SceneStart) -> RuleState:
-        return self.rule.init_state(replace(start, gaussians=self.frame.to_training(start.gaussians)))
+        return self.rule.init_state(replace(start, gaussians=self.frame.to_local(start.gaussians)))
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         if self.frame.is_identity:
             return self.rule(gaussians, feedback, state)
-        deltas, state = self.rule(self.frame.to_training(gaussians), self._framed(feedback), state)
-        return self.frame.deltas_to_scene(deltas), state
+        deltas, state = self.rule(self.frame.to_local(gaussians), self._framed(feedback), state)
+        return self.frame.deltas_to_world(deltas), state
 
     def _framed(self, feedback: Feedback) -> Feedback:
         gradients, rendered = feedback.gradients, feedback.rendered
         if rendered is not None:
-            views = rendered.views
-            rendered = replace(rendered, views=replace(views, cameras=self.frame.cameras_to_training(views.cameras)))
+            rendered = replace(rendered, views=self.frame.views_to_local(rendered.views))
         return replace(
             feedback,
-            gradients=None if gradients is None else self.frame.gradients_to_training(gradients),
+            gradients=None if gradients is None else self.frame.gradients_to_local(gradients),
             scene_extent=feedback.scene_extent * self.frame.scale,
             rendered=rendered,
         )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from l2o_splat.frame import Frame, FrameConvention
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.learn2splat_network import SH_START, Learn2SplatNetwork, Learn2SplatNetworkShape
@@ -28,7 +29,6 @@ from l2o_splat.optim.proposal import (
 )
 from l2o_splat.optim.rule import Feedback, Needs, RuleState, UpdateRule, digest_of
 from l2o_splat.scene import SceneKnowledge, SceneStart
-from l2o_splat.scene_frame import FrameConvention, SceneFrame
 from l2o_splat.weights.format import Weights, WeightsCard
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Learn2SplatRule(ProposingRule):
         return Needs(features=(width,) if width and self.config.use_features else ())
 
     def bind(self, scene: SceneKnowledge) -> UpdateRule:
-        return FramedRule(self, SceneFrame.from_cameras(self.frame_convention, scene.centres, scene.rescaled_by))
+        return FramedRule(self, Frame.from_cameras(self.frame_convention, scene.centres, scene.rescaled_by))
 
     def to_weights(self, card: WeightsCard) -> Weights:
         card = replace(

@@ -57,7 +57,7 @@ def _fingerprint(rule: UpdateRule) -> str:
     """The fingerprint that this rule had in format 1."""
     match rule:
         case FramedRule():
-            return f"{_fingerprint(rule.rule)} in {rule.frame}"
+            return f"{_fingerprint(rule.rule)} in {rule.frame.describe()}"
         case ProximalRule():
             return f"[{_fingerprint(rule.rule)}] anchored with weight {rule.weight!r}"
         case SafeguardedRule():

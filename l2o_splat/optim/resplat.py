@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from l2o_splat.camera_frame import CameraFrame
+from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.resplat.cameras import ContextCameras
@@ -179,11 +179,11 @@ class ReSplatRule(UpdateRule):
         """Added Gaussians take latent state and cell from their parents."""
         return state.at(source)
 
-    def _frame(self, cameras: PinholeCameras) -> CameraFrame:
+    def _frame(self, cameras: PinholeCameras) -> Frame:
         """In which the network sees the scene."""
         if self.config.world == "raw":
-            return CameraFrame.of_world(cameras.viewmats.device, self.scale)
-        return CameraFrame.of_view(cameras, len(cameras) // 2, self.scale)
+            return Frame.of_world(self.scale)
+        return Frame.of_view(cameras, len(cameras) // 2, self.scale)
 
     def _neighbours(
         self, means: Float[Tensor, "n 3"], cameras: PinholeCameras, grid: tuple[int, int], cell: Int[Tensor, " n"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from l2o_splat.scene_frame import FrameConvention
+from l2o_splat.frame import FrameConvention
 from l2o_splat.weights import resplat_zoo
 from l2o_splat.weights.format import System, WeightsError
 

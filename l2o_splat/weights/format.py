@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from l2o_splat.frame import FrameConvention
 from l2o_splat.rendering.settings import RasterSettings
-from l2o_splat.scene_frame import FrameConvention
 
 FORMAT_VERSION = 1
 """Version of the JSON; newer versions are refused."""
@@ -70,7 +70,7 @@ class WeightsCard:
     raster: dict[str, Any] | None = None
     """Fields of ``RasterSettings`` used in training that differ from the defaults; None if unknown."""
     scene_frame: FrameConvention = "raw"
-    """Units used in training, see :class:`l2o_splat.scene_frame.SceneFrame`."""
+    """Units used in training, see :class:`l2o_splat.frame.Frame`."""
     licence: str = "unknown"
     """Licence, with the attribution that it requires."""
     source: str = "unknown"

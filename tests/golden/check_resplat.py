@@ -17,7 +17,7 @@ from torch import Tensor
 if not __package__:  # Run as a program.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from l2o_splat.camera_frame import CameraFrame
+from l2o_splat.frame import Frame
 from l2o_splat.initializers.context_views import choose_context, crop_to_multiple, selection_order
 from l2o_splat.initializers.depth_smoothness import depth_smoothness
 from l2o_splat.nets.knn import nearest_neighbours
@@ -52,7 +52,7 @@ def replay_misc(fixture: dict[str, Any], report: Report) -> None:
         aligned = ContextCameras(poses, torch.eye(3).expand(len(poses), 3, 3), ones, ones).relative_to(view)
         report.close(name, aligned.poses, fixture[name])
         cameras = PinholeCameras(torch.linalg.inv(poses), torch.eye(3).expand(len(poses), 3, 3), 1, 1)
-        moved = CameraFrame.of_view(cameras, view).cameras_to_local(cameras)
+        moved = Frame.of_view(cameras, view).cameras_to_local(cameras)
         report.close(f"{name}, by frame", torch.linalg.inv(moved.viewmats), fixture[name])
     images, intrinsics = fixture["patch_in"], fixture["patch_K_in"]
     for scene in range(len(images)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from l2o_splat.frame import Frame
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options
 from l2o_splat.optim.framed import FramedRule
@@ -17,7 +18,6 @@ from l2o_splat.optim.safeguard import SafeguardedRule
 from l2o_splat.optim.sequence import SequencedRule
 from l2o_splat.rendering import render
 from l2o_splat.scene import SceneKnowledge, SceneStart
-from l2o_splat.scene_frame import SceneFrame
 from l2o_splat.views import Views
 from tests.optim.gain import make_rule as make_gain
 from tests.optim.test_learn2splat_rule import make_rule as make_learn2splat
@@ -91,7 +91,7 @@ def all_cases() -> dict[str, RuleCase]:
     paper, gain = make_learn2splat(latent_init="zeros"), make_gain(trained=True, query_growth=2.0)
     resplat = make_resplat(update_starts="any")
     proximal = ProximalRule(AdamRule(SPLATFACTO), weight=0.3)
-    frame = SceneFrame((1.0, -2.0, 0.5), 3.0)
+    frame = Frame(origin=torch.tensor([1.0, -2.0, 0.5]).double(), scale=3.0)
     cases = {name: RuleCase(rule, registered=name) for name, rule in adam.items()}
     cases |= {
         "learn2splat": RuleCase(paper, registered="learn2splat"),

@@ -14,13 +14,13 @@ import torch
 from torch.nn import Parameter, ParameterDict
 
 from l2o_splat import LearnedOptimizer
+from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer, RuleMismatchError
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.learned_optimizer import SPLATS, as_gaussians, as_splats
-from l2o_splat.scene_frame import SceneFrame
 from l2o_splat.weights import Weights, WeightsCard, WeightsError, load_weights, save_weights
 
 CENTRES = torch.tensor([[0.0, 0.0, 4.0], [0.0, 0.0, 0.0], [2.0, 0.0, 2.0], [-2.0, 0.0, 2.0]])
@@ -114,7 +114,7 @@ def test_it_equals_the_joint_optimizer_on_the_same_scene(tmp_path, convention):
     path = save(tmp_path / "w", WeightsCard("learn2splat", {}, scene_frame=convention))
     splats, parameters = make_splats(), {k: Parameter(v.clone()) for k, v in as_gaussians(make_splats()).items()}
     optimizer = LearnedOptimizer(splats, path, camera_centres=CENTRES, rescaled_by=4.0)
-    frame = SceneFrame(scale=0.25) if convention == "raw" else SceneFrame((0.0, 0.0, 2.0), 0.5)
+    frame = Frame(scale=0.25) if convention == "raw" else Frame(None, torch.tensor([0.0, 0.0, 2.0]), 0.5)
     joint = JointOptimizer(parameters, FramedRule(Learn2SplatRule.from_weights(load_weights(path)), frame))
     before = as_gaussians(make_splats()).pack()
     for step in range(3):
@@ -131,7 +131,7 @@ def test_it_equals_the_joint_optimizer_on_the_same_scene(tmp_path, convention):
 
 def test_identity_frame_is_the_rule_itself(weights):
     rule = Learn2SplatRule.from_weights(load_weights(weights))
-    for framed in (rule, FramedRule(rule, SceneFrame())):
+    for framed in (rule, FramedRule(rule, Frame())):
         parameters = {k: Parameter(v.clone()) for k, v in as_gaussians(make_splats()).items()}
         backward(parameters, 0)
         JointOptimizer(parameters, framed).step()
