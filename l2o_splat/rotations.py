@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o_splat.rendering.harmonics import sh_basis
+from l2o_splat.harmonics import sh_basis
 
 SAMPLE_DIRECTIONS = 200
 """Directions from which rotated spherical harmonics are fitted; any number above 25 gives the same."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from l2o_splat.rendering.harmonics import sh_basis
+from l2o_splat.harmonics import sh_basis
 from l2o_splat.rotations import conjugate, harmonics_rotation, quaternion_product, quaternions_of
 
 

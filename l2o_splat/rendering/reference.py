@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.rendering.harmonics import sh_basis
+from l2o_splat.harmonics import sh_basis
 from l2o_splat.rendering.linearization import Linearization
 from l2o_splat.rendering.output import Rendering
 from l2o_splat.rendering.settings import RasterSettings

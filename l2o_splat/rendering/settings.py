@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from l2o_splat.rendering.harmonics import MAX_DEGREE
+from l2o_splat.harmonics import MAX_DEGREE
 
 ImageRules = Literal["1.4", "1.5", "1.6"]
 """gsplat release whose image rules hold (alpha clamp, cull radius, antialiasing floor)."""
