@@ -22,7 +22,7 @@ from l2o_splat.optim.adam import SPLATFACTO, AdamRule
 from l2o_splat.optim.precision import per_channel
 from l2o_splat.optim.rule import Feedback, RuleState
 from l2o_splat.plugin import starts
-from l2o_splat.ply import read_gaussian_ply
+from l2o_splat.ply import read_ply
 from l2o_splat.rendering import render
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
@@ -199,7 +199,7 @@ def test_evaluation_viewer_and_export_need_only_the_checkpoint(tiny_capture, tmp
     again = pipeline.model.get_outputs_for_camera(camera)
     assert again["rgb"].equal(outputs["rgb"]) and again["uncertainty"].equal(uncertainty)
     ExportGaussianSplat(load_config=config.get_base_dir() / "config.yml", output_dir=tmp_path / "ply").main()
-    assert len(read_gaussian_ply(tmp_path / "ply/splat.ply")) == model.num_points
+    assert len(read_ply(tmp_path / "ply/splat.ply")) == model.num_points
 
 
 def test_other_methods_have_no_uncertainty(tiny_capture, tmp_path):

@@ -28,7 +28,7 @@ from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.plugin.datamanager import pinhole_cameras
 from l2o_splat.plugin.run_plan import resolve
-from l2o_splat.ply import read_gaussian_ply
+from l2o_splat.ply import read_ply
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene import SceneKnowledge
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
@@ -159,7 +159,7 @@ def test_evaluation_viewer_and_export_need_only_the_checkpoint(tiny_capture, tmp
     settings = pipeline.model.raster_settings()
     assert settings == RasterSettings(**RASTER)
     ExportGaussianSplat(load_config=config.get_base_dir() / "config.yml", output_dir=tmp_path / "ply").main()
-    scene = read_gaussian_ply(tmp_path / "ply/splat.ply")
+    scene = read_ply(tmp_path / "ply/splat.ply")
     redrawn = render(scene, pinhole_cameras(camera), settings).rgb[0].clamp(0, 1)
     assert psnr(redrawn, evaluated) > 60
 
