@@ -21,7 +21,22 @@ def test_masked_pixels_do_not_count():
     spoiled[:, :10] = 5.0
     assert psnr(spoiled, image, mask) == pytest.approx(20.0, abs=1e-4)
     assert psnr(spoiled, image) < 10
-    assert ssim(image, image, mask) == pytest.approx(1.0, abs=1e-5)
+    # A window is 11 pixels wide: of those around pixels that count here, none reaches the spoiled ones.
+    mask[:, :16] = 0
+    assert ssim(spoiled, image, mask) == pytest.approx(ssim(rendered, image, mask), abs=1e-5)
+    assert ssim(spoiled, image) < ssim(rendered, image) - 0.1
+
+
+def test_ssim_under_a_mask_is_the_mean_over_its_pixels():
+    """Of flat halves, where it has a closed form wherever no window reaches across the middle."""
+    rendered, photograph = torch.full((24, 40, 3), 0.5), torch.full((24, 40, 3), 0.5)
+    rendered[:, :20], photograph[:, :20] = 0.3, 0.8
+    different = (2 * 0.3 * 0.8 + 1e-4) / (0.3**2 + 0.8**2 + 1e-4)
+    for left, right in ((14, 0), (0, 12), (8, 4)):
+        mask = torch.zeros(24, 40, 1)
+        mask[:, :left] = mask[:, 40 - right :] = 1
+        expected = (left * different + right) / (left + right)
+        assert ssim(rendered, photograph, mask) == pytest.approx(expected, abs=1e-3)
 
 
 def test_ssim_orders_images_by_structure():

@@ -60,6 +60,13 @@ def test_two_workers_give_the_same_captures_in_the_same_order():
         assert not there.views.images.is_shared()
 
 
+@pytest.fixture
+def two_threads_per_process(monkeypatch):
+    """What a new process would take, were it not told otherwise."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+
+@pytest.mark.usefixtures("two_threads_per_process")
 def test_an_error_names_its_index_and_a_worker_has_one_thread():
     with prefetched(Labelled(), itertools.count(), num_workers=1) as captures:
         labels = [next(captures).points.xyz[0].tolist() for _ in range(NUMBER_REFUSED)]
