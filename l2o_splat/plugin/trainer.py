@@ -17,6 +17,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from l2o_splat.files import write_whole
 from l2o_splat.plugin.run_plan import effective_config, resolve
 
 WORTH_TELLING_SECONDS = 60.0
@@ -84,9 +85,8 @@ class L2OTrainer(Trainer):
             "config.yml holds all effective values."
         )
         self.base_dir.mkdir(parents=True, exist_ok=True)
-        staged = self.base_dir / f".{EFFECTIVE_NAME}"
-        staged.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(staged, self.base_dir / EFFECTIVE_NAME)
+        text = json.dumps(values, indent=2) + "\n"
+        write_whole(self.base_dir / EFFECTIVE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
 
     def setup_optimizers(self) -> Optimizers:
         """The joint optimizer, bound to the scene before a checkpoint is loaded into it."""
