@@ -235,6 +235,21 @@ def test_a_non_finite_gradient_refuses_the_step(weights, caplog):
     assert_equal(splats, before)
 
 
+def test_an_added_splat_moves_like_its_parent_with_the_weights_of_the_package():
+    """Log-scales are limited around the median of the scene's start, which an added row must know too."""
+    splats = make_splats()
+    with torch.no_grad():
+        splats["scales"] -= 8
+    optimizer = LearnedOptimizer(splats)
+    train(splats, optimizer, range(5))
+    source, fresh = torch.cat([torch.arange(30), torch.tensor([7])]), torch.arange(31) == 30
+    optimizer.resize({name: value.detach()[source] for name, value in splats.items()}, source, fresh)
+    before = splats["scales"].detach().clone()
+    train(splats, optimizer, [5])
+    moved = (splats["scales"].detach() - before).abs()
+    assert 0 < moved[7].max() < 0.3 and 0 < moved[30].max() < 0.3
+
+
 def test_resizing_moves_rows_and_state_together(weights):
     splats, kept = make_splats(), make_splats()
     optimizer, reference = LearnedOptimizer(splats, weights), LearnedOptimizer(kept, weights)
