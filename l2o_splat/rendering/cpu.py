@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.rendering import cpu_binning, cpu_compositing, cpu_projection, threads
+from l2o_splat.rendering import cpu_binning, cpu_compositing, cpu_projection
 from l2o_splat.rendering.cpu_records import LOOK_WIDTH, RECORD_WIDTH, TILE_HEIGHT, TILE_WIDTH, Camera, Parameters, Rules
 from l2o_splat.rendering.linearization import Linearization
 from l2o_splat.rendering.once import differentiable_once
