@@ -36,6 +36,7 @@ from l2o_splat.bench.run import Status
 from l2o_splat.bench.run_log import LOG_NAME, LogContents, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
 from l2o_splat.environment import commit, machine
+from l2o_splat.errors import L2OError
 from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.plugin.bench_config import describe, run_config
 from l2o_splat.plugin.datamanager import photograph_and_mask
@@ -47,7 +48,7 @@ CHECKPOINT_SECONDS = 60.0
 """A killed run loses no more than this (methods whose trainer resumes exactly)."""
 
 
-class UnavailableError(RuntimeError):
+class UnavailableError(L2OError, RuntimeError):
     """The method cannot run on this machine; the message says why."""
 
 

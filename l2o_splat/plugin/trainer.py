@@ -17,6 +17,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from l2o_splat.errors import L2OError
 from l2o_splat.plugin.run_plan import effective_config, resolve
 
 WORTH_TELLING_SECONDS = 60.0
@@ -27,7 +28,7 @@ EFFECTIVE_NAME = "effective.json"
 """File of a run's effective values."""
 
 
-class CheckpointError(OSError):
+class CheckpointError(L2OError, OSError):
     """The last checkpoint of a run could not be written."""
 
 
