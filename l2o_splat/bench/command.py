@@ -19,12 +19,13 @@ from l2o_splat.bench.pictures import find_pictures
 from l2o_splat.bench.processes import ask
 from l2o_splat.bench.report import REPORT_NAME, write_report
 from l2o_splat.bench.results import read_results, write_results, write_whole
-from l2o_splat.bench.spec import RunSpec, SweepOptions, Views, plan_runs
+from l2o_splat.bench.spec import RunSpec, SweepOptions, plan_runs
 from l2o_splat.bench.sweep import RUNS_NAME, read_run, run_sweep
 from l2o_splat.bench.tables import Table, summary
 from l2o_splat.environment import command
 from l2o_splat.errors import L2OError
 from l2o_splat.scenes.capture_names import find_capture
+from l2o_splat.scenes.split import NumContext
 
 SUMMARY_NAME = "summary.md"
 
@@ -37,7 +38,7 @@ def bench(
     methods: tuple[str, ...] = ("l2o-adam", "l2o-adam-tuned"),
     steps: int = 500,
     seconds: float | None = None,
-    views: Views = "all",
+    views: NumContext = "all",
     scale: float = 1.0,
     seeds: int = 1,
     horizons: tuple[int, ...] = (),
