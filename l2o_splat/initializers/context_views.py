@@ -164,22 +164,24 @@ def resized(views: Views, height: int, width: int) -> Views:
     cameras = views.cameras
     if (cameras.height, cameras.width) == (height, width):
         return views
-    images = _interpolated(views.blanked(0.0).images.permute(0, 3, 1, 2), height, width)
+    reduced = height <= cameras.height and width <= cameras.width
+    images = _interpolated(views.blanked(0.0).images.permute(0, 3, 1, 2), height, width, reduced)
     factors = cameras.Ks.new_tensor([width / cameras.width, height / cameras.height, 1.0])
     fitted = PinholeCameras(cameras.viewmats, cameras.Ks * factors[:, None], width, height)
     masks = None
     if views.masks is not None:
-        rows, columns = (
-            _taken_from(old, new, reduced=height <= cameras.height and width <= cameras.width).to(views.images)
-            for old, new in ((cameras.height, height), (cameras.width, width))
-        )
         masked = (~views.counted[..., 0]).to(views.images)
+        rows, columns = (
+            _taken_from(old, new, reduced).to(masked) for old, new in ((cameras.height, height), (cameras.width, width))
+        )
         masks = (rows @ masked @ columns.mT == 0)[..., None].to(views.masks)
     return Views(fitted, images.permute(0, 2, 3, 1), masks)
 
 
-def _interpolated(images: Float[Tensor, "v c h w"], height: int, width: int) -> Float[Tensor, "v c height width"]:
-    if height > images.shape[2] or width > images.shape[3]:
+def _interpolated(
+    images: Float[Tensor, "v c h w"], height: int, width: int, reduced: bool
+) -> Float[Tensor, "v c height width"]:
+    if not reduced:
         return resize(images, (height, width))
     return F.interpolate(images, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
 
