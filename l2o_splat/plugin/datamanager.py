@@ -35,7 +35,7 @@ from l2o_splat.plugin.saved_capture import (
     poses_to_local,
     transform_to_local,
 )
-from l2o_splat.plugin.seed_points import usable_points
+from l2o_splat.plugin.seed_points import usable_points, warn_of_narrow_base
 from l2o_splat.view_sampling import ViewSampler, ViewStrategy
 from l2o_splat.views import PinholeCameras, Views, opencv_from_opengl
 
@@ -208,7 +208,9 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         check_training_split(outputs)
         if self.config.dataparser._target not in CHECKED.values():
             check_rounding(outputs, type(self.config.dataparser).__name__.removesuffix("Config"))
-        metadata = usable_points(outputs.metadata, outputs.cameras.camera_to_worlds[:, :3, 3])
+        centres = outputs.cameras.camera_to_worlds[:, :3, 3]
+        metadata = usable_points(outputs.metadata, centres)
+        warn_of_narrow_base(metadata, centres)
         self.train_dataparser_outputs = replace(outputs, metadata=metadata)
         return super().create_train_dataset()
 

@@ -54,7 +54,7 @@ def large_offset(centres: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, " 3"] |
     rounds = float32_rounding(np.abs(middle).max()) > SHARE_OF_SPACING * camera_spacing(centres)
     if away <= FAR_FROM_ORIGIN * reach and not rounds:
         return None
-    return np.round(middle, -math.floor(math.log10(reach)))
+    return np.round(middle, -1 - math.floor(math.log10(reach)))
 
 
 class CentredOutputs(DataparserOutputs):

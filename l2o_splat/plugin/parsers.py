@@ -82,10 +82,11 @@ class CheckedNerfstudio(Nerfstudio):
         return with_offset(outputs, self._offset, seen["meta"].get("applied_transform"))
 
     def _load_3D_points(self, ply_file_path: Path, transform_matrix: Tensor, scale_factor: float):
-        read = read_ply_points(ply_file_path)
-        if read is None:
+        if not hasattr(self, "_points"):  # nerfstudio reads them for every split.
+            self._points = read_ply_points(ply_file_path)
+        if self._points is None:
             return None
-        xyz, rgb = read
+        xyz, rgb = self._points
         return {
             "points3D_xyz": _transformed(xyz, self._offset, transform_matrix) * scale_factor,
             "points3D_rgb": torch.from_numpy(rgb),

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num, UInt8
 from nerfstudio.utils.rich_utils import CONSOLE
+from plyfile import PlyData, PlyListProperty, PlyParseError
 
 from l2o_splat.plugin.capture_checks import CaptureError
 
@@ -18,58 +19,57 @@ Gaussians would cover the scene."""
 FEWEST_DISTINCT = 4
 """Points that a Gaussian's size is measured from: itself and three neighbours."""
 GRAY = 128
+NARROW_BASE = 0.01
+"""Reach of the cameras, as a share of the distance to the points, below which a capture is nearly a panorama."""
 
 
 def read_ply_points(path: Path) -> tuple[Float[np.ndarray, "p 3"], UInt8[np.ndarray, "p 3"]] | None:
     """Positions (float64) and colours of a PLY's vertices, gray if it has none; None if it has no vertices.
 
+    Not read by Open3D as in nerfstudio, which fills up with zeros what is missing from a file.
+
     Raises:
         CaptureError: If the file is missing, no PLY, cut short, or without x, y, z.
     """
-    expected = _check_header(path)
-    import open3d  # Slow to import, and nerfstudio reads PLY files with it.
-
-    cloud = open3d.io.read_point_cloud(str(path))
-    if len(cloud.points) < expected:
-        raise CaptureError(
-            f"{path}, which the capture names as its points, is cut short: it announces {expected} points, and only "
-            f"{len(cloud.points)} could be read; write it again."
-        )
-    if expected == 0:
-        CONSOLE.log(f"[bold yellow]{path}, which the capture names as its points, holds none.")
-        return None
-    if not cloud.has_colors():
-        CONSOLE.log(f"{path} holds no colours, so that its {expected} points start gray.")
-        return np.asarray(cloud.points), np.full((expected, 3), GRAY, np.uint8)
-    return np.asarray(cloud.points), (np.asarray(cloud.colors) * 255).astype(np.uint8)
-
-
-def _check_header(path: Path) -> int:
-    """Number of vertices that a PLY announces."""
     named = f"{path}, which the capture names as its points,"
     if not path.is_file():
         raise CaptureError(f"{named} does not exist; put it there, or take 'ply_file_path' out of the capture.")
-    with path.open("rb") as file:
-        header = file.read(1 << 16)
-    lines = header.partition(b"end_header")[0].decode("latin-1").splitlines()
-    if not header.startswith(b"ply") or b"end_header" not in header:
+    try:
+        ply = PlyData.read(path, mmap=False)
+    except (PlyParseError, UnicodeDecodeError) as error:
         raise CaptureError(
-            f"{named} is no PLY (a header from 'ply' to 'end_header' is missing); write it again, or take "
-            "'ply_file_path' out of the capture."
+            f"{named} is no PLY, or is cut short ({error}); write it again, or take 'ply_file_path' out of the capture."
+        ) from error
+    if "vertex" not in ply:
+        raise CaptureError(f"{named} lacks vertices; write it again with x, y, z for each point.")
+    vertices = ply["vertex"]
+    numbers = {property.name for property in vertices.properties if not isinstance(property, PlyListProperty)}
+    missing = [axis for axis in "xyz" if axis not in numbers]
+    if missing:
+        raise CaptureError(
+            f"{named} lacks the properties {', '.join(missing)} of its vertices; write it again with x, y, z for each "
+            "point."
         )
-    count, properties, element = None, set(), None
-    for words in map(str.split, lines):
-        if words[:1] == ["element"] and len(words) == 3:
-            element = words[1]
-            if element == "vertex" and words[2].isdigit():
-                count = int(words[2])
-        elif words[:1] == ["property"] and element == "vertex":
-            properties.add(words[-1])
-    missing = [axis for axis in "xyz" if axis not in properties]
-    if count is None or missing:
-        lacks = "vertices" if count is None else f"the properties {', '.join(missing)} of its vertices"
-        raise CaptureError(f"{named} lacks {lacks}; write it again with x, y, z for each point.")
-    return count
+    if vertices.count == 0:
+        CONSOLE.log(f"[bold yellow]{named} holds none.")
+        return None
+    xyz = np.stack([np.asarray(vertices[axis], np.float64) for axis in "xyz"], axis=1)
+    if not numbers >= {"red", "green", "blue"}:
+        CONSOLE.log(f"{path} holds no colours, so that its {len(xyz)} points start gray.")
+        return xyz, np.full((len(xyz), 3), GRAY, np.uint8)
+    return xyz, _colours(np.stack([vertices[channel] for channel in ("red", "green", "blue")], axis=1))
+
+
+def _colours(values: Num[np.ndarray, "p 3"]) -> UInt8[np.ndarray, "p 3"]:
+    """Colours of 8 bits from those of a file: integers of any width, or floating point up to 1 or 255."""
+    largest = 255.0
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values)
+        largest = 1.0 if values.max() <= 1 else 255.0
+    elif values.dtype.itemsize > 1 and values.max() > 255:
+        largest = 65535.0
+    # Rounded down as nerfstudio does, which makes 1/255 less of some.
+    return (values / largest * 255).clip(0, 255).astype(np.uint8)
 
 
 def usable_points(metadata: dict[str, Any], centres: torch.Tensor) -> dict[str, Any]:
@@ -86,11 +86,26 @@ def usable_points(metadata: dict[str, Any], centres: torch.Tensor) -> dict[str, 
     xyz = metadata["points3D_xyz"].double()
     if len(xyz):
         distances = (xyz - xyz.median(dim=0).values).norm(dim=1)
-        limit = FAR_OUT * max(
-            float(distances.median()), float((centres.double() - xyz.median(dim=0).values).norm(dim=1).max())
-        )
+        cameras = (centres.double() - xyz.median(dim=0).values).norm(dim=1)
+        limit = FAR_OUT * max(float(distances.median()), float(cameras.max()))
         metadata = _keep(metadata, distances <= limit, f"more than {FAR_OUT} times as far out as the median point")
     return _distinct(metadata)
+
+
+def warn_of_narrow_base(metadata: dict[str, Any], centres: Float[torch.Tensor, "v 3"]) -> None:
+    """Say so if the cameras are nearly in one place compared with how far away the points are."""
+    xyz = metadata.get("points3D_xyz")
+    if xyz is None or len(xyz) == 0:
+        return
+    middle = centres.double().mean(dim=0)
+    reach = float((centres.double() - middle).norm(dim=1).max())
+    away = float((xyz.double() - middle).norm(dim=1).median())
+    if reach < NARROW_BASE * away:
+        CONSOLE.log(
+            f"[bold yellow]All {len(centres)} training cameras are nearly in one place: they reach {reach:.2g} from "
+            f"their middle, and the points are {away:.2g} away; depth hardly shows, so add photographs "
+            "from other places."
+        )
 
 
 def _distinct(metadata: dict[str, Any]) -> dict[str, Any]:
