@@ -58,7 +58,7 @@ class L2OTrainer(Trainer):
     def setup(self, test_mode="val") -> None:
         with _one_sentence():
             super().setup(test_mode)
-            seconds = self.optimizers.optimizers["gaussians"].expected_seconds_per_step()
+            self.optimizers.optimizers["gaussians"].check_scene()
         steps = self.config.max_num_iterations
         if seconds is not None and seconds * steps > WORTH_TELLING_SECONDS:
             CONSOLE.log(
