@@ -145,6 +145,10 @@ class GainRule(ProposingRule):
         target = torch.cat([means, log_scales, between, harmonics], dim=1)
         return Gaussians.unpack(target - gaussians.detach().pack())
 
+    def work_at(self, step: int) -> str:
+        # A neighbour search in one of a hundred steps hardly shows.
+        return "query" if self._queries_at(step) else "no query"
+
     def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
         return [(name, Gaussians.columns(field)) for name in ("adam_m", "adam_v")]
 

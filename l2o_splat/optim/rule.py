@@ -232,6 +232,10 @@ class UpdateRule(nn.Module):
             Gaussians nor the given state are changed.
         """
 
+    def work_at(self, step: int) -> str:
+        """Kind of the work in an inner step; steps of the same kind take about as long. One kind by default."""
+        return ""
+
     def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
         """Which numbers of a state are averages of one field's gradients: names in ``per_gaussian``, and columns.
 

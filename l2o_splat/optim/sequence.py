@@ -60,6 +60,11 @@ class SequencedRule(UpdateRule):
         delta, inner = self.second(gaussians, late, inner)
         return delta, inner.nested("second")
 
+    def work_at(self, step: int) -> str:
+        if step < self.switch_after:
+            return f"first {self.first.work_at(step)}"
+        return f"second {self.second.work_at(step - self.switch_after)}"
+
     def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
         return nested_moments(state, field, {"first": self.first, "second": self.second})
 

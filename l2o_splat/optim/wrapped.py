@@ -48,6 +48,9 @@ class WrappedRule(UpdateRule):
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         return self.rule(gaussians, feedback, state)
 
+    def work_at(self, step: int) -> str:
+        return self.rule.work_at(step)
+
     def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
         return self.rule.moments(state, field)
 
