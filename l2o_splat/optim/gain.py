@@ -25,7 +25,7 @@ from l2o_splat.optim.proposal import (
     check_precision_name,
     network_dtype,
 )
-from l2o_splat.optim.rule import Feedback, RuleState, digest_of
+from l2o_splat.optim.rule import Columns, Feedback, RuleState, digest_of
 from l2o_splat.scene import SceneStart
 
 MEANS, SCALES, OPACITY = (Gaussians.columns(name) for name in ("means", "scales", "opacities"))
@@ -144,6 +144,13 @@ class GainRule(ProposingRule):
         between = moved[:, SCALES.stop : HARMONICS.start]
         target = torch.cat([means, log_scales, between, harmonics], dim=1)
         return Gaussians.unpack(target - gaussians.detach().pack())
+
+    def work_at(self, step: int) -> str:
+        # A neighbour search in one of a hundred steps hardly shows.
+        return "query" if self._queries_at(step) else "no query"
+
+    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+        return [(name, Gaussians.columns(field)) for name in ("adam_m", "adam_v")]
 
     def before_unroll(self, state: RuleState) -> RuleState:
         """An answer from before has no graph to learn from, so that the first recorded step queries the network."""

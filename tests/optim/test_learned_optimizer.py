@@ -89,13 +89,16 @@ def two_threads():
 
 
 def test_the_documented_example_trains_and_prunes(one_thread):
-    example, prune = blocks()[:2]
+    example, freeze, warm_up, prune = blocks()[:4]
     names = {}
     exec(compile(example, str(DOCUMENT), "exec"), names)
     assert names["losses"][-1] < 0.7 * names["losses"][0]
     with torch.no_grad():
         names["splats"]["opacities"][::3] = -9
     n = len(names["splats"]["means"])
+    exec(compile(freeze, str(DOCUMENT), "exec"), names)
+    exec(compile(warm_up, str(DOCUMENT), "exec"), names)
+    assert names["optimizer"].param_groups[1]["lr"] == 0.05
     exec(compile(prune, str(DOCUMENT), "exec"), names)
     assert len(names["splats"]["means"]) <= n - n // 3
     names["photometric_loss"](names["draw"](names["splats"]), names["photos"]).backward()
