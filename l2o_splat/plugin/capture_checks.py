@@ -12,13 +12,13 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 
-from l2o_splat.errors import L2OError
+from l2o_splat.plugin.errors import PluginError
 
 MODELLED_CAMERAS = {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value}
 """Camera types whose images are undistorted to a pinhole, which is all that the rasterizer draws."""
 
 
-class CaptureError(L2OError, ValueError):
+class CaptureError(PluginError):
     """The capture cannot be trained on; the message says what was found, what is needed and what to do."""
 
 
@@ -38,8 +38,9 @@ def check_training_split(outputs: DataparserOutputs) -> None:
         )
     if len(filenames) < 2:
         raise CaptureError(
-            f"The capture holds only one training view ({filenames[0].name}); at least two are needed: add photographs "
-            "or hold fewer out for evaluation."
+            f"The capture holds only one training view ({filenames[0].name}); at least two are needed: add "
+            "photographs, or hold none out (`nerfstudio-data --eval-mode fraction --train-split-fraction 1` at the end "
+            "of the command)."
         )
     check_cameras(outputs)
     check_places(outputs.cameras.camera_to_worlds[:, :3, 3].double().numpy(), "the training split")

@@ -34,7 +34,10 @@ def _method(
         steps_per_eval_image=0,
         steps_per_eval_all_images=100,
         pipeline=L2OPipelineConfig(
-            datamanager=L2ODataManagerConfig(dataparser=NerfstudioDataParserConfig(load_3D_points=True)),
+            datamanager=L2ODataManagerConfig(
+                # Every 8th photograph is held out, as with colmap, l2o-demo and l2o bench.
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True, eval_mode="interval", eval_interval=8)
+            ),
             model=L2OModelConfig(loss=loss),
             initialization=InitializationConfig(source=start),
         ),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -19,14 +20,17 @@ from torch import Tensor
 
 from l2o_splat.frame import Frame
 from l2o_splat.plugin.capture_checks import (
-    CaptureError,
     CheckedDataset,
     check_cameras,
     check_data_path,
     check_training_split,
 )
+from l2o_splat.plugin.capture_format import check_format
+from l2o_splat.plugin.errors import NO_RAYS, PluginError
 from l2o_splat.plugin.large_coordinates import OFFSET, check_rounding
-from l2o_splat.plugin.parsers import CHECKED, checked_parser
+from l2o_splat.plugin.option_checks import check_data_options, check_image_sizes
+from l2o_splat.plugin.parsers import checked_parser, is_checked
+from l2o_splat.plugin.rendered_datasets import ComparedDataset, PathDataset, ShownDataset, rendering_runs
 from l2o_splat.plugin.saved_capture import (
     SavedCapture,
     describe_change,
@@ -108,27 +112,16 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             return
         data = config.data or config.dataparser.data
         check_data_path(data)
-        try:
-            with checked_parser(config.dataparser):
-                super().__init__(config, device=device, test_mode=test_mode, **kwargs)
-        except CaptureError:
-            raise
-        except ZeroDivisionError as error:
-            # nerfstudio's dataparsers divide by the cameras' reach.
-            raise CaptureError(
-                f"All cameras of {data} are in one place, as in a panorama; depth shows only between photographs from "
-                "different places: add some, or check the poses."
-            ) from error
-        except (AssertionError, OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
-            detail = " ".join(str(error).split()) or "no reason given"
-            raise CaptureError(
-                f"{type(config.dataparser).__name__.removesuffix('Config')} cannot read {data} "
-                f"({type(error).__name__}: {detail}); it must be a capture in that dataparser's format: use "
-                "`nerfstudio-data` for a transforms.json, `colmap --colmap-path sparse/0` for a COLMAP model, or "
-                "`l2o photos` to pose plain photographs."
-            ) from error
+        check_data_options(config)
+        check_format(config.dataparser, data)
+        with checked_parser(config.dataparser):
+            super().__init__(config, device=device, test_mode=test_mode, **kwargs)
         if config.saved_capture is not None:
             self.follow(config.saved_capture)
+            if rendering_runs():
+                self.train_dataset = ComparedDataset(self.train_dataset, lambda: self.cached_train)
+                self.eval_dataset = ComparedDataset(self.eval_dataset, lambda: self.cached_eval)
+                return
         if test_mode == "val":
             # Read now: a broken image must not stop a run that has begun.
             _ = self.cached_train, self.cached_eval
@@ -142,6 +135,17 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             for name in ("train_dataset", "eval_dataset")
         )
         super(FullImageDatamanager, self).__init__()
+
+    def offer_paths(self) -> None:
+        """Let `ns-render interpolate` find cameras that make a video; evaluation sees the photographs' own."""
+        if self.test_mode != "inference" and rendering_runs():
+            training, held_out = self.train_dataset, self.eval_dataset
+            self.train_dataset, self.eval_dataset = PathDataset(training, training), PathDataset(held_out, training)
+
+    @property
+    def train_pixel_sampler(self) -> None:
+        """Needed by `ns-export pointcloud` and `poisson`, which must not be told that an attribute is missing."""
+        raise PluginError(NO_RAYS)
 
     def capture(self) -> SavedCapture:
         """The capture in the frame that it is in now, for a checkpoint."""
@@ -206,7 +210,8 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     def create_train_dataset(self) -> CheckedDataset:
         outputs = self.train_dataparser_outputs
         check_training_split(outputs)
-        if self.config.dataparser._target not in CHECKED.values():
+        check_image_sizes(outputs, self.config.camera_res_scale_factor)
+        if not is_checked(self.config.dataparser):
             check_rounding(outputs, type(self.config.dataparser).__name__.removesuffix("Config"))
         centres = outputs.cameras.camera_to_worlds[:, :3, 3]
         metadata = usable_points(outputs.metadata, centres)
@@ -217,6 +222,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     def create_eval_dataset(self) -> CheckedDataset:
         dataset = super().create_eval_dataset()
         check_cameras(dataset._dataparser_outputs)
+        check_image_sizes(dataset._dataparser_outputs, self.config.camera_res_scale_factor)
         if len(dataset) == 0:
             CONSOLE.log("The capture holds no image out for evaluation, so no held-out quality will be reported.")
         return dataset
@@ -224,7 +230,24 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     def _load_images(self, split, cache_images_device):
         # nerfstudio pins memory when it caches on the CPU, which needs CUDA.
         on_cpu = torch.device(self.device).type == "cpu"
-        return super()._load_images(split, "gpu" if on_cpu else cache_images_device)
+        with self._own_datasets():
+            return super()._load_images(split, "gpu" if on_cpu else cache_images_device)
+
+    @property
+    def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict]]:
+        """Cameras and photographs of the views held out."""
+        with self._own_datasets():
+            return super().fixed_indices_eval_dataloader
+
+    @contextmanager
+    def _own_datasets(self) -> Iterator[None]:
+        """Use the photographs with their own cameras, whatever `ns-render` is shown."""
+        shown = self.train_dataset, self.eval_dataset
+        self.train_dataset, self.eval_dataset = map(ShownDataset.within, shown)
+        try:
+            yield
+        finally:
+            self.train_dataset, self.eval_dataset = shown
 
     @cached_property
     def view_sampler(self) -> ViewSampler:

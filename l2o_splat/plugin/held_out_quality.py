@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ def mean_quality(
     """Mean of every measure over the views that have it, under nerfstudio's names; prints which have too few pixels.
 
     A view that is masked as a whole has no quality, and one without a whole SSIM window no SSIM. What no view has is
-    left out, and so is the standard deviation of a single view.
+    left out, and so are the standard deviation of a single view and numbers that are not finite.
 
     Args:
         model: Draws the views.
@@ -54,7 +55,16 @@ def mean_quality(
             means |= {name: float(mean), f"{name}_std": float(deviation)}
         else:
             means[name] = float(values.mean())
-    return means
+    return _finite(means)
+
+
+def _finite(means: dict[str, float]) -> dict[str, float]:
+    """What JSON can hold; says what is left out."""
+    broken = [name for name, value in means.items() if not math.isfinite(value)]
+    for name in broken:
+        why = "the scene draws NaN" if math.isnan(means[name]) else "the images are equal"
+        CONSOLE.log(f"[bold yellow]{name} is {means[name]} ({why}), which is not reported.")
+    return {name: value for name, value in means.items() if name not in broken}
 
 
 def _save(images: dict[str, Tensor], folder: Path | None, prefix: str, number: int) -> None:

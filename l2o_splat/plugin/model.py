@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.utils.colors import get_color
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
-from l2o_splat.errors import L2OError
 from l2o_splat.gaussians import FIELDS, SH_C0, Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
@@ -22,6 +25,7 @@ from l2o_splat.losses import photometric_loss, squared_loss
 from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin.datamanager import photograph_and_mask, pinhole_cameras
+from l2o_splat.plugin.errors import NO_RAYS, OptionError, PluginError
 from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
 from l2o_splat.views import PinholeCameras, Views
 
@@ -55,7 +59,7 @@ _FOLLOWED = ("rasterize_mode", "eps2d", "image_rules")
 """Raster settings that follow the rule's weights or a checkpoint where the user has not chosen."""
 
 
-class RasterSettingsMismatchError(L2OError, ValueError):
+class RasterSettingsMismatchError(PluginError):
     """A checkpoint was trained with other raster settings than the run that loads it."""
 
 
@@ -70,7 +74,9 @@ class L2OModel(SplatfactoModel):
     def populate_modules(self) -> None:
         Model.populate_modules(self)
         if not 0 <= self.config.sh_degree <= 3:
-            raise ValueError(f"sh_degree is {self.config.sh_degree}; 0, 1, 2 or 3 is needed.")
+            raise OptionError(f"--pipeline.model.sh-degree is {self.config.sh_degree}; 0, 1, 2 or 3 is needed.")
+        if not (math.isfinite(self.config.ssim_weight) and 0 <= self.config.ssim_weight <= 1):
+            raise OptionError(f"--pipeline.model.ssim-weight is {self.config.ssim_weight}; 0 to 1 is needed.")
         bands = (self.config.sh_degree + 1) ** 2 - 1
         shapes = {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (1,), "features_dc": (3,)}
         shapes["features_rest"] = (bands, 3)
@@ -95,7 +101,7 @@ class L2OModel(SplatfactoModel):
     def set_gaussians(self, gaussians: Gaussians) -> None:
         """Put other Gaussians into the parameters, which stay the same objects."""
         if gaussians.sh_degree != self.config.sh_degree:
-            raise ValueError(
+            raise OptionError(
                 f"The Gaussians have SH degree {gaussians.sh_degree}, the model {self.config.sh_degree}; set "
                 f"--pipeline.model.sh-degree {gaussians.sh_degree}."
             )
@@ -199,18 +205,16 @@ class L2OModel(SplatfactoModel):
         :mod:`l2o_splat.implicit.uncertainty`.
 
         Raises:
-            ValueError: for a camera that is no pinhole; images of other cameras are undistorted when loaded,
-                so only a render path can ask for one.
+            PluginError: For rays, and for a camera that is no pinhole; images of other cameras are undistorted when
+                loaded, so only a render path can ask for one.
         """
-        if camera.shape[0] != 1:
-            raise ValueError(f"{camera.shape[0]} cameras were given; views are drawn one at a time here.")
-        if self.training is False and int(camera.camera_type[0]) not in (
-            CameraType.PERSPECTIVE.value,
-            CameraType.FISHEYE.value,
-        ):
-            raise ValueError(
-                f"A {CameraType(int(camera.camera_type[0])).name} camera cannot be rasterized; use a perspective one."
-            )
+        fault = self._cannot_draw(camera)
+        if fault is not None:
+            if threading.current_thread() is threading.main_thread():
+                raise PluginError(fault)
+            # nerfstudio's viewer would end without a word.
+            CONSOLE.log(f"[bold yellow]{fault}")
+            return self._nothing(int(camera.height[0]), int(camera.width[0]))
         cameras = pinhole_cameras(camera.to(self.device))
         gaussians, visible = self.gaussians, slice(None)
         if self.crop_box is not None and not self.training:
@@ -228,6 +232,24 @@ class L2OModel(SplatfactoModel):
             uncertainty = self.relative_uncertainty()[visible]
             outputs["uncertainty"] = draw_uncertainty(gaussians, uncertainty, cameras, self.raster_settings())[0]
         return outputs
+
+    def _cannot_draw(self, camera: Cameras | RayBundle) -> str | None:
+        """Why a camera cannot be drawn; None if it can be."""
+        if not isinstance(camera, Cameras):
+            return NO_RAYS
+        if camera.shape[0] != 1:
+            return f"{camera.shape[0]} cameras were given; views are drawn one at a time here."
+        kind = int(camera.camera_type[0])
+        if not self.training and kind not in (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value):
+            return f"A {CameraType(kind).name} camera cannot be rasterized; choose a perspective one."
+        return None
+
+    def _nothing(self, height: int, width: int) -> dict[str, Tensor]:
+        """The outputs of an image in which nothing is seen."""
+        background, empty = self.background.to(self.device), torch.zeros(height, width, 1, device=self.device)
+        outputs = {name: background.expand(height, width, 3) for name in ("rgb", "background")}
+        outputs |= {"depth": empty, "accumulation": empty}
+        return outputs if self.precision is None else outputs | {"uncertainty": empty}
 
     def relative_uncertainty(self) -> Float[Tensor, " n"]:
         """Uncertainty of every Gaussian of a scene with a precision, 0 to 1."""

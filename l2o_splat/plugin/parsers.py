@@ -7,8 +7,10 @@ in their place, so that other methods and saved configs do not notice.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -17,13 +19,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
-from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser
+from nerfstudio.data.dataparsers.colmap_dataparser import MAX_AUTO_RESOLUTION, ColmapDataParser
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from nerfstudio.data.utils import colmap_parsing_utils
 from nerfstudio.utils.io import load_from_json
+from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import Image
 from torch import Tensor
 
 from l2o_splat.plugin.capture_checks import CaptureError, check_places
+from l2o_splat.plugin.capture_format import GuardedParser
+from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.large_coordinates import announce, large_offset, with_offset
 from l2o_splat.plugin.seed_points import read_ply_points
 from l2o_splat.plugin.transforms_json import check_transforms
@@ -110,6 +116,40 @@ class CheckedColmap(ColmapDataParser):
         self._offset, self._applied = _centred(meta, recon_dir), meta.get("applied_transform")
         return meta
 
+    def _setup_downscale_factor(self, image_filenames: list[Path], *others: list[Path]):
+        # nerfstudio asks whether to write smaller copies; without a terminal nobody can answer.
+        if self._downscale_factor is None and image_filenames and not _has_terminal():
+            self._downscale_factor = self._factor_without_asking(image_filenames[0])
+        return super()._setup_downscale_factor(image_filenames, *others)
+
+    def _factor_without_asking(self, photograph: Path) -> int:
+        """The factor whose smaller copies exist: what was typed, or what nerfstudio would choose, or 1.
+
+        Raises:
+            OptionError: If the copies for the factor that was typed do not exist.
+        """
+        typed, folder = self.config.downscale_factor, self.config.data / self.config.images_path
+        if typed is not None:
+            if typed > 1 and not folder.with_name(f"{folder.name}_{typed}").is_dir():
+                raise OptionError(
+                    f"--downscale-factor is {typed}, but {folder.name}_{typed} with smaller copies does not exist in "
+                    f"{folder.parent}, and there is no terminal to answer whether to write them: leave it out and use "
+                    f"--pipeline.datamanager.camera-res-scale-factor {1 / typed:.3g}."
+                )
+            return typed
+        with Image.open(photograph) as image:
+            longest = max(image.size)
+        factor = 1
+        while longest / factor > MAX_AUTO_RESOLUTION:
+            factor *= 2
+        if factor == 1 or folder.with_name(f"{folder.name}_{factor}").is_dir():
+            return factor
+        CONSOLE.log(
+            f"The photographs are {longest} pixels long and {folder.name}_{factor} with smaller copies does not exist; "
+            "they are used at full size (--pipeline.datamanager.camera-res-scale-factor scales them in memory)."
+        )
+        return 1
+
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
         outputs = super()._generate_dataparser_outputs(split, **kwargs)
         if self._offset is None:
@@ -133,6 +173,10 @@ class CheckedColmap(ColmapDataParser):
         xyz = np.array([point.xyz for point in saved.values()], np.float64).reshape(-1, 3)
         offset = np.linalg.solve(axes, self._offset)
         return points | {"points3D_xyz": _transformed(xyz, offset, transform_matrix) * scale_factor}
+
+
+def _has_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _transformed(
@@ -168,12 +212,22 @@ CHECKED: dict[type[DataParser], type[DataParser]] = {Nerfstudio: CheckedNerfstud
 """Parsers of nerfstudio, and those of ours in their place."""
 
 
+def is_checked(config: DataParserConfig) -> bool:
+    """Whether the parser of a config is one of those here."""
+    target = config._target
+    return target in CHECKED or (isinstance(target, partial) and target.args[0] in CHECKED.values())
+
+
 @contextmanager
 def checked_parser(config: DataParserConfig) -> Iterator[None]:
-    """Let a dataparser's config set up the parser of ours; afterwards the config is as it was."""
+    """Let a dataparser's config set up the parser of ours, guarded; afterwards the config is as it was."""
     target = config._target
-    config._target = CHECKED.get(target, target)
+    config._target = partial(_guarded, CHECKED.get(target, target))
     try:
         yield
     finally:
         config._target = target
+
+
+def _guarded(target: Callable[[DataParserConfig], DataParser], config: DataParserConfig) -> GuardedParser:
+    return GuardedParser(target(config), config)

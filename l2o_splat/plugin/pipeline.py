@@ -12,7 +12,9 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.optim.joint_optimizer import JointOptimizer
+from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
+from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
@@ -45,7 +47,7 @@ class L2OPipeline(VanillaPipeline):
 
     def __init__(self, config: L2OPipelineConfig, device, test_mode="val", world_size=1, **kwargs) -> None:
         if world_size > 1:
-            raise ValueError(
+            raise OptionError(
                 f"{world_size} processes were asked for; a joint optimizer moves a scene in one process: use "
                 "--machine.num-devices 1."
             )
@@ -56,6 +58,17 @@ class L2OPipeline(VanillaPipeline):
         if test_mode != "inference":
             # Compile now: nerfstudio's viewer aborts images at any line, also inside a compiler.
             draw_trial_image(self.device)
+
+    def load_pipeline(self, loaded_state: dict, step: int) -> None:
+        """Take scene and capture from a checkpoint.
+
+        Raises:
+            BrokenCheckpointError: If it holds no Gaussians.
+            CaptureError: If it belongs to another capture.
+        """
+        scene_of(loaded_state)
+        super().load_pipeline(loaded_state, step)
+        self.datamanager.offer_paths()
 
     def start_scene(self, plan: RunPlan) -> None:
         """Let the initializer fill the model, before optimizers exist.
@@ -149,6 +162,8 @@ class L2OPipeline(VanillaPipeline):
     def get_average_eval_image_metrics(self, step=None, output_path=None, get_std: bool = False):
         """Mean quality over the views held out, printed in one line as well."""
         if len(self.datamanager.eval_dataset) == 0:
+            if step is None:
+                CONSOLE.log("No photograph is held out for evaluation, so there is no quality to report.")
             return {}
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         formats = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}", "lpips": "LPIPS {:.4f}"}

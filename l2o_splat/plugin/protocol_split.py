@@ -12,6 +12,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 
 from l2o_splat.plugin.capture_checks import CaptureError
+from l2o_splat.plugin.parsers import CHECKED
 from l2o_splat.scenes.split import NumContext, SplitError, split_views
 
 
@@ -22,7 +23,7 @@ def use_protocol_split(config: DataParserConfig, views: NumContext) -> None:
     """
     if hasattr(config, "downscale_factor"):
         config.downscale_factor = 1
-    config._target = partial(_build, config._target, views)
+    config._target = partial(_build, CHECKED.get(config._target, config._target), views)
 
 
 def _build(target: type[DataParser], views: NumContext, config: DataParserConfig) -> ProtocolDataParser:

@@ -21,6 +21,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.errors import L2OError
 from l2o_splat.files import write_text_whole
+from l2o_splat.plugin.checkpoints import checkpoint_path, open_checkpoint
+from l2o_splat.plugin.errors import one_sentence
 from l2o_splat.plugin.large_coordinates import OFFSET
 from l2o_splat.plugin.run_estimate import RunEstimate
 from l2o_splat.plugin.run_plan import effective_config, resolve
@@ -111,8 +113,7 @@ class L2OTrainer(Trainer):
         path = _checkpoint_to_load(self.config)
         if path is not None:
             # Before anything long, and before rule and start see the cameras.
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            self.pipeline.follow(saved["pipeline"].get("_extra_state", {}))
+            self.pipeline.follow(open_checkpoint(path)["pipeline"].get("_extra_state", {}))
         self.pipeline.start_scene(self.plan)
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
@@ -128,7 +129,7 @@ class L2OTrainer(Trainer):
         def stop() -> None:
             self.stop_training = True
 
-        with stop_signals(stop) as self._stop_request:
+        with one_sentence(), stop_signals(stop) as self._stop_request:
             super().train()
         if self._stop_request.number is not None:
             raise SystemExit(self._stop_request.exit_code)
@@ -234,24 +235,22 @@ class L2OTrainer(Trainer):
 
 
 def _checkpoint_to_load(config: TrainerConfig) -> Path | None:
-    """The file that nerfstudio will load; None if there is none, or if it will complain about it."""
-    path = config.load_checkpoint
+    """The file that nerfstudio will load, or None.
+
+    Raises:
+        BrokenCheckpointError: If there is none in the folder that was named.
+    """
     if config.load_dir is not None:
-        step = config.load_step
-        saved = (
-            sorted(config.load_dir.glob("step-*.ckpt")) if step is None else [config.load_dir / f"step-{step:09d}.ckpt"]
-        )
-        path = saved[-1] if saved else None
-    return path if path is not None and path.is_file() else None
+        return checkpoint_path(config.load_dir, config.load_step)
+    return config.load_checkpoint
 
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
-    """Turn expected errors into their sentence, which is all a user needs; a stack trace would bury it."""
+    """Expected errors, and Ctrl-C, in one sentence; a stack trace would bury it."""
     try:
-        yield
-    except ValueError as error:
-        raise SystemExit(f"l2o_splat: {error}") from error
+        with one_sentence():
+            yield
     except KeyboardInterrupt:
         # nerfstudio would print a stack trace and report success.
         CONSOLE.log("Stopped by SIGINT before the first step; nothing was saved.")
