@@ -27,3 +27,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write UTF-8 text to ``path``, see :func:`write_whole`."""
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))

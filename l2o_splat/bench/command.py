@@ -18,13 +18,15 @@ from l2o_splat.bench.methods import find_method
 from l2o_splat.bench.pictures import find_pictures
 from l2o_splat.bench.processes import ask
 from l2o_splat.bench.report import REPORT_NAME, write_report
-from l2o_splat.bench.results import read_results, write_results, write_whole
-from l2o_splat.bench.run_log import LogInUseError
-from l2o_splat.bench.spec import RunSpec, SweepOptions, Views, plan_runs
+from l2o_splat.bench.results import read_results, write_results
+from l2o_splat.bench.spec import RunSpec, SweepOptions, plan_runs
 from l2o_splat.bench.sweep import RUNS_NAME, read_run, run_sweep
 from l2o_splat.bench.tables import Table, summary
 from l2o_splat.environment import command
-from l2o_splat.scenes.capture_names import CaptureNameError, find_capture
+from l2o_splat.errors import L2OError
+from l2o_splat.files import write_text_whole
+from l2o_splat.scenes.capture_names import find_capture
+from l2o_splat.scenes.split import NumContext
 
 SUMMARY_NAME = "summary.md"
 
@@ -37,7 +39,7 @@ def bench(
     methods: tuple[str, ...] = ("l2o-adam", "l2o-adam-tuned"),
     steps: int = 500,
     seconds: float | None = None,
-    views: Views = "all",
+    views: NumContext = "all",
     scale: float = 1.0,
     seeds: int = 1,
     horizons: tuple[int, ...] = (),
@@ -84,7 +86,7 @@ def bench(
         except KeyboardInterrupt:
             console.print("Interrupted; the same command goes on from here.")
         results = write_all(specs, environment, out, images)
-    except (BenchError, CaptureNameError, LogInUseError) as error:
+    except L2OError as error:
         raise SystemExit(f"l2o bench: {error}") from error
     console.print(_rich(summary(results)))
     console.print(f"Report: {out / REPORT_NAME}", highlight=False, soft_wrap=True)
@@ -101,7 +103,7 @@ def compare(before: tyro.conf.Positional[Path], after: tyro.conf.Positional[Path
     console = Console()
     try:
         old, new = read_results(before), read_results(after)
-    except BenchError as error:
+    except L2OError as error:
         raise SystemExit(f"l2o bench compare: {error}") from error
     changes = find_changes(old, new)
     if not same_machine(old, new):
@@ -128,7 +130,7 @@ def write_all(specs: Sequence[RunSpec], environment: dict, out: Path, images: bo
         (spec.scene, spec.label, out / RUNS_NAME / spec.folder_name) for spec in specs if images and spec.seed == 0
     ]
     write_report(results, out, find_pictures(folders))
-    write_whole(out / SUMMARY_NAME, summary_markdown(results))
+    write_text_whole(out / SUMMARY_NAME, summary_markdown(results))
     return results
 
 

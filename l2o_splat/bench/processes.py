@@ -17,7 +17,7 @@ from l2o_splat.bench.methods import Method
 from l2o_splat.bench.run_log import LOG_NAME, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
 
-RUN_COMMAND = (sys.executable, "-W", "ignore", "-m", "l2o_splat.plugin.bench_run")
+RUN_COMMAND = (sys.executable, "-W", "ignore", "-m", "l2o_splat.plugin.bench.run")
 """Runs a spec; its first argument is the path of the spec."""
 
 SPEC_NAME, OUTPUT_NAME = "spec.json", "output.txt"

@@ -19,11 +19,12 @@ from types import TracebackType
 from typing import Any
 
 from l2o_splat.bench.clock import StepTime
+from l2o_splat.errors import L2OError
 
 LOG_NAME = "log.jsonl"
 
 
-class LogInUseError(RuntimeError):
+class LogInUseError(L2OError, RuntimeError):
     """Another process is writing this log."""
 
 

@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.methods import Method, with_horizon
 from l2o_splat.scenes.capture_names import CaptureSource
+from l2o_splat.scenes.split import NumContext
 
 PROTOCOL = 2
 """Raised whenever clock, split or measures change, so that runs of an older protocol are not taken for new ones."""
@@ -23,8 +23,6 @@ STEPS_BETWEEN = (30, 70, 150, 300, 400, 700, 1400)
 """Evaluated as well, so that the last evaluation before any moment is never far from it."""
 REPORTED_SECONDS = (1, 3, 10, 30, 60, 120)
 """Clock times whose quality the report lists."""
-
-Views = int | Literal["all"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class RunSpec:
     seed: int
     steps: int
     seconds: float | None
-    views: Views
+    views: NumContext
     scale: float
     protocol: int = PROTOCOL
 
@@ -90,7 +88,7 @@ class SweepOptions:
 
     steps: int
     seconds: float | None
-    views: Views
+    views: NumContext
     scale: float
     seeds: int
     horizons: tuple[int, ...]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from l2o_splat.rendering.threads import run
+from l2o_splat.threads import run
 
 ROWS_ON_CPU = 1024
 """Rows that pass through a layer together on the CPU; its hidden values then stay in the cache."""

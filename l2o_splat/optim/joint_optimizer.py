@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import Parameter
 
+from l2o_splat.errors import L2OError
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.migration import FORMAT, migrated
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, RuleState, UpdateRule
@@ -27,7 +28,7 @@ TRIAL_GAUSSIANS = 2000
 """Gaussians of the trial that tells how long a rule will need."""
 
 
-class RuleMismatchError(ValueError):
+class RuleMismatchError(L2OError, ValueError):
     """A checkpoint was trained with another rule than the one that should resume it."""
 
 

@@ -11,11 +11,13 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 
+from l2o_splat.errors import L2OError
+
 MODELLED_CAMERAS = {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value}
 """Camera types whose images are undistorted to a pinhole, which is all that the rasterizer draws."""
 
 
-class CaptureError(ValueError):
+class CaptureError(L2OError, ValueError):
     """The capture cannot be trained on; the message says what was found, what is needed and what to do."""
 
 

@@ -14,6 +14,7 @@ from nerfstudio.utils.colors import get_color
 from torch import Tensor
 from torch.nn import Parameter
 
+from l2o_splat.errors import L2OError
 from l2o_splat.gaussians import FIELDS, SH_C0, Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
@@ -54,7 +55,7 @@ _FOLLOWED = ("rasterize_mode", "eps2d", "image_rules")
 """Raster settings that follow the rule's weights or a checkpoint where the user has not chosen."""
 
 
-class RasterSettingsMismatchError(ValueError):
+class RasterSettingsMismatchError(L2OError, ValueError):
     """A checkpoint was trained with other raster settings than the run that loads it."""
 
 

@@ -64,6 +64,7 @@ def resolve(config: TrainerConfig) -> RunPlan:
     optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
     start: InitializationConfig = config.pipeline.initialization
     names, rule = optimizer.rule_names, optimizer.build_rule()
+    steps = config.max_num_iterations
     if rule.needs.fixed_count:
         check_background(config.pipeline.model.background_color)
         check_fixed_gaussians(densifies=isinstance(config.pipeline.model, SplatfactoModelConfig))
@@ -73,7 +74,7 @@ def resolve(config: TrainerConfig) -> RunPlan:
         cards=tuple(part.card for part in rule.modules() if isinstance(part, UpdateRule) and part.card is not None),
         switch_after=optimizer.finish_after,
         horizon=optimizer.horizon if optimizer.has_horizon else None,
-        num_steps=config.max_num_iterations or _default_steps(optimizer, rule),
+        num_steps=_default_steps(optimizer, rule) if steps is None else steps,
         needs=rule.needs,
         source=start.source,
         start_weights=_start_weights(start, optimizer),

@@ -17,7 +17,8 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from l2o_splat.files import write_whole
+from l2o_splat.errors import L2OError
+from l2o_splat.files import write_text_whole
 from l2o_splat.plugin.run_plan import effective_config, resolve
 
 WORTH_TELLING_SECONDS = 60.0
@@ -28,7 +29,7 @@ EFFECTIVE_NAME = "effective.json"
 """File of a run's effective values."""
 
 
-class CheckpointError(OSError):
+class CheckpointError(L2OError, OSError):
     """The last checkpoint of a run could not be written."""
 
 
@@ -86,7 +87,7 @@ class L2OTrainer(Trainer):
         )
         self.base_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(values, indent=2) + "\n"
-        write_whole(self.base_dir / EFFECTIVE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text_whole(self.base_dir / EFFECTIVE_NAME, text)
 
     def setup_optimizers(self) -> Optimizers:
         """The joint optimizer, bound to the scene before a checkpoint is loaded into it."""

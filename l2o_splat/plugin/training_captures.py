@@ -11,10 +11,10 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from l2o_splat.plugin.bench_config import dataparser_config
-from l2o_splat.plugin.bench_split import use_protocol_split
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig, stack_views
+from l2o_splat.plugin.dataparsers import dataparser_config
+from l2o_splat.plugin.protocol_split import use_protocol_split
 from l2o_splat.scenes.capture import Capture, Points
 from l2o_splat.views import PinholeCameras, Views
 
@@ -38,7 +38,7 @@ def read_training_capture(
     """
     if not 0 < scale <= 1:
         raise CaptureError(f"The scale is {scale}; a factor above 0 and at most 1 is needed.")
-    config = dataparser_config(tuple(dataparser))
+    config = dataparser_config(dataparser)
     use_protocol_split(config, "all")
     if data is not None:
         config.data = Path(data)

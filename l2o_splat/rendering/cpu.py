@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.rendering import cpu_binning, cpu_compositing, cpu_projection, threads
+from l2o_splat.rendering import cpu_binning, cpu_compositing, cpu_projection
 from l2o_splat.rendering.cpu_records import (
     RECORD_WIDTH,
     SPLAT_WIDTH,

@@ -18,8 +18,8 @@ _OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy"}
 def kernel(function: Callable) -> Callable:
     """Compile ``function`` on first use and keep the machine code on disk.
 
-    Kernels release the global interpreter lock, so that :mod:`l2o_splat.rendering.threads` can run several at a
-    time. The code is kept beside the source, or in the user's cache folder where that is read-only, or in
+    Kernels release the global interpreter lock, so that :mod:`l2o_splat.threads` can run several at a time.
+    The code is kept beside the source, or in the user's cache folder where that is read-only, or in
     ``NUMBA_CACHE_DIR``.
     """
     # numba looks for edits in the file of the kernel alone, yet constants and helpers come from other files. So the

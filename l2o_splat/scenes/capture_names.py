@@ -7,10 +7,12 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from l2o_splat.errors import L2OError
+
 PROCEDURAL = re.compile(r"l2o-demo(:(?P<seed>\d+))?")
 
 
-class CaptureNameError(ValueError):
+class CaptureNameError(L2OError, ValueError):
     """An argument names no capture; the message says what was found and what to give instead."""
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from l2o_splat.errors import L2OError
 from l2o_splat.scenes.capture import Points, new_directory, write_transforms
 from l2o_splat.views import PinholeCameras
 
@@ -30,7 +31,7 @@ _SEED = 0
 _JPEG_QUALITY = 95
 
 
-class PhotosError(ValueError):
+class PhotosError(L2OError, ValueError):
     """The photographs cannot be posed; the message says what was found, what is needed and what to do."""
 
 

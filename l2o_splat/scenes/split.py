@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from l2o_splat.errors import L2OError
 from l2o_splat.view_sampling import farthest_points
 
 HOLD_OUT_EVERY = 8
@@ -17,7 +18,7 @@ NumContext = int | Literal["all"]
 """Number of context views, or ``"all"`` for every view that is not held out."""
 
 
-class SplitError(ValueError):
+class SplitError(L2OError, ValueError):
     """A capture has too few views for a split; the message says how many are needed."""
 
 

@@ -15,11 +15,12 @@ from functools import cached_property
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from l2o_splat.errors import L2OError
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.training.sources import Source
 
 
-class SourceError(RuntimeError):
+class SourceError(L2OError, RuntimeError):
     """A source cannot make a capture; the message names its index, the cause is the source's own error."""
 
 

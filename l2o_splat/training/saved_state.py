@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from l2o_splat.errors import L2OError
+
 _PREFIX = "iteration-"
 
 
-class ResumeError(ValueError):
+class ResumeError(L2OError, ValueError):
     """A saved state does not fit the run; the message says why and what to do."""
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from l2o_splat.errors import L2OError
 from l2o_splat.files import write_whole
 from l2o_splat.frame import FrameConvention
 from l2o_splat.rendering.settings import RasterSettings
@@ -50,7 +51,7 @@ _GAIN_FORMER_DEFAULTS = {
 """What options meant that a file from before the system "gain" does not name."""
 
 
-class WeightsError(ValueError):
+class WeightsError(L2OError, ValueError):
     """Weights that cannot be used; the message says why and what to do."""
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from l2o_splat.rendering import RasterSettings, get_num_threads, linearize, set_num_threads, threads
+from l2o_splat import threads
+from l2o_splat.rendering import RasterSettings, cpu_kernel, get_num_threads, linearize, set_num_threads
 from tests.rendering.scenes import images_of, random_like, random_scene
 
 SETTINGS = RasterSettings(depth=True, background=(0.2, 0.5, 0.9))
@@ -115,7 +116,7 @@ def test_errors_come_back(failing):
 
 def test_machine_code_is_not_reused_after_an_edit(tmp_path):
     """numba looks at the file of a kernel alone; an edit in another file must give the kernel another name."""
-    source = Path(threads.__file__).with_name("cpu_kernel.py")
+    source = Path(cpu_kernel.__file__)
     names = []
     for edit in ("WIDTH = 1", "WIDTH = 2"):
         shutil.copy(source, tmp_path / "cpu_kernel.py")

@@ -8,9 +8,9 @@ import torch
 import tyro
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from l2o_splat.commands.weights import WeightsCommand
 from l2o_splat.weights import WeightsError, load_weights
 from l2o_splat.weights.catalogue import CATALOGUE, HubFile
-from l2o_splat.weights.cli import WeightsCommand
 from tests.weights.test_original import CONFIG, lightning, network, save
 
 

@@ -5,10 +5,10 @@ import random
 import pytest
 import torch
 
+from l2o_splat.commands.weights import convert
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
 from l2o_splat.weights import WeightsError, load_weights
-from l2o_splat.weights.cli import convert
 from tests.weights.test_format import SMALL
 
 CONFIG = """

@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 
+from l2o_splat.commands.weights import convert
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.nets.resplat.depth import DepthNetwork
@@ -15,7 +16,6 @@ from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.weights import Weights, WeightsError, load_weights
 from l2o_splat.weights.catalogue import CATALOGUE
-from l2o_splat.weights.cli import convert
 from l2o_splat.weights.resplat import load_depth
 from l2o_splat.weights.resplat_zoo import ZOO
 from tests.resplat_networks import NARROW, NARROW_FINE, initializer, rule

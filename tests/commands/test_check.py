@@ -1,12 +1,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from l2o_splat import check
 from l2o_splat.cli import main
+from l2o_splat.commands import check
 
 
 def test_everything_needed_is_here_and_each_line_stands_for_one_part(capsys):
@@ -48,8 +47,3 @@ def test_an_ffmpeg_is_put_beside_python_when_there_is_none(monkeypatch, tmp_path
     assert "ffmpeg version" in subprocess.run([link, "-version"], capture_output=True, text=True).stdout
     assert check.link_ffmpeg() is None
     assert check.check_ffmpeg().ok
-
-
-def test_expected_failures_are_one_sentence(tmp_path):
-    with pytest.raises(SystemExit, match="^l2o: .*no-such-folder"):
-        main(["photos", str(Path(tmp_path / "no-such-folder"))])

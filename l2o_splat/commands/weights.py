@@ -93,10 +93,21 @@ def describe(weights: Weights) -> str:
     return f"{numbers} parameters in {len(weights.tensors)} tensors\n{json.dumps(asdict(weights.card), indent=2)}"
 
 
-WeightsCommand = (
-    Annotated[ListWeights, tyro.conf.subcommand("list")]
-    | Annotated[ShowWeights, tyro.conf.subcommand("show")]
-    | Annotated[FetchWeights, tyro.conf.subcommand("fetch")]
-    | Annotated[ConvertWeights, tyro.conf.subcommand("convert")]
-)
-"""All subcommands; ``tyro.cli(WeightsCommand).run()`` parses and runs one."""
+@dataclass
+class WeightsCommand:
+    """List, show, fetch and convert weights."""
+
+    command: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[ListWeights, tyro.conf.subcommand("list")]
+        | Annotated[ShowWeights, tyro.conf.subcommand("show")]
+        | Annotated[FetchWeights, tyro.conf.subcommand("fetch")]
+        | Annotated[ConvertWeights, tyro.conf.subcommand("convert")]
+    ]
+
+    def run(self) -> None:
+        """Run the chosen subcommand.
+
+        Raises:
+            WeightsError: If the weights cannot be found, read or used.
+        """
+        self.command.run()

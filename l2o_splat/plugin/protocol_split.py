@@ -1,4 +1,4 @@
-"""The benchmark's split of views for any dataparser of nerfstudio: all its views, parted by the protocol."""
+"""The protocol's split of views for any dataparser of nerfstudio, in ``l2o bench`` and for captures to train on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 
-from l2o_splat.bench.spec import Views
 from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.scenes.split import SplitError, split_views
+from l2o_splat.scenes.split import NumContext, SplitError, split_views
 
 
-def use_protocol_split(config: DataParserConfig, views: Views) -> None:
+def use_protocol_split(config: DataParserConfig, views: NumContext) -> None:
     """Let the dataparser that this config builds hand out the protocol's split instead of its own.
 
     Images are read at full size, whatever smaller copies lie beside them, so that scaling happens in memory alone.
@@ -26,14 +25,14 @@ def use_protocol_split(config: DataParserConfig, views: Views) -> None:
     config._target = partial(_build, config._target, views)
 
 
-def _build(target: type[DataParser], views: Views, config: DataParserConfig) -> ProtocolDataParser:
+def _build(target: type[DataParser], views: NumContext, config: DataParserConfig) -> ProtocolDataParser:
     return ProtocolDataParser(target(config), views)
 
 
 class ProtocolDataParser:
     """Stands in for a dataparser: the same cameras, points and world frame, another split."""
 
-    def __init__(self, parser: DataParser, views: Views) -> None:
+    def __init__(self, parser: DataParser, views: NumContext) -> None:
         self._parser = parser
         self._views = views
 

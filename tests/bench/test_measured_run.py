@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import time
 from collections import defaultdict
 from dataclasses import asdict
 
@@ -17,8 +18,10 @@ from l2o_splat.bench.processes import ask
 from l2o_splat.bench.run import Run, run_from_log
 from l2o_splat.bench.run_log import LOG_NAME, read_log
 from l2o_splat.bench.spec import SweepOptions, plan_runs
-from l2o_splat.plugin import bench_run
-from l2o_splat.plugin.bench_config import horizons, registered_config, run_config
+from l2o_splat.plugin.bench import measured_run
+from l2o_splat.plugin.bench import run as bench_run
+from l2o_splat.plugin.bench.config import horizons, registered_config, run_config
+from l2o_splat.plugin.pipeline import L2OPipeline
 from l2o_splat.scenes.capture_names import find_capture
 from tests.plugin.captures import method_config, train, write_tiny_capture
 
@@ -80,18 +83,47 @@ def test_a_run_is_measured_and_the_capture_is_left_alone(capture, tmp_path):
         assert picture.size == (36, 27)
 
 
+def test_a_slow_start_of_the_scene_is_on_the_clock(capture, tmp_path, monkeypatch):
+    start_scene = L2OPipeline.start_scene
+
+    def slow(self, plan):
+        time.sleep(2)
+        start_scene(self, plan)
+
+    monkeypatch.setattr(L2OPipeline, "start_scene", slow)
+    result = run(tiny_spec(capture, steps=1), tmp_path / "run")
+    assert result.status == "ok", result.reason
+    assert result.curve[0].seconds == result.initializer_seconds > 2
+    assert result.loading_seconds < 2
+
+
+def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(capture, tmp_path, monkeypatch):
+    spec = tiny_spec(capture, steps=3)
+    with monkeypatch.context() as patch:
+        # The trainer has saved its last step by then; the evaluation after it is missing.
+        patch.setattr(bench_run.MeasuredRun, "picture", lambda self, when: killed() if when == "end" else None)
+        with pytest.raises(KeyboardInterrupt):
+            run(spec, tmp_path / "run")
+    continued = run(spec, tmp_path / "run")
+    assert (continued.status, continued.steps, continued.last.step) == ("ok", 3, 3), continued.reason
+
+
+def killed():
+    raise KeyboardInterrupt
+
+
 def test_a_run_killed_midway_goes_on_to_the_same_numbers(capture, tmp_path, monkeypatch):
     spec = tiny_spec(capture)
     whole = run(spec, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        evaluate = bench_run.Watcher.evaluate
+        evaluate = measured_run.MeasuredRun.evaluate
 
         def killed(self, taken):
             if taken == 4:
                 raise KeyboardInterrupt
             evaluate(self, taken)
 
-        patch.setattr(bench_run.Watcher, "evaluate", killed)
+        patch.setattr(measured_run.MeasuredRun, "evaluate", killed)
         with pytest.raises(KeyboardInterrupt):
             run(spec, tmp_path / "parts")
     continued = run(spec, tmp_path / "parts")
@@ -124,7 +156,7 @@ def test_sparse_runs_train_on_context_views_alone(tmp_path):
 
 
 def test_splatfacto_without_cuda_keeps_its_row_with_the_reason(capture, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_run.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(measured_run.torch.cuda, "is_available", lambda: False)
     result = run(tiny_spec(capture, "splatfacto"), tmp_path / "run")
     assert result.status == "unavailable"
     assert "splatfacto needs a CUDA device" in result.reason
@@ -167,7 +199,7 @@ def test_running_out_of_memory_is_told_apart(capture, tmp_path, monkeypatch):
     def exhausted(self, taken):
         raise bench_run.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
 
-    monkeypatch.setattr(bench_run.Watcher, "evaluate", exhausted)
+    monkeypatch.setattr(measured_run.MeasuredRun, "evaluate", exhausted)
     result = run(tiny_spec(capture), tmp_path / "run")
     assert (result.status, result.reason) == ("out_of_memory", "CUDA out of memory. Tried to allocate 20 GiB.")
 

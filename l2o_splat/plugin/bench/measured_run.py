@@ -1,30 +1,20 @@
-"""One run of ``l2o bench`` in a process of its own: a registered method in nerfstudio's own trainer, watched.
+"""One measured run: a registered method in nerfstudio's own trainer, with callbacks around its iterations.
 
-``python -m l2o_splat.plugin.bench_run FOLDER/spec.json [--pictures]`` runs what the spec says and writes
-``FOLDER/log.jsonl``; ``--describe`` tells what methods a sweep names. Nothing of the training loop is written again
-here: clock and evaluation are training callbacks around the trainer's own iterations.
+Nothing of the training loop is rewritten here. Clock, evaluation, checkpoints and pictures are callbacks around the
+iterations of the trainer.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
 import random
 import shutil
 import statistics
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from nerfstudio.configs.base_config import InstantiateConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
@@ -32,59 +22,37 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from l2o_splat.bench.clock import RunClock, StepTime, StepTimer
 from l2o_splat.bench.memory import PeakMemory
 from l2o_splat.bench.pictures import error_map, picture_path, save_picture, shown_views
-from l2o_splat.bench.run import Status
 from l2o_splat.bench.run_log import LOG_NAME, LogContents, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
 from l2o_splat.environment import commit, machine
+from l2o_splat.errors import L2OError
 from l2o_splat.metrics import Lpips, psnr, ssim
-from l2o_splat.plugin.bench_config import describe, run_config
+from l2o_splat.plugin.bench.config import run_config
+from l2o_splat.plugin.bench.setup_clock import SetupClock
 from l2o_splat.plugin.datamanager import photograph_and_mask
 from l2o_splat.plugin.trainer import L2OTrainer
 from l2o_splat.rendering.trial import draw_trial_image
-from l2o_splat.weights import WeightsError
 
 CHECKPOINT_SECONDS = 60.0
-"""A killed run loses no more than this (methods whose trainer resumes exactly)."""
+"""A killed run loses at most this much work, if its trainer resumes exactly."""
 
 
-class UnavailableError(RuntimeError):
+class UnavailableError(L2OError, RuntimeError):
     """The method cannot run on this machine; the message says why."""
 
 
-def run(spec: RunSpec, folder: Path, pictures: bool) -> None:
-    """Run, or go on with, what the spec says; the log ends with how it went."""
-    with RunLog(folder / LOG_NAME) as log:
-        try:
-            Watcher(spec, folder, log, pictures).train()
-        except (Exception, SystemExit) as error:
-            traceback.print_exc()
-            status, reason = explain(error)
-            log.write("end", status=status, reason=reason)
-        # Also after a failure: from the same checkpoint it would fail again.
-        shutil.rmtree(folder / "train", ignore_errors=True)
+class MeasuredRun:
+    """A trainer, set up for a spec, whose iterations are timed and evaluated.
 
+    Args:
+        spec: What to run.
+        folder: Folder of the run: checkpoints and pictures.
+        log: Log of the run, to write to.
+        pictures: Save some held-out views.
 
-def explain(error: BaseException) -> tuple[Status, str]:
-    """Status and one sentence for a run that an error ended."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
-    text = " ".join(str(error).split())
-    if any(isinstance(cause, (UnavailableError, WeightsError)) for cause in chain):
-        return "unavailable", text
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
-        return "out_of_memory", text or "out of memory"
-    if isinstance(error, EOFError):
-        return "failed", (
-            "The dataparser asked a question, and nobody is there to answer; answer it once with ns-train (it may "
-            "write to the capture's folder, which a benchmark does not)."
-        )
-    says_why = isinstance(error, SystemExit) and isinstance(error.code, str)
-    return "failed", text if says_why else f"{type(error).__name__}: {text}"
-
-
-class Watcher:
-    """Sets a trainer up, and watches its iterations through callbacks: clock, evaluation, checkpoints, pictures."""
+    Raises:
+        UnavailableError: If the method cannot run on this machine.
+    """
 
     def __init__(self, spec: RunSpec, folder: Path, log: RunLog, pictures: bool) -> None:
         self.spec = spec
@@ -107,31 +75,29 @@ class Watcher:
         self.last_save = time.monotonic()
 
     def _set_up(self, config: TrainerConfig) -> tuple[Trainer, LogContents]:
-        """The trainer, ready to begin or to go on, and what the log holds of the steps behind it."""
+        """Return the trainer, ready to begin or to resume, and what the log holds of the steps already taken."""
         resume = self._resumable(config)
         if resume is None:
             shutil.rmtree(config.output_dir, ignore_errors=True)
         else:
             config.load_dir = config.get_checkpoint_dir()
             config.max_num_iterations = self.spec.steps - resume
-        # As nerfstudio's own launcher does.
+        # nerfstudio's own launcher seeds these three too.
         random.seed(self.spec.seed)
         np.random.seed(self.spec.seed)
         torch.manual_seed(self.spec.seed)
         _leave_out_lpips_of_splatfacto()
-        # The pipeline draws the same image; by then its kernels are compiled.
+        # The pipeline draws the same image; compiling its kernels now keeps that off the initializer's clock.
         kernel_seconds = draw_trial_image(config.machine.device_type)
-        seconds: dict[str, float] = {}
-        _time_setup(config.pipeline.datamanager, "loading", seconds)
-        _time_setup(config.pipeline, "all", seconds)
+        clock = SetupClock(config)
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()
         if resume is None:
             datamanager = trainer.pipeline.datamanager
             self.log.write(
                 "start",
-                loading_seconds=seconds["loading"],
-                initializer_seconds=seconds["all"] - seconds["loading"],
+                loading_seconds=clock.loading_seconds,
+                initializer_seconds=clock.initializer_seconds,
                 kernel_seconds=kernel_seconds,
                 training_views=len(datamanager.train_dataset),
                 held_out_views=len(datamanager.eval_dataset),
@@ -143,7 +109,7 @@ class Watcher:
         return trainer, read_log(self.folder / LOG_NAME)
 
     def _resumable(self, config: TrainerConfig) -> int | None:
-        """Steps behind the last checkpoint, if the run can go on from there exactly as if it had never stopped."""
+        """Return the number of steps of the last checkpoint, if the run resumes from it exactly; else None."""
         if not issubclass(config._target, L2OTrainer):
             return None
         checkpoints = sorted(config.get_checkpoint_dir().glob("step-*.ckpt"))
@@ -153,11 +119,11 @@ class Watcher:
         return taken if len(read_log(self.folder / LOG_NAME).steps) >= taken else None
 
     def train(self) -> None:
-        """All steps that are left, by the trainer's own loop."""
+        """Take all remaining steps in the trainer's own loop, evaluate, and log the end."""
         trainer = self.trainer
         before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
-        # First and last, so that what other callbacks do (densification) is on the clock. Those after training only
-        # evaluate again.
+        # Ours come first and last, so that the work of the others (densification) is on the clock. Callbacks after
+        # training are left out, because they only evaluate again.
         others = [one for one in trainer.callbacks if set(one.where_to_run) & {before, after}]
         trainer.callbacks = [TrainingCallback([before], self.begin), *others, TrainingCallback([after], self.end)]
         self._split_step()
@@ -165,7 +131,9 @@ class Watcher:
         if 0 not in self.evaluated:
             self.evaluate(0)
             self.picture("start")
-        trainer.train()
+        # A run that was killed after its last step has none left, and nerfstudio cannot train for 0 steps.
+        if len(self.clock.steps) < self.spec.steps:
+            trainer.train()
         taken = len(self.clock.steps)
         if taken not in self.evaluated and not self.ended:
             self.evaluate(taken)
@@ -173,7 +141,7 @@ class Watcher:
         self.log.write("end", status="ok", reason="", peak_memory_mib=self.memory.mib)
 
     def _split_step(self) -> None:
-        """Mark on the timer where one part of an iteration ends and the next begins."""
+        """Let the trainer mark on the timer where one part of an iteration ends and the next begins."""
         trainer, timer = self.trainer, self.timer
         get_loss, step_optimizers = self.pipeline.get_train_loss_dict, trainer.optimizers.optimizer_scaler_step_some
         save_checkpoint = trainer.save_checkpoint
@@ -199,11 +167,11 @@ class Watcher:
         trainer.save_checkpoint = save_off_the_clock
 
     def begin(self, step: int) -> None:
-        """Before an iteration."""
+        """Start the timer; called before an iteration."""
         self.timer.start("render")
 
     def end(self, step: int) -> None:
-        """After an iteration: note its time, evaluate if it is time, stop if the budget is used up."""
+        """Log the time of an iteration, evaluate if it is due, stop if the budget is used up; called after it."""
         parts = self.timer.stop()
         self.log.write("step", step=step + 1, seconds=parts, first=self.first)
         self.clock.add(StepTime(parts, self.first))
@@ -221,10 +189,10 @@ class Watcher:
             self.trainer.save_checkpoint(step)
 
     def evaluate(self, taken: int) -> None:
-        """Held-out quality, mean over views, by the same measures for every method.
+        """Measure and log held-out quality, mean over views, by the same code for every method.
 
         Raises:
-            FloatingPointError: when it is not finite.
+            FloatingPointError: If it is not finite.
         """
         measured: dict[str, list[float | None]] = {"psnr": [], "ssim": [], "lpips": []}
         for rendered, photograph, mask in self._held_out():
@@ -240,9 +208,9 @@ class Watcher:
         self.evaluated.add(taken)
 
     def _held_out(self):
-        """Render, photograph and mask of each held-out view."""
+        """Yield render, photograph and mask of each held-out view."""
         self.pipeline.eval()
-        # Measuring must not move the random numbers that training draws.
+        # Measuring must not change the random numbers that training draws.
         with torch.random.fork_rng(), torch.no_grad(), self.memory.left_out():
             for camera, batch in self.pipeline.datamanager.fixed_indices_eval_dataloader:
                 outputs = self.pipeline.model.get_outputs_for_camera(camera)
@@ -252,7 +220,7 @@ class Watcher:
         self.pipeline.train()
 
     def picture(self, when: str) -> None:
-        """Save some held-out views for the report."""
+        """Save some held-out views for the report; ``when`` is ``start`` or ``end``."""
         if not self.pictures:
             return
         views = [
@@ -269,55 +237,8 @@ class Watcher:
                 save_picture(picture_path(self.folder, view, "error"), error_map(rendered, photograph))
 
 
-def _time_setup(config: InstantiateConfig, name: str, seconds: dict[str, float]) -> None:
-    """Note under ``name`` how long it takes to build what this config builds."""
-
-    def build(target: Callable, built: InstantiateConfig, **kwargs):
-        begin = time.perf_counter()
-        result = target(built, **kwargs)
-        if name == "loading":
-            # Images that are cached at their first use are loaded now.
-            for split in ("cached_train", "cached_eval"):
-                getattr(result, split, None)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds[name] = time.perf_counter() - begin
-        return result
-
-    config._target = partial(build, config._target)
-
-
 def _leave_out_lpips_of_splatfacto() -> None:
-    """splatfacto would download a network for LPIPS, which is measured here instead."""
+    """Keep splatfacto from downloading a network for LPIPS, which is measured here instead."""
     import torchmetrics.image.lpip
 
     torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: torch.nn.Identity()
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone: nobody would read the run, and another may be started."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point; started by :mod:`l2o_splat.bench.processes`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("spec", type=Path, nargs="?", help="spec.json in the folder of the run")
-    parser.add_argument("--pictures", action="store_true", help="save some held-out views")
-    parser.add_argument("--describe", metavar="JSON", help="print what the sweep must know")
-    options = parser.parse_args(arguments)
-    _end_with(os.getppid())
-    if options.describe:
-        print(json.dumps(describe(json.loads(options.describe))))
-    else:
-        run(RunSpec.read(options.spec), options.spec.parent, options.pictures)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -20,7 +20,7 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def set_num_threads(count: int | None) -> None:
-    """How many threads render on the CPU; None follows ``torch.get_num_threads()``. Results do not depend on it.
+    """Set how many threads work on the CPU; None follows ``torch.get_num_threads()``. Results do not depend on it.
 
     Raises:
         ValueError: If ``count`` is less than 1.
@@ -32,14 +32,15 @@ def set_num_threads(count: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads render on the CPU."""
+    """Return how many threads work on the CPU."""
     return torch.get_num_threads() if _num_threads is None else _num_threads
 
 
 def run(function: Callable[[int], T], count: int) -> list[T]:
-    """Call ``function(0)`` to ``function(count - 1)``, from this thread and those of the pool, and return the results.
+    """Call ``function(0)`` to ``function(count - 1)`` from this thread and those of the pool; return the results.
 
-    Exceptions are raised again.
+    Raises:
+        BaseException: Whatever ``function`` raises, raised again here.
     """
     jobs = iter(range(count))
     results: list[T] = [None] * count
@@ -53,7 +54,7 @@ def run(function: Callable[[int], T], count: int) -> list[T]:
     try:
         work()
     finally:
-        # A helper that has not started by now (the pool is busy with another rendering) is not needed any more.
+        # A helper that has not started by now (the pool is busy with another call) is no longer needed.
         started = [future for future in pending if not future.cancel()]
         for future in started:
             future.result()
@@ -61,7 +62,7 @@ def run(function: Callable[[int], T], count: int) -> list[T]:
 
 
 def _pool(count: int) -> ThreadPoolExecutor:
-    # Threads do not survive a fork, so the child of a process makes its own pool.
+    # Threads do not survive a fork, so a forked child makes its own pool.
     key = (os.getpid(), count)
     if key not in _pools:
         _pools.setdefault(key, ThreadPoolExecutor(max_workers=max(count - 1, 1), thread_name_prefix="l2o-render"))

@@ -1,4 +1,4 @@
-"""Configurations of the runs of ``l2o bench``: registered methods, changed in nothing but what a spec says."""
+"""Configs of the runs of ``l2o bench``: registered methods, with no change but what a spec says."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from typing import Any
 
 import torch
 import tyro
-from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.registry import discover_methods
 
 from l2o_splat.bench.spec import RunSpec
 from l2o_splat.environment import environment
-from l2o_splat.plugin.bench_split import use_protocol_split
+from l2o_splat.plugin.dataparsers import dataparser_config
+from l2o_splat.plugin.protocol_split import use_protocol_split
 
 
 def registered_config(method: str) -> TrainerConfig:
-    """A copy of the configuration that ``ns-train METHOD`` starts from.
+    """Return a copy of the config that ``ns-train METHOD`` starts from.
 
     Raises:
-        KeyError: when there is no such method.
+        KeyError: If there is no such method.
     """
     methods, _ = discover_methods()
     if method not in methods:
-        # Only where needed: this imports every method of nerfstudio.
+        # Only if needed: this imports every method of nerfstudio.
         from nerfstudio.configs.method_configs import all_methods as methods
     return deepcopy(methods[method])
 
 
 def method_config(method: str, options: Sequence[str] = ()) -> TrainerConfig:
-    """The configuration that ``ns-train METHOD OPTIONS`` would run.
+    """Return the config that ``ns-train METHOD OPTIONS`` would run.
 
     Raises:
-        KeyError: when there is no such method.
-        SystemExit: when it has no such options; what is wrong was printed.
+        KeyError: If there is no such method.
+        SystemExit: If the method has no such options; tyro has printed what is wrong.
     """
     config = registered_config(method)
     if not options:
@@ -50,23 +49,18 @@ def method_config(method: str, options: Sequence[str] = ()) -> TrainerConfig:
 
 
 def horizons(config: TrainerConfig) -> list[tuple[Any, str]]:
-    """Where a method keeps the length of its schedules: objects and their attribute."""
+    """Find where a method keeps the length of its schedules: objects and the name of their attribute."""
     places = []
     for group in config.optimizers.values():
         for part, attribute in ((group["optimizer"], "horizon"), (group["scheduler"], "max_steps")):
-            # A rule that decays nothing may say so.
+            # Our rules say whether anything in them decays.
             if getattr(part, attribute, None) is not None and getattr(part, "has_horizon", True):
                 places.append((part, attribute))
     return places
 
 
-def dataparser_config(words: tuple[str, ...]) -> DataParserConfig:
-    """The dataparser that these words of a command line mean."""
-    return tyro.cli(AnnotatedDataParserUnion, args=list(words), prog="--dataparser")
-
-
 def run_config(spec: RunSpec, folder: Path) -> TrainerConfig:
-    """The registered configuration, changed in what the spec says and in nothing else that could move a number."""
+    """Return the registered config with the changes that the spec asks for, and no other that affects a result."""
     config = method_config(spec.method, spec.options)
     datamanager = config.pipeline.datamanager
     datamanager.dataparser = dataparser_config(spec.dataparser)
@@ -89,14 +83,14 @@ def run_config(spec: RunSpec, folder: Path) -> TrainerConfig:
     config.output_dir, config.experiment_name, config.timestamp = folder / "train", spec.scene, "run"
     config.vis = "none"  # Neither viewer nor event files; the log is all that is written.
     config.logging.local_writer.enable = False
-    # Evaluation and checkpoints are this module's, so that they are not on the clock.
+    # The measured run evaluates and saves by itself, off the clock.
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
     config.steps_per_save = 0
     return config
 
 
 def describe(question: dict[str, list]) -> dict[str, Any]:
-    """What a sweep must know before it starts: methods with a horizon, the environment, and what is wrong.
+    """Answer what a sweep must know before it starts: methods with a horizon, the environment, and mistakes.
 
     Args:
         question: ``methods`` (label, name and options of each), and ``dataparsers`` with their options.

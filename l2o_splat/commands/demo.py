@@ -1,4 +1,4 @@
-"""``l2o demo``: the main job from start to end on the built-in capture, with the commands a user would type."""
+"""``l2o demo``: train, evaluate and export on the built-in capture, with the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -8,41 +8,53 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from l2o_splat.errors import L2OError
+
 LEARN2SPLAT, RESPLAT = "learn2splat", "resplat"
-RESPLAT_UPDATES, FINISHING_STEPS = 4, 40
+RESPLAT_UPDATES = 4
+FINISHING_STEPS = 40
+"""Steps of learn2splat after the updates of resplat."""
 
 
-class DemoError(RuntimeError):
+class DemoError(L2OError, RuntimeError):
     """One of the demo's commands failed."""
 
 
-def demo(out: Path, steps: int, seed: int) -> None:
-    """Train, evaluate and export splats of the built-in capture; no data, no network, no GPU needed.
+@dataclass
+class Demo:
+    """Train, evaluate and export a splat of the built-in capture; needs no data, network or GPU."""
 
-    learn2splat optimizes the capture's points on all photographs; resplat predicts a scene from a few of them, updates
-    it, and hands it to learn2splat.
+    out: Path = Path("demo")
+    """Folder for the results; what an earlier demo left in it is replaced."""
+    steps: int = 80
+    """Training steps."""
+    seed: int = 0
+    """Another seed gives another capture."""
 
-    Args:
-        out: Folder for the results, one per method in it; what an earlier demo left there is replaced.
-        steps: Training steps of learn2splat.
-        seed: Another seed gives another capture.
+    def run(self) -> None:
+        """Run both methods and print where their results are.
 
-    Raises:
-        DemoError: when one of the commands fails; its own message stands above.
-    """
-    finish = ["--optimizers.gaussians.optimizer.finish-with", LEARN2SPLAT]
-    finish += ["--optimizers.gaussians.optimizer.finish-after", str(RESPLAT_UPDATES)]
-    lines = [
-        _show(LEARN2SPLAT, out, steps, seed, ["--optimizers.gaussians.optimizer.horizon", str(steps)]),
-        _show(RESPLAT, out, RESPLAT_UPDATES + FINISHING_STEPS, seed, finish),
-    ]
-    print("\n" + "\n".join(lines))
+        learn2splat optimizes the capture's points on all photographs for ``steps`` steps; resplat predicts a scene from
+        a few of them, updates it, and hands it to learn2splat.
+
+        Raises:
+            DemoError: If one of the commands fails; the command has printed why.
+        """
+        finish = ["--optimizers.gaussians.optimizer.finish-with", LEARN2SPLAT]
+        finish += ["--optimizers.gaussians.optimizer.finish-after", str(RESPLAT_UPDATES)]
+        horizon = ["--optimizers.gaussians.optimizer.horizon", str(self.steps)]
+        lines = [
+            _show(LEARN2SPLAT, self.out, self.steps, self.seed, horizon),
+            _show(RESPLAT, self.out, RESPLAT_UPDATES + FINISHING_STEPS, self.seed, finish),
+        ]
+        print("\n" + "\n".join(lines))
 
 
 def _show(method: str, out: Path, steps: int, seed: int, options: list[str]) -> str:
-    """Train, evaluate and export one method's splat; what to tell about it."""
+    """Train, evaluate and export the splat of one method; return the lines to print about it."""
     folder = out / method
     shutil.rmtree(folder, ignore_errors=True)
     train = ["ns-train", method, "--output-dir", str(folder), "--timestamp", "latest", "--experiment-name", "runs"]
@@ -70,7 +82,7 @@ def _run(command: list[str | Path]) -> None:
     words = [str(word) for word in command]
     print(f"\n$ {shlex.join(words)}", flush=True)
     scripts = Path(sys.executable).parent
-    # The scripts beside this python, wherever the PATH points.
+    # Run the scripts beside this python, wherever the PATH points.
     path = f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
     result = subprocess.run([str(scripts / words[0]), *words[1:]], env=environment)
@@ -79,7 +91,7 @@ def _run(command: list[str | Path]) -> None:
 
 
 def _picture(renders: Path, picture: Path, views: int = 3) -> Path:
-    """Held-out views under each other, photograph beside render, as nerfstudio saved them."""
+    """Stack the first held-out views, photograph beside render, as nerfstudio saved them; return the path."""
     from PIL import Image
 
     images = [Image.open(path) for path in sorted(renders.glob("*.png"))[:views]]

@@ -18,25 +18,25 @@ SYSTEM_LIBRARIES = "libgl1 libx11-6 libgomp1"
 """Debian packages with the libraries that open3d loads."""
 
 COMPILING_SECONDS = 5.0
-"""A trial image that takes longer has waited for a compiler."""
+"""A trial image that takes longer than this has been waiting for a compiler."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report."""
+    """One part of this installation, and whether it works; a line of the report."""
 
     name: str
     ok: bool
     found: str
     """What is there, or what is wrong."""
     remedy: str = ""
-    """What to run; empty where nothing is to be done."""
+    """Command to run; empty if there is nothing to do."""
     needed: bool = True
-    """False for what only widens what can be done."""
+    """False for a part that l2o_splat works without, with fewer abilities."""
 
 
 def run_checks() -> list[Finding]:
-    """All findings, in the order in which a user meets the parts. Takes some seconds: nerfstudio is imported."""
+    """Check all parts, in the order in which a user meets them. Takes some seconds, because nerfstudio is imported."""
     checks: list[Callable[[], Finding]] = [
         check_python,
         check_torch,
@@ -54,7 +54,7 @@ def run_checks() -> list[Finding]:
 
 
 def check_python() -> Finding:
-    """Python version and number of cores."""
+    """Find the Python version and the number of cores."""
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     if platform.system() != "Linux":
         return Finding("python", True, f"{found}; only Linux has been tested")
@@ -62,7 +62,7 @@ def check_python() -> Finding:
 
 
 def check_torch() -> Finding:
-    """The torch build."""
+    """Find which build of torch is installed."""
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
@@ -70,7 +70,7 @@ def check_torch() -> Finding:
 
 
 def check_device() -> Finding:
-    """Where training will run."""
+    """Find the device that training will run on."""
     import torch
 
     if not torch.cuda.is_available():
@@ -80,7 +80,7 @@ def check_device() -> Finding:
 
 
 def check_renderer() -> Finding:
-    """Draws an image: on CUDA with gsplat's kernels, else with ours. Either is compiled at its first use."""
+    """Draw an image with gsplat's kernels on CUDA, else with ours. Both are compiled at their first use."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -100,13 +100,13 @@ def check_renderer() -> Finding:
 
 
 def check_gsplat() -> Finding:
-    """The gsplat that is installed, against nerfstudio's pin."""
+    """Compare the installed gsplat with the version that nerfstudio pins."""
     version = importlib.metadata.version("gsplat")
     return Finding("gsplat", True, f"{version}; nerfstudio pins 1.4.0, newer ones work too")
 
 
 def check_methods() -> Finding:
-    """Whether nerfstudio finds and can load our methods and dataparser."""
+    """Check that nerfstudio finds and loads our methods and dataparser."""
     try:
         version = importlib.metadata.version("nerfstudio")
     except importlib.metadata.PackageNotFoundError:
@@ -118,7 +118,7 @@ def check_methods() -> Finding:
                 continue
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # nerfstudio's own, of no use here
+                    warnings.simplefilter("ignore")  # nerfstudio's own, which nobody can act on
                     entry_point.load()
                 names.append(entry_point.name)
             except ImportError as error:
@@ -130,7 +130,7 @@ def check_methods() -> Finding:
 
 
 def check_open3d() -> Finding:
-    """open3d, which nerfstudio needs to read point clouds and to export."""
+    """Check open3d, which nerfstudio needs to read point clouds and to export."""
     # In a process of its own: a missing system library must not end this one.
     result = subprocess.run(
         [sys.executable, "-c", "import open3d; print(open3d.__version__)"], capture_output=True, text=True
@@ -142,7 +142,7 @@ def check_open3d() -> Finding:
 
 
 def check_ffmpeg() -> Finding:
-    """ffmpeg, which ns-render calls to write videos."""
+    """Check ffmpeg, which ns-render calls to write videos."""
     path = shutil.which("ffmpeg")
     if path is None:
         return Finding("ffmpeg", False, "not on the PATH, so ns-render cannot write videos", "l2o check --fix")
@@ -150,7 +150,7 @@ def check_ffmpeg() -> Finding:
 
 
 def check_weights() -> Finding:
-    """Published weights that are on this machine already."""
+    """Check which published weights are on this machine."""
     from l2o_splat.weights.catalogue import CATALOGUE, HubFile
 
     absent = [name for name, entry in CATALOGUE.items() if not HubFile.parse(entry.location).is_cached()]
@@ -161,7 +161,7 @@ def check_weights() -> Finding:
 
 
 def check_lpips() -> Finding:
-    """The AlexNet weights of LPIPS."""
+    """Check for the AlexNet weights of LPIPS."""
     import torch
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -172,7 +172,7 @@ def check_lpips() -> Finding:
 
 
 def check_photos() -> Finding:
-    """pycolmap, behind ``l2o photos``."""
+    """Check pycolmap, which ``l2o photos`` needs."""
     try:
         return Finding("photos", True, f"pycolmap {importlib.metadata.version('pycolmap')}", needed=False)
     except importlib.metadata.PackageNotFoundError:
@@ -180,10 +180,10 @@ def check_photos() -> Finding:
 
 
 def link_ffmpeg() -> Path | None:
-    """Put imageio-ffmpeg's program beside python under the name ffmpeg, unless there is one on the PATH.
+    """Link imageio-ffmpeg's program beside python under the name ffmpeg, unless there is one on the PATH.
 
     Returns:
-        The new link, or None where nothing had to be done.
+        The new link, or None if there was nothing to do.
     """
     if shutil.which("ffmpeg") is not None:
         return None
@@ -197,7 +197,7 @@ def link_ffmpeg() -> Path | None:
 
 
 def report(findings: list[Finding]) -> Iterator[str]:
-    """The findings as lines of text."""
+    """Write the findings as lines of text."""
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         mark = "ok     " if finding.ok else "MISSING" if finding.needed else "without"
@@ -206,22 +206,26 @@ def report(findings: list[Finding]) -> Iterator[str]:
             yield f"{'':9}{'':{width}}  -> {finding.remedy}"
 
 
-def check(fix: bool = False, json_output: bool = False) -> int:
-    """Print the report; exit status 1 if something that is needed is missing.
+@dataclass
+class Check:
+    """Tell what this machine can do, and what to run where something is missing."""
 
-    Args:
-        fix: First do what can be done without a system package (an ffmpeg beside python).
-        json_output: Print JSON instead of text.
-    """
-    if fix:
-        link = link_ffmpeg()
-        if link is not None and not json_output:
-            print(f"Put ffmpeg at {link}; it is on the PATH where this environment is activated.")
-        # So that the report below sees what an activated environment sees.
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    findings = run_checks()
-    if json_output:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
-    else:
-        print("\n".join(report(findings)))
-    return int(any(finding.needed and not finding.ok for finding in findings))
+    fix: bool = False
+    """First do what can be done without a system package (an ffmpeg beside python)."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> int:
+        """Print the report; return exit status 1 if something that is needed is missing."""
+        if self.fix:
+            link = link_ffmpeg()
+            if link is not None and not self.json:
+                print(f"Put ffmpeg at {link}; it is on the PATH where this environment is activated.")
+            # The report should see what an activated environment sees.
+            os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        findings = run_checks()
+        if self.json:
+            print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        else:
+            print("\n".join(report(findings)))
+        return int(any(finding.needed and not finding.ok for finding in findings))

@@ -1,0 +1,59 @@
+"""The table of subcommands, and expected errors as one sentence."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import l2o_splat
+from l2o_splat import cli
+from l2o_splat.commands.check import Check
+from l2o_splat.errors import L2OError
+
+INTERNAL = {"UnusableCaptureError", "DivergedEpisodeError"}
+"""Signals within the two trainings, which handle them."""
+
+
+def test_help_lists_every_subcommand(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    assert f"{{{','.join(cli.COMMANDS)}}}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_expected_errors_are_one_sentence(tmp_path):
+    with pytest.raises(SystemExit, match="^l2o: There is no folder .*no-such-folder"):
+        cli.main(["photos", str(tmp_path / "no-such-folder")])
+    with pytest.raises(SystemExit, match="^l2o: no-such-weights is neither"):
+        cli.main(["weights", "show", "no-such-weights"])
+    with pytest.raises(SystemExit, match="^l2o bench compare: .*no-such-folder"):
+        cli.main(["bench", "compare", str(tmp_path / "no-such-folder"), str(tmp_path)])
+
+
+def test_other_errors_keep_their_stack_trace(monkeypatch):
+    def broken(self):
+        raise ValueError("a mistake in the program")
+
+    monkeypatch.setattr(Check, "run", broken)
+    with pytest.raises(ValueError, match="a mistake in the program"):
+        cli.main(["check"])
+
+
+def test_every_error_of_the_package_is_expected_and_a_built_in_one():
+    names = [
+        module.name
+        for module in pkgutil.walk_packages(l2o_splat.__path__, "l2o_splat.")
+        if module.name != "l2o_splat.rendering.gsplat"
+    ]
+    errors = {
+        value
+        for name in names
+        for value in vars(importlib.import_module(name)).values()
+        if inspect.isclass(value) and issubclass(value, Exception) and value.__module__.startswith("l2o_splat.")
+    }
+    found = {error.__name__: error for error in errors if error is not L2OError}
+    assert found.keys() >= INTERNAL and {"WeightsError", "BenchError", "DemoError"} <= found.keys()
+    for name in found.keys() - INTERNAL:
+        assert issubclass(found[name], L2OError), name
+        assert issubclass(found[name], ValueError | RuntimeError | OSError), name
