@@ -29,7 +29,12 @@ def read_ply(path: str | Path) -> Gaussians:
     try:
         # Not mapped into memory, so that a file that is cut short is reported as such.
         vertices = PlyData.read(path, mmap=False)["vertex"]
-    except (PlyParseError, KeyError, UnicodeDecodeError) as error:
+    except MemoryError as error:
+        raise ValueError(
+            f"{path} cannot be read as a PLY with vertices (it declares more than fit in memory); export it again."
+        ) from error
+    except (PlyParseError, KeyError, ValueError) as error:
+        # ValueError: the header is not ASCII, or declares an impossible number of vertices.
         raise ValueError(f"{path} cannot be read as a PLY with vertices ({error}); export it again.") from error
     numbers = {property.name for property in vertices.properties if not isinstance(property, PlyListProperty)}
     sh_bands, left_over = divmod(sum(name.startswith("f_rest_") for name in numbers), 3)

@@ -27,7 +27,8 @@ class Point:
     """On the clock."""
     psnr: float
     """dB."""
-    ssim: float
+    ssim: float | None
+    """None where every window touches a masked pixel."""
     lpips: float | None
     """None where its backbone is not there."""
 

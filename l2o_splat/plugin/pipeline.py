@@ -13,6 +13,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
+from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
 from l2o_splat.plugin.starts import InitializationConfig, StartRequest, start_scene
@@ -109,14 +110,21 @@ class L2OPipeline(VanillaPipeline):
         if self.model.precision is not None and self.config.model.uncertainty == "laplace":
             self.model.measure_curvature(self._start.context)
 
+    def get_average_image_metrics(self, data_loader, image_prefix, step=None, output_path=None, get_std: bool = False):
+        """Mean quality over views, see :func:`mean_quality`."""
+        self.eval()
+        metrics = mean_quality(self.model, data_loader, image_prefix, output_path, get_std)
+        self.train()
+        return metrics
+
     def get_average_eval_image_metrics(self, step=None, output_path=None, get_std: bool = False):
         """Mean quality over the views held out, printed in one line as well."""
         if len(self.datamanager.eval_dataset) == 0:
             return {}
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
-        quality = f"PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}"
-        if "lpips" in metrics:
-            quality += f", LPIPS {metrics['lpips']:.4f}"
+        formats = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}", "lpips": "LPIPS {:.4f}"}
+        quality = ", ".join(text.format(metrics[name]) for name, text in formats.items() if name in metrics)
+        quality = quality or "No quality"
         when = "" if step is None else f"After {step + 1} steps: "
         views = len(self.datamanager.eval_dataset)
         CONSOLE.log(f"{when}{quality} on {views} held-out views, {self.model.num_points} Gaussians.")

@@ -27,7 +27,7 @@ from tests.plugin.captures import train
 FROZEN = Path(__file__).parent / "frozen"
 RUNS = ["l2o-adam-tuned", "learn2splat", "resplat", "diff3r"]
 STEPS = 2
-"""Of a resumed run."""
+"""Steps of a resumed run."""
 
 
 @pytest.fixture(scope="module", autouse=True)

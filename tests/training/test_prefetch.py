@@ -62,7 +62,7 @@ def test_two_workers_give_the_same_captures_in_the_same_order():
 
 @pytest.fixture
 def two_threads_per_process(monkeypatch):
-    """What a new process would take, were it not told otherwise."""
+    """What a new process takes unless it is set otherwise."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
 
 
@@ -132,7 +132,7 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path):
 
 
 def running(process: int) -> bool:
-    """Whether a process is there and has not ended; where nobody collects orphans, it stays as a zombie."""
+    """Whether a process is there and has not ended; if no process collects orphans, it stays as a zombie."""
     try:
         status = Path(f"/proc/{process}/stat").read_text()
     except OSError:
