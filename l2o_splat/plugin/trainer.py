@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
@@ -19,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.errors import L2OError
 from l2o_splat.files import write_text_whole
+from l2o_splat.plugin.large_coordinates import OFFSET
 from l2o_splat.plugin.run_plan import effective_config, resolve
 
 WORTH_TELLING_SECONDS = 60.0
@@ -80,6 +82,9 @@ class L2OTrainer(Trainer):
             "num_gaussians": self.pipeline.model.num_points,
             "raster": asdict(self.pipeline.model.raster_settings()),
         }
+        offset = self.pipeline.datamanager.train_dataparser_outputs.metadata.get(OFFSET)
+        if offset is not None:
+            values[OFFSET] = offset
         weights = "".join(f" with weights {card.source} (licence {card.licence})" for card in self.plan.cards)
         CONSOLE.log(
             f"{self.plan.num_steps} steps of {', then '.join(self.plan.rules)}{weights}; {EFFECTIVE_NAME} beside "
@@ -91,6 +96,11 @@ class L2OTrainer(Trainer):
 
     def setup_optimizers(self) -> Optimizers:
         """The joint optimizer, bound to the scene before a checkpoint is loaded into it."""
+        path = _checkpoint_to_load(self.config)
+        if path is not None:
+            # Before anything long, and before rule and start see the cameras.
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            self.pipeline.follow(saved["pipeline"].get("_extra_state", {}))
         self.pipeline.start_scene(self.plan)
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
@@ -152,6 +162,18 @@ class L2OTrainer(Trainer):
         if self.training_state == "completed":
             raise CheckpointError(message) from error
         CONSOLE.log(f"[bold yellow]{message} Training goes on.")
+
+
+def _checkpoint_to_load(config: TrainerConfig) -> Path | None:
+    """The file that nerfstudio will load; None if there is none, or if it will complain about it."""
+    path = config.load_checkpoint
+    if config.load_dir is not None:
+        step = config.load_step
+        saved = (
+            sorted(config.load_dir.glob("step-*.ckpt")) if step is None else [config.load_dir / f"step-{step:09d}.ckpt"]
+        )
+        path = saved[-1] if saved else None
+    return path if path is not None and path.is_file() else None
 
 
 @contextmanager

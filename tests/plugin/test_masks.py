@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from l2o_splat.plugin.bench_run import Watcher
 from PIL import Image
 
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin import datamanager, model
+from l2o_splat.plugin.bench.measured_run import MeasuredRun
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.views import Views
 from l2o_splat.weights import Weights, WeightsCard, save_weights
@@ -142,9 +142,9 @@ def test_a_benchmark_measures_what_counts():
         _held_out=lambda: [(rendered, spoiled, mask), (rendered, spoiled, nothing)],
     )
     watcher.lpips._unavailable = True
-    Watcher.evaluate(watcher, 3)
+    MeasuredRun.evaluate(watcher, 3)
     assert written["psnr"] == psnr(rendered, photograph, mask) and written["lpips"] is None
     assert written["ssim"] == ssim(rendered, photograph, mask) and watcher.evaluated == {3}
     watcher._held_out = lambda: [(rendered, spoiled, nothing)]
     with pytest.raises(CaptureError, match="Every pixel of the held-out views is masked"):
-        Watcher.evaluate(watcher, 3)
+        MeasuredRun.evaluate(watcher, 3)
