@@ -16,13 +16,9 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from l2o_splat.plugin.capture_checks import (
-    CaptureError,
-    CheckedDataset,
-    check_cameras,
-    check_data_path,
-    check_training_split,
-)
+from l2o_splat.plugin.capture_checks import CaptureError, check_cameras, check_data_path, check_training_split
+from l2o_splat.plugin.dataset import CheckedDataset
+from l2o_splat.plugin.mask_checks import check_masks_listed
 from l2o_splat.view_sampling import ViewSampler, ViewStrategy
 from l2o_splat.views import PinholeCameras, Views, opencv_from_opengl
 
@@ -66,6 +62,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     def __init__(self, config: L2ODataManagerConfig, device="cpu", test_mode="val", **kwargs) -> None:
         data = config.data or config.dataparser.data
         check_data_path(data)
+        check_masks_listed(config.dataparser, data)
         try:
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)
         except CaptureError:
@@ -89,14 +86,20 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     def create_eval_dataset(self) -> CheckedDataset:
         dataset = super().create_eval_dataset()
         check_cameras(dataset._dataparser_outputs)
+        dataset.companions, self.train_dataset.companions = (self.train_dataset,), (dataset,)
         if len(dataset) == 0:
             CONSOLE.log("The capture holds no image out for evaluation, so no held-out quality will be reported.")
         return dataset
 
     def _load_images(self, split, cache_images_device):
+        dataset = {"train": self.train_dataset, "eval": self.eval_dataset}[split]
+        dataset.prepare()
         # nerfstudio pins memory when it caches on the CPU, which needs CUDA.
         on_cpu = torch.device(self.device).type == "cpu"
-        return super()._load_images(split, "gpu" if on_cpu else cache_images_device)
+        images = super()._load_images(split, "gpu" if on_cpu else cache_images_device)
+        if images and "mask" in images[0]:
+            dataset.check_kept([data["mask"] for data in images])
+        return images
 
     @cached_property
     def view_sampler(self) -> ViewSampler:
