@@ -68,9 +68,17 @@ def decide_turning(photographs: PosedHeaders, others: Sequence[PosedHeaders] = (
     reasons = [_by_size(header, size) for header, size in zip(photographs.headers, photographs.sizes, strict=True)]
     if None not in reasons:
         return reasons
-    directions = np.concatenate([_certain_directions(part) for part in (photographs, *others)])
+    parts = (photographs, *others)
+    directions = np.concatenate([_certain_directions(part) for part in parts])
     mean = directions.mean(axis=0) if len(directions) else np.zeros(3)
-    return [reason or _by_pose(photographs, i, mean) for i, reason in enumerate(reasons)]
+    clear = {
+        _by_pose(part, i, mean)
+        for part in parts
+        for i, (header, size) in enumerate(zip(part.headers, part.sizes, strict=True))
+        if _by_size(header, size) is None
+    } - {Turning.DOUBTFUL}
+    agreed = clear.pop() if len(clear) == 1 else Turning.DOUBTFUL
+    return [reason or _by_pose(photographs, i, mean, agreed) for i, reason in enumerate(reasons)]
 
 
 def _by_size(header: PhotographHeader, size: tuple[int, int]) -> Turning | None:
@@ -91,12 +99,15 @@ def _certain_directions(photographs: PosedHeaders) -> Float[np.ndarray, "n 3"]:
     return np.array(directions).reshape(-1, 3)
 
 
-def _by_pose(photographs: PosedHeaders, i: int, mean: Float[np.ndarray, 3]) -> Turning:
-    # Written so that a pose with NaN stays doubtful.
+def _by_pose(
+    photographs: PosedHeaders, i: int, mean: Float[np.ndarray, 3], agreed: Turning = Turning.DOUBTFUL
+) -> Turning:
+    """What the pose of photograph i tells; ``agreed`` is what the others tell, in case it tells nothing."""
+    # Written so that a pose with NaN tells nothing.
     if photographs.headers[i].orientation in MIRRORED or not np.linalg.norm(mean) > _COMMON_UPRIGHT:
         return Turning.DOUBTFUL
     unit = mean / np.linalg.norm(mean)
     turned, stored = (float(photographs.upright(i, turned) @ unit) for turned in (True, False))
     if abs(turned - stored) > _CLEARLY_NEARER:
         return Turning.POSED_TURNED if turned > stored else Turning.POSED_STORED
-    return Turning.DOUBTFUL
+    return agreed
