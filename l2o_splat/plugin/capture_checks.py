@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.datasets.base_dataset import InputDataset
-from PIL import Image
 
 from l2o_splat.errors import L2OError
 
@@ -103,27 +100,3 @@ def _check_lens(cameras: Cameras, names: list[str]) -> None:
                 f"The camera of {names[int(fourth.nonzero()[0])]} has a radial distortion k4, which cannot be "
                 "undistorted; use k1, k2, k3, p1, p2, or undistort the capture first."
             )
-
-
-class CheckedDataset(InputDataset):
-    """nerfstudio's dataset, with a sentence of its own for images that cannot be read or have another size."""
-
-    def get_numpy_image(self, image_idx: int) -> np.ndarray:
-        path = self._dataparser_outputs.image_filenames[image_idx]
-        try:
-            with Image.open(path) as image:
-                found = image.size
-            pixels = super().get_numpy_image(image_idx)
-        except (OSError, SyntaxError, AssertionError) as error:
-            raise CaptureError(
-                f"{path} cannot be read as an image ({error}); save it again as an 8-bit JPEG or PNG, or take it out "
-                "of the capture."
-            ) from error
-        camera = self._dataparser_outputs.cameras
-        needed = (int(camera.width[image_idx]), int(camera.height[image_idx]))
-        if found != needed:
-            raise CaptureError(
-                f"{path} is {found[0]} x {found[1]} pixels, its camera says {needed[0]} x {needed[1]}; bring both to "
-                "the same size (for images scaled in memory use --pipeline.datamanager.camera-res-scale-factor)."
-            )
-        return pixels

@@ -18,14 +18,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from l2o_splat.frame import Frame
-from l2o_splat.plugin.capture_checks import (
-    CaptureError,
-    CheckedDataset,
-    check_cameras,
-    check_data_path,
-    check_training_split,
-)
+from l2o_splat.plugin.capture_checks import CaptureError, check_cameras, check_data_path, check_training_split
+from l2o_splat.plugin.dataset import CheckedDataset
 from l2o_splat.plugin.large_coordinates import OFFSET, check_rounding
+from l2o_splat.plugin.mask_checks import check_masks_listed
 from l2o_splat.plugin.parsers import CHECKED, checked_parser
 from l2o_splat.plugin.saved_capture import (
     SavedCapture,
@@ -108,6 +104,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             return
         data = config.data or config.dataparser.data
         check_data_path(data)
+        check_masks_listed(config.dataparser, data)
         try:
             with checked_parser(config.dataparser):
                 super().__init__(config, device=device, test_mode=test_mode, **kwargs)
@@ -217,14 +214,20 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     def create_eval_dataset(self) -> CheckedDataset:
         dataset = super().create_eval_dataset()
         check_cameras(dataset._dataparser_outputs)
+        dataset.companions, self.train_dataset.companions = (self.train_dataset,), (dataset,)
         if len(dataset) == 0:
             CONSOLE.log("The capture holds no image out for evaluation, so no held-out quality will be reported.")
         return dataset
 
     def _load_images(self, split, cache_images_device):
+        dataset = {"train": self.train_dataset, "eval": self.eval_dataset}[split]
+        dataset.prepare()
         # nerfstudio pins memory when it caches on the CPU, which needs CUDA.
         on_cpu = torch.device(self.device).type == "cpu"
-        return super()._load_images(split, "gpu" if on_cpu else cache_images_device)
+        images = super()._load_images(split, "gpu" if on_cpu else cache_images_device)
+        if images and "mask" in images[0]:
+            dataset.check_kept([data["mask"] for data in images])
+        return images
 
     @cached_property
     def view_sampler(self) -> ViewSampler:
