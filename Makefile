@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
+# Processes that share the tests, file by file; each keeps to one core.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 # Idle threads of torch should sleep, not spin: the renderer has threads of its own.
@@ -21,7 +23,7 @@ demo: setup
 	$(BIN)/l2o demo $(DEMO)
 
 test: setup
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -74,7 +74,7 @@ class Options:
     steps: tuple[int, ...] = (0, 10, 50, 100, 500, 1000)
     """Numbers of steps after which quality is measured, ascending."""
     weights: str | None = None
-    """Of diff3r, named as for `l2o weights show`; None starts from the points."""
+    """Weights of diff3r, named as for `l2o weights show`; None starts from the points."""
     prox_scales: tuple[float, ...] = (1.0,)
     """Factors on every precision; each makes a method of its own."""
     brightness: float = 1.2
@@ -82,7 +82,7 @@ class Options:
     permuted: bool = True
     """Measure precisions that are handed to other Gaussians too."""
     seed: int = 0
-    """Of the order in which that is done."""
+    """Seed of the order in which that is done."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
     """cpu or cuda."""
     out: Path = Path("anchored.json")

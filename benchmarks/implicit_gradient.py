@@ -52,7 +52,7 @@ class Options:
     longest_unrolled: int = 50
     """No more inner steps than this are unrolled, for want of memory."""
     seed: int = 0
-    """Of the scene."""
+    """Seed of the scene."""
 
 
 def pixel_aligned_scene(options: Options) -> tuple[Gaussians, ContextViews, ContextViews]:

@@ -39,9 +39,9 @@ class Options:
     """Steps after which learn2splat is compared with l2o-adam as well."""
     seeds: int = 2
     scale: float = 0.25
-    """Of the photographs."""
+    """Scale of the photographs."""
     weights: str | None = None
-    """Of learn2splat; those of the package where none are named."""
+    """Weights of learn2splat; None takes those of the package."""
     cores_per_run: int | None = None
     """Threads of each run."""
 

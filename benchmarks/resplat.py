@@ -33,7 +33,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from l2o_splat.bench.memory import PeakMemory
-from l2o_splat.bench.results import write_whole
 from l2o_splat.environment import environment
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat import model as initial_model

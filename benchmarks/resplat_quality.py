@@ -2,23 +2,20 @@
 
     python benchmarks/resplat_quality.py --data D/banana D/fern D/plush D/herzjesu --weights REF --out report/resplat
 
-Each capture is parted by the sparse protocol of ``l2o bench``: context views spread over the cameras, as ``ns-train
-resplat`` chooses them, and target views between them, which nothing else here sees. Four questions, a markdown table
-for each, and all numbers in a JSON file beside:
+Each capture is parted by the sparse protocol of ``l2o bench``: context views spread over the cameras, and target views
+between them, which nothing else here sees. Four questions, a markdown table for each, all numbers in a JSON file:
 
 * **Start**: PSNR before the first update; and the same where every view has a single depth, the median of those that
   the depth network found, all later networks running on it. What is not lost by this was no use of depth.
 * **Depth**: Spearman's rank correlation of predicted depths with those of the structure-from-motion points, over the
   points of each context view. Of the points in a square of some pixels the nearest counts, since it may hide others.
-* **Updates**: PSNR after each update, of the initial model's scene and, with weights that were trained on such starts
-  too, of Gaussians at the points.
+* **Updates**: PSNR after each update of the initial model's scene and, if the weights can, of Gaussians at the points.
 * **Equal time**: the tuned Adam rule (``l2o-adam-tuned``) in the time that the updates took, its rates decaying over
-  as many steps as fit: from the same Gaussians, from the points, and from the points with the time of the initial
-  model as well. Its steps see all context views.
+  as many steps as fit, all context views in each: from the same Gaussians, from the points, and from the points with
+  the time of the initial model as well.
 
-Context views are compared at the size that the networks saw, target views at that of ``--longer-side``. Times are
-those of this machine, evaluations and the first use of everything left out. A capture that is refused has its reason
-below the tables. Worlds are as recorded, since the networks work in units of the dataset.
+Context views are compared at the size that the networks saw, target views at that of ``--longer-side``. Evaluations and
+the first use of everything do not count as time. Worlds are as recorded, since networks work in units of the dataset.
 """
 
 from __future__ import annotations
@@ -42,8 +39,8 @@ if not __package__:  # Run as a program.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.resplat_quality_tables import markdown
-from l2o_splat.bench.results import write_whole
 from l2o_splat.environment import environment
+from l2o_splat.files import write_text_whole
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.context_views import depth_range
 from l2o_splat.initializers.points import gaussians_from_points
@@ -72,7 +69,7 @@ KEEP_WORLDS = ("nerfstudio-data", "colmap")
 SQUARE = 8
 """Side of the squares of which one point counts, pixels of the images that the networks saw."""
 FEWEST_POINTS = 10
-"""Points of a view from which a correlation is told."""
+"""Fewest points of a view that give a correlation."""
 TIMED_STEPS = 5
 """Steps of Adam whose median tells how many fit."""
 
@@ -182,8 +179,8 @@ def rank_correlations(
         found = depth[view, row, column]
         counts.append(len(truth))
         constant = len(truth) == 0 or bool((found == found[0]).all() or (truth == truth[0]).all())
-        told = len(truth) >= FEWEST_POINTS and not constant
-        values.append(float(spearmanr(found.cpu(), truth.cpu()).statistic) if told else None)
+        enough = len(truth) >= FEWEST_POINTS and not constant
+        values.append(float(spearmanr(found.cpu(), truth.cpu()).statistic) if enough else None)
     return values, counts
 
 
@@ -394,8 +391,8 @@ def main(options: Options) -> None:
         except (ValueError, FloatingPointError) as error:
             refused[text] = str(error)
         # After each capture, so that a long run that is ended has its numbers.
-        write_whole(options.out.with_name(options.out.name + ".json"), json.dumps(results, indent=2) + "\n")
-        write_whole(options.out.with_name(options.out.name + ".md"), markdown(results))
+        write_text_whole(options.out.with_name(options.out.name + ".json"), json.dumps(results, indent=2) + "\n")
+        write_text_whole(options.out.with_name(options.out.name + ".md"), markdown(results))
     print(markdown(results))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SIDES = ("target", "context")
-"""Views on which quality is told."""
+"""Views on which quality is measured."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Table:
 
     title: str
     labels: Sequence[str]
-    """Of the columns that say what a row is about, the capture first."""
+    """Names of the columns that say what a row is about, the capture first."""
     columns: Sequence[str]
     digits: Sequence[int]
     rows: dict[tuple[str, ...], Sequence[float | None]]
@@ -42,7 +42,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are known."""
+    """Mean of the values that are known."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

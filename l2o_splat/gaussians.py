@@ -143,7 +143,7 @@ class Gaussians:
         return slice(start, None if sh_bands is None else start + 3 * sh_bands)
 
     def count_non_finite(self) -> dict[str, int]:
-        """Number of NaN or infinite entries per field; fields without any are left out.
+        """Number of NaN or infinite entries per field; fields that have none are left out.
 
         Synchronises with the device once, so that it can be called in every step.
         """

@@ -95,6 +95,16 @@ def ssim_map(rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"
     return _SsimMap.apply(rendered, images.detach())
 
 
+def equal_where_masked(
+    rendered: Float[Tensor, "*v h w 3"], images: Float[Tensor, "*v h w 3"], masks: Float[Tensor, "*v h w 1"] | None
+) -> tuple[Float[Tensor, "*v h w 3"], Float[Tensor, "*v h w 3"]]:
+    """Both images, black where a pixel does not count (where its mask is at most 0.5), so that they do not differ."""
+    if masks is None:
+        return rendered, images
+    counted = masks > 0.5
+    return torch.where(counted, rendered, 0), torch.where(counted, images, 0)
+
+
 def _prepare(rendered: Tensor, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Both images, equal where pixels do not count, and the pixels that do as [v h w 1] booleans (None: all)."""
     if rendered.shape != images.shape or (masks is not None and masks.shape != (*images.shape[:3], 1)):
@@ -103,9 +113,7 @@ def _prepare(rendered: Tensor, images: Tensor, masks: Tensor | None) -> tuple[Te
         raise ValueError(f"The loss got {found}; [v, h, w, 3] twice and masks [v, h, w, 1] are needed.")
     if masks is None:
         return rendered, images, None
-    counted = masks > 0.5
-    zero = rendered.new_zeros(())
-    return torch.where(counted, rendered, zero), torch.where(counted, images, zero), counted
+    return *equal_where_masked(rendered, images, masks), masks > 0.5
 
 
 def _l1(rendered: Tensor, images: Tensor, counted: Tensor | None) -> Tensor:

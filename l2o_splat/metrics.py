@@ -1,4 +1,8 @@
-"""Image quality of a rendered view: PSNR, SSIM and, when its backbone can be had, LPIPS."""
+"""Image quality of a rendered view: PSNR, SSIM and, when its backbone can be had, LPIPS.
+
+Pixels under a mask change none of them, whatever they hold. A view with nothing that counts has no quality (None), and
+is left out of means.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,15 @@ import io
 import logging
 import socket
 import warnings
+from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
+
+from l2o_splat.losses import WINDOW, equal_where_masked
 
 logger = logging.getLogger(__name__)
 
@@ -20,23 +28,61 @@ DOWNLOAD_TIMEOUT_SECONDS = 20.0
 
 def psnr(
     rendered: Float[Tensor, "h w 3"], photograph: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"] | None = None
-) -> float:
-    """Peak signal-to-noise ratio in dB of images in 0..1, over the pixels where ``mask`` is 1."""
-    return float(-10 * torch.log10(_mean((rendered - photograph).square(), mask)))
+) -> float | None:
+    """Peak signal-to-noise ratio in dB of images in 0..1.
+
+    Args:
+        rendered: Image to judge.
+        photograph: What it should look like.
+        mask: A pixel counts where it exceeds 0.5; the others, even if not finite, do not matter. None counts all.
+
+    Returns:
+        Over the pixels that count; None if none does.
+    """
+    if mask is not None and not (mask > 0.5).any():
+        return None
+    rendered, photograph = equal_where_masked(rendered, photograph, mask)
+    return float(-10 * torch.log10(_mean((rendered - photograph).square(), None if mask is None else mask > 0.5)))
 
 
 def ssim(
     rendered: Float[Tensor, "h w 3"], photograph: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"] | None = None
-) -> float:
-    """Structural similarity (Wang et al. 2004; 11 x 11 Gaussian window, sigma 1.5) of images in 0..1."""
+) -> float | None:
+    """Structural similarity (Wang et al. 2004; 11 x 11 Gaussian window, sigma 1.5) of images in 0..1.
+
+    Args:
+        rendered: Image to judge.
+        photograph: What it should look like.
+        mask: See :func:`psnr`. As in the loss, a window that touches a masked pixel does not count.
+
+    Returns:
+        Mean over the windows that count, one around every pixel (images are reflected at their borders); None if none
+        does.
+    """
+    whole = None if mask is None else _whole_windows(mask)
+    if whole is not None and not whole.any():
+        return None
+    rendered, photograph = equal_where_masked(rendered, photograph, mask)
     _, similarity = structural_similarity_index_measure(
         rendered.movedim(-1, 0)[None], photograph.movedim(-1, 0)[None], data_range=1.0, return_full_image=True
     )
-    return float(_mean(similarity[0].movedim(0, -1), mask))
+    return float(_mean(similarity[0].movedim(0, -1), whole))
 
 
-def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    return values.mean() if mask is None else (values * mask).sum() / (3 * mask.sum()).clamp(min=1)
+def mean_of_measured(values: Iterable[float | None]) -> float | None:
+    """Mean over the views that have a value; None if none has."""
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured else None
+
+
+def _whole_windows(mask: Float[Tensor, "h w 1"]) -> Bool[Tensor, "h w 1"]:
+    """Whether the window around each pixel touches no masked one; what is reflected at a border lies in it, too."""
+    masked = (mask <= 0.5).to(torch.float32).movedim(-1, 0)[None]
+    return F.max_pool2d(masked, WINDOW, stride=1, padding=WINDOW // 2)[0].movedim(0, -1) == 0
+
+
+def _mean(values: Float[Tensor, "h w 3"], counted: Bool[Tensor, "h w 1"] | None) -> Float[Tensor, ""]:
+    return values.mean() if counted is None else torch.where(counted, values, 0).sum() / (3 * counted.sum())
 
 
 class Lpips:
@@ -49,21 +95,42 @@ class Lpips:
         self._network: torch.nn.Module | None = None
         self._unavailable = False
 
-    def __call__(self, rendered: Float[Tensor, "h w 3"], photograph: Float[Tensor, "h w 3"]) -> float | None:
-        """Distance of two images in 0..1; lower is more alike."""
+    def __call__(
+        self,
+        rendered: Float[Tensor, "h w 3"],
+        photograph: Float[Tensor, "h w 3"],
+        mask: Float[Tensor, "h w 1"] | None = None,
+    ) -> float | None:
+        """Distance of two images in 0..1; lower is more alike.
+
+        Args:
+            rendered: Image to judge.
+            photograph: What it should look like.
+            mask: See :func:`psnr`. Both images are black where a pixel does not count, so that it differs in nothing;
+                the mean over the image goes on over all of it.
+
+        Returns:
+            None if no pixel counts, or the backbone cannot be had.
+        """
+        if mask is not None and not (mask > 0.5).any():
+            return None
         with torch.no_grad():
-            distances = self.distances(rendered[None], photograph[None])
+            distances = self.distances(rendered[None], photograph[None], None if mask is None else mask[None])
         return None if distances is None else float(distances)
 
     def distances(
-        self, rendered: Float[Tensor, "v h w 3"], photographs: Float[Tensor, "v h w 3"]
+        self,
+        rendered: Float[Tensor, "v h w 3"],
+        photographs: Float[Tensor, "v h w 3"],
+        masks: Float[Tensor, "v h w 1"] | None = None,
     ) -> Float[Tensor, " v"] | None:
-        """Distance of every pair of images in 0..1, differentiable."""
+        """Distance of every pair of images in 0..1, differentiable; masks as for a single pair."""
         if self._network is None and not self._unavailable:
             self._build()
         if self._network is None:
             return None
         network = self._network.to(rendered.device)
+        rendered, photographs = equal_where_masked(rendered, photographs, masks)
         return network(rendered.movedim(-1, 1), photographs.movedim(-1, 1), normalize=True).flatten()
 
     def _build(self) -> None:

@@ -7,16 +7,14 @@ One vertex is one Gaussian, in binary little-endian float32: ``x y z``, ``nx ny 
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 import torch
 from plyfile import PlyData, PlyElement, PlyListProperty, PlyParseError
 
+from l2o_splat.files import write_whole
 from l2o_splat.gaussians import Gaussians
 
 
@@ -31,7 +29,12 @@ def read_ply(path: str | Path) -> Gaussians:
     try:
         # Not mapped into memory, so that a file that is cut short is reported as such.
         vertices = PlyData.read(path, mmap=False)["vertex"]
-    except (PlyParseError, KeyError, UnicodeDecodeError) as error:
+    except MemoryError as error:
+        raise ValueError(
+            f"{path} cannot be read as a PLY with vertices (it declares more than fit in memory); export it again."
+        ) from error
+    except (PlyParseError, KeyError, ValueError) as error:
+        # ValueError: the header is not ASCII, or declares an impossible number of vertices.
         raise ValueError(f"{path} cannot be read as a PLY with vertices ({error}); export it again.") from error
     numbers = {property.name for property in vertices.properties if not isinstance(property, PlyListProperty)}
     sh_bands, left_over = divmod(sum(name.startswith("f_rest_") for name in numbers), 3)
@@ -82,22 +85,13 @@ def write_ply(gaussians: Gaussians, path: str | Path) -> None:
     names = [name for field in order for name in columns.get(field, ("nx", "ny", "nz"))]
     rows = torch.cat([values[field] for field in order], dim=1).numpy().astype("<f4", order="C")
     vertices = PlyElement.describe(rows.view([(name, "<f4") for name in names])[:, 0], "vertex")
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with beside.open("xb") as file:
-            PlyData([vertices], byte_order="<").write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        write_whole(path, PlyData([vertices], byte_order="<").write)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(
             f"{path} cannot be written ({reason}); choose a folder that is writable and has space."
         ) from error
-    finally:
-        # It is there only if writing failed halfway.
-        with contextlib.suppress(OSError):
-            beside.unlink()
 
 
 def _columns(sh_bands: int) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Rotations of what a scene is made of: quaternions and spherical harmonics."""
+"""Rotations of a scene: quaternions and spherical harmonics."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def conjugate(quats: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
 
 
 def quaternions_of(rotations: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 4"]:
-    """Unit quaternions w, x, y, z of rotation matrices; of the two that each has, either one.
+    """Unit quaternions w, x, y, z of rotation matrices, of either sign.
 
     The eigenvector that I. Y. Bar-Itzhack, "New method for extracting the quaternion from a rotation matrix" (JGCD
-    23(6), 2000) gives is that of the nearest rotation where rounding has left the matrix slightly off.
+    23(6), 2000) gives is that of the nearest rotation if rounding has left the matrix slightly off.
     """
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in rotations.double().unbind(-2))
     rows = [
@@ -50,7 +50,7 @@ def quaternions_of(rotations: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 4"]:
 
 
 def harmonics_rotation(rotation: Float[Tensor, "3 3"], degree: int) -> Float[Tensor, "k k"]:
-    """Matrix by which coefficients are multiplied when what they describe is rotated.
+    """Matrix that multiplies the coefficients of a function when the function is rotated.
 
     With ``c' = M c`` the function of ``c'`` has at ``R d`` the value that the function of ``c`` has at ``d``. Rotations
     keep each degree to itself, so the fit to sampled directions is exact.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
@@ -51,6 +51,9 @@ class SceneStart:
     predicts none."""
     context: Views | None = None
     """The views that the Gaussians come from, at the size that the initializer saw; None if it looked at no images."""
+    cell: Int[Tensor, " n"] | None = None
+    """Cell of the grids over the context views that each Gaussian was predicted from, counted view by view and row by
+    row. None if none was, or if there is one Gaussian for each cell in this order."""
 
     def at(self, index: Tensor | slice) -> SceneStart:
         """The start of the Gaussians at ``index`` (integers, a boolean mask or a slice), from the same context."""
@@ -59,4 +62,5 @@ class SceneStart:
             gaussians=self.gaussians[index],
             features=None if self.features is None else self.features[index],
             precision=None if self.precision is None else self.precision[index],
+            cell=None if self.cell is None else self.cell[index],
         )

@@ -1,7 +1,7 @@
 """A thread pool for kernels that release the global interpreter lock.
 
 numba's own parallel loops are not used: one of its threading layers aborts the process when two threads render at
-once (a viewer beside a trainer), another kills forked children (data loader workers).
+once (the viewer and the trainer), another kills forked children (data loader workers).
 """
 
 from __future__ import annotations

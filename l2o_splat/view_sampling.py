@@ -40,7 +40,7 @@ class ViewSampler:
     Views are drawn from a stack that is used up before any view comes again. When fewer than
     ``views_per_step`` remain, all of them are drawn and the rest comes from a fresh full set, so that
     every view comes equally often (the paper's code drops carried-over views from the fresh set, which
-    favours some views where the number of views is no multiple of ``views_per_step``). With no more
+    favours some views if the number of views is no multiple of ``views_per_step``). With no more
     views than ``views_per_step`` every step sees all of them.
 
     Strategies: ``random`` takes the top of a shuffled stack; ``sequential`` goes through the views in
@@ -54,7 +54,7 @@ class ViewSampler:
         seed: Another seed gives another order.
 
     Raises:
-        ValueError: for no cameras, no views per step or an unknown strategy.
+        ValueError: If there are no cameras or no views per step, or the strategy is unknown.
     """
 
     def __init__(

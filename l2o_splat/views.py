@@ -7,7 +7,7 @@ y down, z forward), as gsplat and COLMAP do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -173,6 +173,18 @@ class Views:
         """Move or cast cameras, images and masks, as ``torch.Tensor.to``."""
         masks = None if self.masks is None else self.masks.to(*args, **kwargs)
         return Views(self.cameras.to(*args, **kwargs), self.images.to(*args, **kwargs), masks)
+
+    @property
+    def counted(self) -> Bool[Tensor, "v h w 1"] | None:
+        """Where masks exceed 0.5, so that the photograph counts; None counts everywhere."""
+        return None if self.masks is None else self.masks > 0.5
+
+    def blanked(self, colour: Float[Tensor, " 3"] | float) -> Views:
+        """The views with masked pixels, whatever they hold, in one colour; the views themselves without masks."""
+        if self.masks is None:
+            return self
+        colour = torch.as_tensor(colour, dtype=self.images.dtype, device=self.images.device)
+        return replace(self, images=torch.where(self.counted, self.images, colour))
 
     def mirrored(self) -> Views:
         """The views in a mirror: images left to right, cameras as in :meth:`PinholeCameras.mirrored`."""

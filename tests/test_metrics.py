@@ -1,9 +1,10 @@
 import logging
+import math
 
 import pytest
 import torch
 
-from l2o_splat.metrics import Lpips, psnr, ssim
+from l2o_splat.metrics import Lpips, mean_of_measured, psnr, ssim
 
 
 def test_psnr_of_a_known_error():
@@ -21,7 +22,59 @@ def test_masked_pixels_do_not_count():
     spoiled[:, :10] = 5.0
     assert psnr(spoiled, image, mask) == pytest.approx(20.0, abs=1e-4)
     assert psnr(spoiled, image) < 10
-    assert ssim(image, image, mask) == pytest.approx(1.0, abs=1e-5)
+    # A window is 11 pixels wide: of those around pixels that count here, none reaches the spoiled ones.
+    mask[:, :16] = 0
+    assert ssim(spoiled, image, mask) == pytest.approx(ssim(rendered, image, mask), abs=1e-5)
+    assert ssim(spoiled, image) < ssim(rendered, image) - 0.1
+
+
+def test_ssim_under_a_mask_is_the_mean_over_its_whole_windows():
+    """Of flat halves, where it has a closed form wherever no window reaches across the middle."""
+    rendered, photograph = torch.full((24, 40, 3), 0.5), torch.full((24, 40, 3), 0.5)
+    rendered[:, :20], photograph[:, :20] = 0.3, 0.8
+    different = (2 * 0.3 * 0.8 + 1e-4) / (0.3**2 + 0.8**2 + 1e-4)
+    for left, right in ((14, 0), (0, 12), (8, 14)):
+        mask = torch.zeros(24, 40, 1)
+        mask[:, :left] = mask[:, 40 - right :] = 1
+        # Windows reach 5 pixels to either side.
+        left, right = max(left - 5, 0), max(right - 5, 0)
+        expected = (left * different + right) / (left + right)
+        assert ssim(rendered, photograph, mask) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("garbage", [0.0, 7.0, float("nan"), float("inf")])
+def test_nothing_under_a_mask_changes_a_measure(garbage):
+    """A hole and a band at the border; whatever is there in photograph or render, every measure stays."""
+    generator = torch.Generator().manual_seed(0)
+    photograph, rendered = torch.rand(2, 40, 48, 3, generator=generator)
+    mask = torch.ones(40, 48, 1)
+    mask[10:14, 20:23], mask[:, :6] = 0, 0
+    spoiled = [torch.where(mask > 0.5, image, garbage) for image in (rendered, photograph)]
+    for measure in (psnr, ssim, differing_pixels()):
+        expected = measure(rendered, photograph, mask)
+        assert measure(*spoiled, mask) == measure(spoiled[0], photograph, mask) == expected
+        assert math.isfinite(expected) and expected != measure(rendered, photograph)
+    assert psnr(rendered, photograph, torch.ones(40, 48, 1)) == pytest.approx(psnr(rendered, photograph), abs=1e-5)
+    assert ssim(rendered, photograph, torch.ones(40, 48, 1)) == pytest.approx(ssim(rendered, photograph), abs=1e-5)
+
+
+def differing_pixels():
+    """LPIPS whose network counts the pixels that differ."""
+    metric = Lpips()
+    network = torch.nn.Module()
+    network.forward = lambda a, b, normalize: (a != b).any(dim=1).float().sum(dim=(1, 2))
+    metric._network = network
+    return metric
+
+
+def test_a_view_with_nothing_that_counts_has_no_quality():
+    image = torch.rand(24, 30, 3)
+    nothing, narrow = torch.zeros(24, 30, 1), torch.zeros(24, 30, 1)
+    narrow[:, 10:16] = 1
+    for measure in (psnr, ssim, differing_pixels()):
+        assert measure(image, 1 - image, nothing) is None
+    assert psnr(image, 1 - image, narrow) is not None and ssim(image, 1 - image, narrow) is None
+    assert mean_of_measured([None, 20.0, 30.0]) == 25 and mean_of_measured([None]) is None
 
 
 def test_ssim_orders_images_by_structure():

@@ -115,6 +115,15 @@ def test_files_that_are_no_ply_are_refused(path, content):
     one_sentence(error)
 
 
+@pytest.mark.parametrize("count", [b"-1", b"999999999999", b"9" * 23, b"many", b""])
+def test_impossible_numbers_of_vertices_are_refused(path, count):
+    write_ply(make_gaussians(n=5), path)
+    path.write_bytes(path.read_bytes().replace(b"element vertex 5", b"element vertex " + count))
+    with pytest.raises(ValueError, match="splat.ply cannot be read as a PLY .*; export it again") as error:
+        read_ply(path)
+    one_sentence(error)
+
+
 def test_a_missing_file_is_named(path):
     with pytest.raises(FileNotFoundError, match="splat.ply"):
         read_ply(path)

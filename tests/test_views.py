@@ -21,7 +21,7 @@ def test_an_opengl_camera_looks_along_minus_z_and_an_opencv_one_along_plus_z():
     torch.testing.assert_close((viewmat @ above)[:3], torch.tensor([0.0, -1, 5]))  # y points down
 
 
-def test_the_door_between_conventions_swings_both_ways():
+def test_conversions_between_camera_conventions_are_inverse():
     poses = random_poses(6)
     torch.testing.assert_close(opengl_from_opencv(opencv_from_opengl(poses)), poses)
 

@@ -18,12 +18,13 @@ from l2o_splat.bench.methods import find_method
 from l2o_splat.bench.pictures import find_pictures
 from l2o_splat.bench.processes import ask
 from l2o_splat.bench.report import REPORT_NAME, write_report
-from l2o_splat.bench.results import read_results, write_results, write_whole
+from l2o_splat.bench.results import read_results, write_results
 from l2o_splat.bench.spec import RunSpec, SweepOptions, plan_runs
 from l2o_splat.bench.sweep import RUNS_NAME, read_run, run_sweep
 from l2o_splat.bench.tables import Table, summary
 from l2o_splat.environment import command
 from l2o_splat.errors import L2OError
+from l2o_splat.files import write_text_whole
 from l2o_splat.scenes.capture_names import find_capture
 from l2o_splat.scenes.split import NumContext
 
@@ -129,7 +130,7 @@ def write_all(specs: Sequence[RunSpec], environment: dict, out: Path, images: bo
         (spec.scene, spec.label, out / RUNS_NAME / spec.folder_name) for spec in specs if images and spec.seed == 0
     ]
     write_report(results, out, find_pictures(folders))
-    write_whole(out / SUMMARY_NAME, summary_markdown(results))
+    write_text_whole(out / SUMMARY_NAME, summary_markdown(results))
     return results
 
 

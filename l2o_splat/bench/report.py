@@ -11,8 +11,8 @@ from pathlib import Path
 
 from l2o_splat.bench.measures import QUALITIES, Results, curve
 from l2o_splat.bench.pictures import ERROR_AT_TOP, ERROR_COLOURS, Pictures
-from l2o_splat.bench.results import write_whole
 from l2o_splat.bench.tables import QUALITY_DIGITS, QUALITY_NAMES, Entry, Table, all_tables
+from l2o_splat.files import write_text_whole
 
 REPORT_NAME = "report.html"
 
@@ -44,7 +44,7 @@ def write_report(results: Results, out: Path, pictures: Pictures) -> None:
         out: Folder of the report.
         pictures: From :func:`find_pictures`; empty leaves images out.
     """
-    write_whole(out / REPORT_NAME, report_html(results, pictures))
+    write_text_whole(out / REPORT_NAME, report_html(results, pictures))
 
 
 def report_html(results: Results, pictures: Pictures) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.measures import Results
 from l2o_splat.bench.run import Run
+from l2o_splat.files import write_text_whole
 
 JSON_NAME, CSV_NAME = "results.json", "results.csv"
 
@@ -34,8 +34,8 @@ CSV_COLUMNS = (
 def write_results(results: Results, out: Path) -> None:
     """Write both files to the folder of a report."""
     values = {"environment": results.environment, "runs": [run.to_json() for run in results.runs]}
-    write_whole(out / JSON_NAME, json.dumps(values, indent=1, allow_nan=False) + "\n")
-    write_whole(out / CSV_NAME, csv_text(results))
+    write_text_whole(out / JSON_NAME, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_text_whole(out / CSV_NAME, csv_text(results))
 
 
 def read_results(out: Path) -> Results:
@@ -71,10 +71,3 @@ def csv_text(results: Results) -> str:
             [common | {name: getattr(point, name) for name in CSV_COLUMNS[8:]} for point in run.curve] or [common]
         )
     return text.getvalue()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name and move it into place, so that nobody reads half of it."""
-    beside = path.with_name(f".{path.name}.being-written")
-    beside.write_text(text)
-    os.replace(beside, path)

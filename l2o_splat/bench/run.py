@@ -27,7 +27,8 @@ class Point:
     """Seconds on the clock."""
     psnr: float
     """dB."""
-    ssim: float
+    ssim: float | None
+    """None where every window touches a masked pixel."""
     lpips: float | None
     """None if its backbone is not on the machine."""
 

@@ -7,7 +7,7 @@ DIFF3R (arXiv 2604.01030) says nothing of it. All numbers lie around 0, and none
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -29,7 +29,11 @@ LEAST_ERROR = 0.01
 
 @torch.no_grad()
 def consistency_maps(
-    gaussians: Gaussians, views: ContextViews, grid: tuple[int, int], reference: Float[Tensor, " 5"]
+    gaussians: Gaussians,
+    views: ContextViews,
+    grid: tuple[int, int],
+    reference: Float[Tensor, " 5"],
+    cell: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "v c h w"]:
     """One row of numbers for each pixel-aligned Gaussian, where it lies in the maps of features.
 
@@ -47,15 +51,22 @@ def consistency_maps(
         views: The photographs it was made from, and how it is drawn.
         grid: Rows and columns of Gaussians per view.
         reference: Typical precision of each group, that of the means per squared pixel.
+        cell: Which cell of the maps each Gaussian lies in, counted view by view and row by row; None if there is one
+            for each. Photographs say nothing about the Gaussian of a cell that has none.
     """
+    if cell is None:
+        cell = torch.arange(len(gaussians), device=gaussians.device)
     linearized = views.linearize(gaussians)
     diagonals = group_means(linearized.view_diagonals(PROBES, seed=0).flatten(0, 1))
     diagonals = diagonals.view(len(views.cameras), -1, len(GROUPS))
     footprints = pixel_footprints(gaussians.means, views.cameras, views.settings.near)
     diagonals[:, :, MEAN] *= torch.where(footprints.isfinite(), footprints, 0).square()
+    cells = len(views.cameras) * grid[0] * grid[1]
+    if len(gaussians) != cells:
+        diagonals = diagonals.new_zeros(len(views.cameras), cells, len(GROUPS)).index_copy(1, cell, diagonals)
     rows = _information(diagonals / reference)
     maps = rows.view(len(views.cameras), *grid, -1).permute(0, 3, 1, 2)
-    return torch.cat([maps, _differences(gaussians, views, linearized.residual(), grid)], dim=1)
+    return torch.cat([maps, _differences(gaussians, views, linearized.residual(), grid, cell)], dim=1)
 
 
 def _information(diagonals: Float[Tensor, "v n 5"]) -> Float[Tensor, "n 6"]:
@@ -67,14 +78,18 @@ def _information(diagonals: Float[Tensor, "v n 5"]) -> Float[Tensor, "n 6"]:
 
 
 def _differences(
-    gaussians: Gaussians, views: ContextViews, residual: Float[Tensor, "v h w 3"], grid: tuple[int, int]
+    gaussians: Gaussians,
+    views: ContextViews,
+    residual: Float[Tensor, "v h w 3"],
+    grid: tuple[int, int],
+    cell: Int[Tensor, " n"],
 ) -> Float[Tensor, "v 8 gh gw"]:
     """Differences in the view that a Gaussian was predicted from, and what they are in views and scene as a whole."""
 
     def places(image: Float[Tensor, "v h w c"]) -> Float[Tensor, "v 1 gh gw"]:
         return adaptive_avg_pool2d(image.mean(dim=3)[:, None], grid)
 
-    across, covered = _without_own(gaussians, views)
+    across, covered = _without_own(gaussians, views, cell // (grid[0] * grid[1]))
     share = covered.mean(dim=(1, 2, 3)).clamp(min=1e-3)
     signed, absolute = (image.mean(dim=(1, 2, 3)) / share for image in (across, across.abs()))
     maps = [
@@ -93,14 +108,15 @@ def _differences(
 
 
 def _without_own(
-    gaussians: Gaussians, views: ContextViews
+    gaussians: Gaussians, views: ContextViews, source: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "v h w 3"], Float[Tensor, "v h w 1"]]:
-    """Each view drawn by the Gaussians of the others minus its photograph, where covered; and how much is covered."""
-    count, per_view = len(views.cameras), len(gaussians) // len(views.cameras)
-    source = torch.arange(len(gaussians), device=gaussians.device) // per_view
+    """Each view drawn by the Gaussians of the others minus its photograph, where covered; and how much is covered.
+
+    ``source`` is the view that each Gaussian was predicted from.
+    """
     background = views.images.new_tensor(views.settings.background)
     errors, covered = [], []
-    for view in range(count):
+    for view in range(len(views.cameras)):
         one = slice(view, view + 1)
         drawn = render(gaussians[source != view], views.cameras[one], views.settings, views.backend)
         alpha = drawn.alpha if views.counted is None else torch.where(views.counted[one], drawn.alpha, 0)

@@ -121,7 +121,7 @@ class ContextViews:
         self.cameras = views.cameras
         self.settings = replace(settings, depth=False)
         self.backend = backend
-        self.counted: Bool[Tensor, "v h w 1"] | None = None if views.masks is None else views.masks > 0.5
+        self.counted: Bool[Tensor, "v h w 1"] | None = views.counted
         self.images: Float[Tensor, "v h w 3"] = (
             views.images if self.counted is None else torch.where(self.counted, views.images, 0)
         )

@@ -100,7 +100,7 @@ class InitialStage:
 def view_error(gaussians: Gaussians, views: Views, losses: Losses) -> Tensor:
     """Mean error of rendered views."""
     rendered = render(gaussians, views.cameras, RASTER).rgb
-    return losses.images.error(rendered, views.images) / len(views)
+    return losses.images.error(rendered, views.images, views.masks) / len(views)
 
 
 def with_median_depths(scene: InitialScene) -> Gaussians:

@@ -111,6 +111,7 @@ class RefinedModel(nn.Module):
                 features=features,
                 context=shown.frame.views_to_local(shown.views),
                 depth=found.depth[:, 0],
+                grid=initializer.grid(shown.views),
             )
         return scene, predicted_precision(self.head, scene, RASTER), shown.frame.views_to_local(batch.target)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from l2o_splat.files import write_whole
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.procedural import GENERATOR_VERSION, ProceduralCapture, ProceduralOptions, generate
 from l2o_splat.training.sources import TRAINING_SEEDS, ProceduralSource, Source
@@ -99,9 +98,8 @@ def _write(path: Path, capture: ProceduralCapture) -> None:
         "xyz": capture.points.xyz,
         "rgb": capture.points.rgb,
     }
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    torch.save({name: tensor.contiguous() for name, tensor in content.items()}, partial)
-    os.replace(partial, path)
+    tensors = {name: tensor.contiguous() for name, tensor in content.items()}
+    write_whole(path, lambda target: torch.save(tensors, target))
 
 
 def _read(path: Path) -> ProceduralCapture:

@@ -8,10 +8,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.initial_stage import RASTER, view_error
 from l2o_splat.initializer_training.losses import Losses
@@ -21,9 +19,9 @@ from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import render
+from l2o_splat.scene import SceneStart
 from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.training.statistics import Statistics
-from l2o_splat.views import Views
 
 Start = Literal["resplat", "points", "random"]
 
@@ -39,17 +37,6 @@ class UpdateTerms(Statistics):
     """Error after the last update."""
     first_error: float
     """Error after the first update."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """A scene before the first update."""
-
-    gaussians: Gaussians
-    features: Float[Tensor, "n c"] | None
-    """Features of the initial model; None for other starts."""
-    context: Views
-    """Context views at a size that suits the networks."""
 
 
 @dataclass
@@ -87,16 +74,15 @@ class UpdateStage:
         return loss / num_steps, UpdateTerms(image_error=errors[-1], first_error=errors[0])
 
     @torch.no_grad()
-    def begin(self, start: Start, batch: Batch, seed: int) -> Started:
+    def begin(self, start: Start, batch: Batch, seed: int) -> SceneStart:
         """A scene of one kind, before its first update."""
         if start == "resplat":
-            scene = self.initializer(batch.context, 1.0, batch.depth_range)
-            return Started(scene.gaussians, scene.features, scene.context)
+            return self.initializer(batch.context, 1.0, batch.depth_range)
         context = self.initializer.show(batch.context, 1.0, batch.depth_range).views
         xyz, rgb = batch.points.xyz, batch.points.rgb
         if start == "random":
             xyz, rgb = random_points(context.cameras, RANDOM_POINTS, seed)
-        return Started(gaussians_from_points(xyz, rgb, PointInitOptions(seed=seed)), None, context)
+        return SceneStart(gaussians_from_points(xyz, rgb, PointInitOptions(seed=seed)), context=context)
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
@@ -119,7 +105,7 @@ class UpdateStage:
         """Tensors of initial model and update, without the prefix of the released names."""
         return self.initializer.model.state_dict() | network.state_dict()
 
-    def _updates(self, network: nn.Module, scene: Started, count: int):
+    def _updates(self, network: nn.Module, scene: SceneStart, count: int):
         """The scene after each update, with a graph to the network and along the latent state."""
         config = replace(self.initializer.config, update_starts="any", step_decay=self.step_decay)
         rule = ReSplatRule(network, config)

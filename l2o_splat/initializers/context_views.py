@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from l2o_splat.nets.resplat.encoder import resize
@@ -21,6 +19,9 @@ FEWEST_POINTS = 20
 POINT_QUANTILE, POINT_MARGIN = 0.02, 1.3
 """Share of the points in a view that is left out at either end of its depths, and the factor by which the range of the
 others is widened at either end."""
+
+NO_SHARE = 1e-6
+"""Absolute weight up to which a pixel adds nothing to a resized one but rounding."""
 
 
 def selection_order(centres: Float[Tensor, "n 3"], count: int) -> list[int]:
@@ -123,7 +124,7 @@ def check_context(views: Views, least: int, portrait: bool) -> None:
 
 
 def fit(views: Views, multiple: int, longer_side: int, how: str) -> Views:
-    """Context views whose sides are multiples of a number of pixels, without their masks.
+    """Context views whose sides are multiples of a number of pixels, with their masks; see :func:`resized`.
 
     Args:
         views: At any size of at least ``multiple`` pixels.
@@ -156,19 +157,40 @@ def fit(views: Views, multiple: int, longer_side: int, how: str) -> Views:
 def resized(views: Views, height: int, width: int) -> Views:
     """The same views at another size; pixels need not stay square.
 
-    Reducing goes with a filter against aliasing, enlarging is bilinear.
+    Reducing goes with a filter against aliasing, enlarging is bilinear. A pixel counts only if every pixel that its
+    filter takes something from counts, so that none of them changes with what is under a mask. Masked pixels of the
+    result have no meaning, but are finite if the others are.
     """
     cameras = views.cameras
     if (cameras.height, cameras.width) == (height, width):
-        return replace(views, masks=None)
-    images = views.images.permute(0, 3, 1, 2)
-    if height > cameras.height or width > cameras.width:
-        images = resize(images, (height, width))
-    else:
-        images = F.interpolate(images, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
+        return views
+    reduced = height <= cameras.height and width <= cameras.width
+    images = _interpolated(views.blanked(0.0).images.permute(0, 3, 1, 2), height, width, reduced)
     factors = cameras.Ks.new_tensor([width / cameras.width, height / cameras.height, 1.0])
-    cameras = PinholeCameras(cameras.viewmats, cameras.Ks * factors[:, None], width, height)
-    return Views(cameras, images.permute(0, 2, 3, 1))
+    fitted = PinholeCameras(cameras.viewmats, cameras.Ks * factors[:, None], width, height)
+    masks = None
+    if views.masks is not None:
+        masked = (~views.counted[..., 0]).to(views.images)
+        rows, columns = (
+            _taken_from(old, new, reduced).to(masked) for old, new in ((cameras.height, height), (cameras.width, width))
+        )
+        masks = (rows @ masked @ columns.mT == 0)[..., None].to(views.masks)
+    return Views(fitted, images.permute(0, 2, 3, 1), masks)
+
+
+def _interpolated(
+    images: Float[Tensor, "v c h w"], height: int, width: int, reduced: bool
+) -> Float[Tensor, "v c height width"]:
+    if not reduced:
+        return resize(images, (height, width))
+    return F.interpolate(images, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _taken_from(old: int, new: int, reduced: bool) -> Bool[Tensor, "new old"]:
+    """Along one axis, which pixels each pixel of the new size takes something from; ``reduced`` as for the images."""
+    each, size = torch.eye(old)[None, None], (old, new)
+    taken = F.interpolate(each, size=size, mode="bicubic", antialias=True) if reduced else resize(each, size)
+    return taken[0, 0].mT.abs() > NO_SHARE
 
 
 def crop_to_multiple(views: Views, multiple: int, move_principal_point: bool = True) -> Views:
@@ -188,5 +210,6 @@ def crop_to_multiple(views: Views, multiple: int, move_principal_point: bool = T
         Ks[:, :2, 2] -= Ks.new_tensor([left, top])
     else:
         Ks[:, :2, 2] *= Ks.new_tensor([width / cameras.width, height / cameras.height])
-    images = views.images[:, top : top + height, left : left + width]
-    return Views(PinholeCameras(cameras.viewmats, Ks, width, height), images)
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    masks = None if views.masks is None else views.masks[:, rows, columns]
+    return Views(PinholeCameras(cameras.viewmats, Ks, width, height), views.images[:, rows, columns], masks)

@@ -5,7 +5,6 @@ The paper puts its head on other backbones; here it is ReSplat's initial model (
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -51,11 +50,12 @@ def predicted_precision(head: UncertaintyHead, scene: InitialScene, settings: Ra
         scene: What the initial model made of its context views.
         settings: How it is drawn.
     """
-    cameras, means = scene.context.cameras, scene.gaussians.means
-    v, n = len(cameras), len(means)
-    side = math.isqrt(v * cameras.height * cameras.width // n)
-    grid = (cameras.height // side, cameras.width // side)
-    maps = maps_from_rows(scene.features.float(), grid)
-    consistency = consistency_maps(scene.gaussians, ContextViews(scene.context, settings), grid, head.reference)
-    footprints = cameras.depths(means.unflatten(0, (v, n // v))) / cameras.focal_lengths[:, None]
-    return head(maps, consistency, footprints.flatten().clamp(min=torch.finfo(means.dtype).eps))
+    cameras, grid = scene.context.cameras, scene.grid
+    maps = maps_from_rows(scene.on_grid(scene.features.float()), grid)
+    consistency = consistency_maps(
+        scene.gaussians, ContextViews(scene.context, settings), grid, head.reference, scene.cell
+    )
+    means = scene.on_grid(scene.gaussians.means)
+    footprints = cameras.depths(means.unflatten(0, (len(cameras), -1))) / cameras.focal_lengths[:, None]
+    precision = head(maps, consistency, footprints.flatten().clamp(min=torch.finfo(means.dtype).eps))
+    return precision if len(precision) == len(scene.gaussians) else precision[scene.cell]

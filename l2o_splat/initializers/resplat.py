@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from l2o_splat.frame import Frame
@@ -29,10 +30,23 @@ DepthRange = tuple[float, float] | tuple[Float[Tensor, " v"], Float[Tensor, " v"
 
 @dataclass(frozen=True, kw_only=True)
 class InitialScene(SceneStart):
-    """A scene as the initial model sees it: its Gaussians stand in order of their view, row and column."""
+    """A scene as the initial model sees it: its Gaussians stand in order of their view, row and column.
+
+    Without masks there is one for each cell; with masks, none for cells more than half of whose pixels are masked.
+    """
 
     depth: Float[Tensor, "v h w"]
     """Camera z of every pixel of the context, scene units."""
+    grid: tuple[int, int]
+    """Rows and columns of cells over each view."""
+
+    def on_grid(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "cells c"]:
+        """One row for every cell of all views, from one for each Gaussian; zeros where a cell has none."""
+        cells = len(self.context) * self.grid[0] * self.grid[1]
+        if self.cell is None or len(rows) == cells:
+            return rows
+        whole = rows.new_zeros(cells, rows.shape[1])
+        return whole.index_copy(0, self.cell, rows)
 
 
 @dataclass(frozen=True)
@@ -83,8 +97,17 @@ class ReSplatInitializer(nn.Module):
         return self.model.config
 
     @torch.no_grad()
-    def forward(self, views: Views, rescaled_by: float = 1.0, depth_range: DepthRange | None = None) -> InitialScene:
+    def forward(
+        self,
+        views: Views,
+        rescaled_by: float = 1.0,
+        depth_range: DepthRange | None = None,
+        background: Float[Tensor, " 3"] | float = 0.0,
+    ) -> InitialScene:
         """A scene from context views.
+
+        The networks see the background where a pixel is masked, and Gaussians of cells more than half of whose pixels
+        are masked are taken out of the scene afterwards, together with their features.
 
         Args:
             views: At least 2, in the order of the capture, no higher than wide (unless the weights allow portraits),
@@ -93,23 +116,39 @@ class ReSplatInitializer(nn.Module):
                 ``dataparser_scale``).
             depth_range: Nearest and farthest depth considered, scene units, the same for all views or each view's
                 own; None takes those of the weights.
+            background: Colour of masked pixels, sRGB 0 to 1.
 
         Raises:
-            ValueError: If there are too few views, they are too small or higher than wide, or the weights have no
-                range of depths and none is given.
+            ValueError: If there are too few views, they are too small or higher than wide, masks leave nothing of
+                them, or the weights have no range of depths and none is given.
         """
-        shown = self.show(views, rescaled_by, depth_range)
+        shown = self.show(views, rescaled_by, depth_range, background)
         device = shown.images.device
         with autocast(device, self.config.uses_bfloat16(device)):
             found = self._predict(shown.images, shown.cameras)
-        return InitialScene(
+        grid = self.grid(shown.views)
+        scene = InitialScene(
             gaussians=shown.frame.to_world(shown.gaussians(found)),
             features=self.features_of_gaussians(found.features, shown.images.shape[2:]),
             context=shown.views,
             depth=resize(found.depth, shown.images.shape[2:])[:, 0] / shown.frame.scale,
+            grid=grid,
+            cell=torch.arange(len(views) * grid[0] * grid[1], device=device),
         )
+        return scene if shown.views.masks is None else scene.at(cells_that_count(shown.views, grid))
 
-    def show(self, views: Views, rescaled_by: float, depth_range: DepthRange | None) -> ShownViews:
+    def grid(self, views: Views) -> tuple[int, int]:
+        """Rows and columns of Gaussians over each view of a size that suits the networks."""
+        side = self.model.shape.gaussian_downsample
+        return views.cameras.height // side, views.cameras.width // side
+
+    def show(
+        self,
+        views: Views,
+        rescaled_by: float,
+        depth_range: DepthRange | None,
+        background: Float[Tensor, " 3"] | float = 0.0,
+    ) -> ShownViews:
         """Context views as the model takes them; arguments and errors as for :meth:`forward`."""
         shape, config = self.model.shape, self.config
         check_context(views, 2, config.portrait)
@@ -120,7 +159,12 @@ class ReSplatInitializer(nn.Module):
                     "what l2o_splat.initializers.context_views.depth_range finds."
                 )
             depth_range = config.near * rescaled_by, config.far * rescaled_by
-        views = fit(views, shape.size_multiple, config.longer_side, config.fit)
+        views = fit(views, shape.size_multiple, config.longer_side, config.fit).blanked(background)
+        if views.masks is not None and not cells_that_count(views, self.grid(views)).any():
+            raise ValueError(
+                f"Masks leave nothing of the {len(views)} context views that Gaussians could be predicted from; check "
+                "them (white counts, black does not), or choose other views."
+            )
         near, far = (torch.as_tensor(limits, dtype=torch.float32, device=views.images.device) for limits in depth_range)
         scale = 1 / float(near.min()) if config.units == "near" else 1 / rescaled_by
         middle = len(views) // 2
@@ -150,3 +194,9 @@ class ReSplatInitializer(nn.Module):
         grid = (size[0] // shape.latent_downsample, size[1] // shape.latent_downsample)
         fine = (size[0] // shape.gaussian_downsample, size[1] // shape.gaussian_downsample)
         return rows_from_maps(resize(maps_from_rows(features, grid), fine))
+
+
+def cells_that_count(views: Views, grid: tuple[int, int]) -> Bool[Tensor, " cells"]:
+    """Whether at least half of the pixels of a cell count, view by view and row by row; ``views`` have masks."""
+    share = F.adaptive_avg_pool2d(views.counted.to(torch.float32).permute(0, 3, 1, 2), grid)
+    return (share >= 0.5).flatten()

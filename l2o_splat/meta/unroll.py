@@ -182,10 +182,10 @@ def _gradients(loss: Tensor, leaves: Gaussians, keep: bool = False) -> Gaussians
 
 
 def _target_errors(rendered: Float[Tensor, "t h w 3"], episode: Episode) -> Float[Tensor, " t"]:
-    """Mean absolute error of each target view."""
+    """Mean absolute error of each target view; it is 0 where a pixel is masked."""
     difference = (rendered - episode.target.images).abs()
     if episode.target.masks is not None:
-        difference = difference * (episode.target.masks > 0.5)
+        difference = torch.where(episode.target.masks > 0.5, difference, 0)
     return difference.mean(dim=(1, 2, 3))
 
 

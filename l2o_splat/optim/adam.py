@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l2o_splat.gaussians import FIELDS, Gaussians
-from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
+from l2o_splat.optim.rule import Columns, Feedback, RuleState, UpdateRule
 from l2o_splat.scene import SceneStart
 
 AdamPreset = Literal["gsplat", "x5", "own-scale"]
@@ -111,6 +111,9 @@ class AdamRule(UpdateRule):
         moments = ("exp_avg", "exp_avg_sq")
         fields = list(start.gaussians.items())
         return RuleState({f"{moment}.{name}": torch.zeros_like(value) for moment in moments for name, value in fields})
+
+    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+        return [(f"{moment}.{field}", slice(None)) for moment in ("exp_avg", "exp_avg_sq")]
 
     def rate(self, field: str, step: int) -> float:
         """Step size of a field at an inner step, before ``means_unit``."""

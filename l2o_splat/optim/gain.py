@@ -6,8 +6,7 @@ scale; what is learned is a gain for each Gaussian and field, and a correction.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,12 +23,10 @@ from l2o_splat.optim.proposal import (
     autocast,
     check_neighbours,
     check_precision_name,
-    known_options,
     network_dtype,
 )
-from l2o_splat.optim.rule import Feedback, RuleState, digest_of
+from l2o_splat.optim.rule import Columns, Feedback, RuleState, digest_of
 from l2o_splat.scene import SceneStart
-from l2o_splat.weights.format import Weights, WeightsCard
 
 MEANS, SCALES, OPACITY = (Gaussians.columns(name) for name in ("means", "scales", "opacities"))
 HARMONICS = slice(Gaussians.columns("features_dc").start, None)
@@ -86,33 +83,13 @@ class GainRule(ProposingRule):
     start.
     """
 
+    system = "gain"
+    network_type = GainNetwork
+    shape_type = GainNetworkShape
+    config_type = GainConfig
+
     def __init__(self, network: GainNetwork, config: GainConfig = GainConfig()) -> None:
-        super().__init__()
-        self.network = network
-        self.config = config
-
-    @classmethod
-    def from_weights(cls, weights: Weights, **options: Any) -> GainRule:
-        """The rule that weights describe.
-
-        Args:
-            weights: Of the gain system.
-            options: Fields of :class:`GainConfig` that replace those of the weights.
-
-        Raises:
-            ValueError: If the weights are of another method or architecture, or an option is unknown.
-        """
-        tensors = weights.require("gain").tensors
-        with torch.device("meta"):
-            network = GainNetwork(GainNetworkShape.of(tensors))
-        network.load_state_dict(tensors, assign=True)
-        rule = cls(network, GainConfig(**known_options(GainConfig, weights, options)))
-        rule.card, rule.trained_raster = weights.card, weights.card.raster
-        return rule
-
-    def to_weights(self, card: WeightsCard) -> Weights:
-        card = replace(card, system="gain", architecture=asdict(self.network.shape), behaviour=asdict(self.config))
-        return Weights({name: tensor.detach() for name, tensor in self.network.state_dict().items()}, card)
+        super().__init__(network, config)
 
     @property
     def fingerprint(self) -> str:
@@ -167,6 +144,13 @@ class GainRule(ProposingRule):
         between = moved[:, SCALES.stop : HARMONICS.start]
         target = torch.cat([means, log_scales, between, harmonics], dim=1)
         return Gaussians.unpack(target - gaussians.detach().pack())
+
+    def work_at(self, step: int) -> str:
+        # A neighbour search in one of a hundred steps hardly shows.
+        return "query" if self._queries_at(step) else "no query"
+
+    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+        return [(name, Gaussians.columns(field)) for name in ("adam_m", "adam_v")]
 
     def before_unroll(self, state: RuleState) -> RuleState:
         """An answer from before has no graph to learn from, so that the first recorded step queries the network."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn import Parameter
 from l2o_splat.errors import L2OError
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.migration import FORMAT, migrated
+from l2o_splat.optim.named_tensors import check_named_tensors, check_new_group, check_no_others
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, RuleState, UpdateRule
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
@@ -24,8 +24,11 @@ logger = logging.getLogger(__name__)
 MAX_REFUSED_STEPS = 20
 """After so many refused steps in a row the run cannot recover, and the next one is an error."""
 
-TRIAL_GAUSSIANS = 2000
-"""Gaussians of the trial that tells how long a rule will need."""
+CHECKED_GAUSSIANS = 500
+"""Gaussians of the step that shows whether a rule can work on a scene."""
+
+BOOKKEEPING = ("rule", "format", "step", "scene_extent")
+"""Entries of the first param group that belong to the optimizer itself."""
 
 
 class RuleMismatchError(L2OError, ValueError):
@@ -35,23 +38,34 @@ class RuleMismatchError(L2OError, ValueError):
 class JointOptimizer(torch.optim.Optimizer):
     """All parameters of a scene, moved together by one :class:`UpdateRule`.
 
-    It has one named param group per field, so that loops and loggers written for ``torch.optim`` work
-    unchanged. Everything a resumed run needs is in ``state_dict()`` as plain tensors and numbers: the two parts of the
-    rule's :class:`RuleState` under the means, and step count, scene extent and the rule's fingerprint in the first
-    param group.
+    It has one named param group per field, so that loops and loggers written for ``torch.optim`` work unchanged. ``lr``
+    of a group, 1 at first, is a factor of the steps of its field, for torch's schedulers. A field whose parameter has
+    ``requires_grad=False`` is frozen: the rule sees no gradient and no moments of it, and its tensor and its moments
+    stay as they are.
+
+    Everything a resumed run needs is in ``state_dict()`` as plain tensors and numbers: the two parts of the rule's
+    :class:`RuleState` under the means, ``lr`` in every param group, and step count, scene extent and the rule's
+    fingerprint in the first one.
 
     Args:
         parameters: The six fields; any mapping (a ``ParameterDict``) will do.
         rule: Moves the parameters. Its own weights are not optimized and not saved here.
 
     Rules whose rates are in units of the capture need :meth:`bind` before the first step.
+
+    Raises:
+        TypeError: If the parameters are no mapping of tensors.
+        KeyError: If a field is missing.
+        ValueError: If a field has another shape, or there are others.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter], rule: UpdateRule) -> None:
-        Gaussians.from_mapping(parameters)  # Names the field that is missing or misshapen.
+        check_named_tensors(parameters, FIELDS)
+        check_no_others(parameters, FIELDS)
+        Gaussians.from_mapping(parameters)  # Names the field that is misshapen.
         groups: list[dict[str, Any]] = [{"params": [parameters[name]], "name": name} for name in FIELDS]
         groups[0] |= {"rule": rule.fingerprint, "format": FORMAT, "step": 0, "scene_extent": 1.0}
-        super().__init__(groups, defaults={})
+        super().__init__(groups, defaults={"lr": 1.0})
         self.rule = rule
         self.loss: Float[Tensor, ""] | None = None
         """Loss of the step to come; see ``Feedback.loss``."""
@@ -123,9 +137,9 @@ class JointOptimizer(torch.optim.Optimizer):
         rendered, self.rendered = self.rendered, None  # Of this step alone.
         gradients = None
         if self.feedback_kind == "gradients":
-            if all(group["params"][0].grad is None for group in self.param_groups):
+            if all(group["params"][0].grad is None for group in self.param_groups if not _is_frozen(group)):
                 return loss
-            gradients = Gaussians(**{group["name"]: _gradient(group["params"][0]) for group in self.param_groups})
+            gradients = Gaussians(**{group["name"]: _gradient(group) for group in self.param_groups})
             if self._refuses("gradients", gradients):
                 return loss
         gaussians = self.gaussians
@@ -133,41 +147,46 @@ class JointOptimizer(torch.optim.Optimizer):
         if state is None:
             state = self.rule.init_state(self._present_start)
         feedback = Feedback(gradients, self.inner_step, self.param_groups[0]["scene_extent"], rendered, self.loss)
-        delta, new_state = self.rule(gaussians, feedback, state)
+        frozen = [group["name"] for group in self.param_groups if _is_frozen(group)]
+        delta, new_state = self.rule(gaussians, feedback, self.rule.with_moments(state, frozen))
+        delta = Gaussians(**{group["name"]: _scaled(delta, group) for group in self.param_groups})
         if self._refuses("deltas", delta):
             return loss
         self._refused_steps = 0
         for name, value in delta.items():
-            getattr(gaussians, name).add_(value)
-        self._remember(new_state)
+            if name not in frozen:
+                getattr(gaussians, name).add_(value)
+        self._remember(self.rule.with_moments(new_state, frozen, state))
         self.param_groups[0]["step"] += 1
         return loss
 
     @torch.no_grad()
-    def expected_seconds_per_step(self) -> float | None:
-        """Seconds that the rule will need per step here, from a trial on some of the Gaussians; nothing changes.
+    def check_scene(self) -> None:
+        """Refuse a scene that the rule cannot work on, by a step on some of the Gaussians; nothing changes.
 
-        None for rules that begin with renders: they take few steps, and a trial would cost as much as one of them.
+        Rules that begin with renders have their start checked alone, since there are no renders yet.
 
         Raises:
-            ValueError: when the rule cannot work on the scene at all.
+            ValueError: If there are too few Gaussians, or the start lacks what the rule needs.
         """
         start = self._present_start
         if self.rule.needs.feedback_at(0) == "renders":
             self.rule.init_state(start)
-            return None
+            return
         # After a resume from another start there may be fewer rows of features than Gaussians.
         known = [rows for rows in (start.features, start.precision) if rows is not None]
-        start = start.at(slice(min([TRIAL_GAUSSIANS, len(start.gaussians), *map(len, known)])))
-        gaussians = start.gaussians
-        state = self.rule.init_state(start)
-        feedback = Feedback(gaussians.map(torch.ones_like), 0, self.param_groups[0]["scene_extent"])
-        self.rule(gaussians, feedback, state)  # The first call pays for what is built once.
-        start = time.perf_counter()
-        self.rule(gaussians, feedback, state)
-        if gaussians.device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) * len(self._means) / max(len(gaussians), 1)
+        start = start.at(slice(min([CHECKED_GAUSSIANS, len(start.gaussians), *map(len, known)])))
+        feedback = Feedback(start.gaussians.map(torch.ones_like), 0, self.param_groups[0]["scene_extent"])
+        self.rule(start.gaussians, feedback, self.rule.init_state(start))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Called by torch for the six fields.
+
+        Raises:
+            ValueError: If there are more.
+        """
+        check_new_group(self.param_groups, FIELDS)
+        super().add_param_group(param_group)
 
     def _refuses(self, what: str, values: Gaussians) -> bool:
         counts = values.count_non_finite()
@@ -227,7 +246,8 @@ class JointOptimizer(torch.optim.Optimizer):
                 f"The checkpoint was trained with rule [{saved}], this run uses [{self.rule.fingerprint}]; "
                 "resume with the same rule, weights and horizon, or train without a checkpoint to load."
             )
-        super().load_state_dict(state_dict)
+        groups = [{"lr": 1.0} | group for group in state_dict["param_groups"]]  # Earlier versions had no lr.
+        super().load_state_dict(state_dict | {"param_groups": groups})
         # torch casts per-parameter state to the parameter's dtype; counters and indices must stay integers.
         if rows := state_dict["state"].get(0):
             device = self._means.device
@@ -237,5 +257,17 @@ class JointOptimizer(torch.optim.Optimizer):
             }
 
 
-def _gradient(parameter: Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+def _is_frozen(group: dict[str, Any]) -> bool:
+    return not group["params"][0].requires_grad
+
+
+def _gradient(group: dict[str, Any]) -> Tensor:
+    """The gradient of a group's parameter; zero if it has none or is frozen."""
+    (parameter,) = group["params"]
+    return torch.zeros_like(parameter) if parameter.grad is None or _is_frozen(group) else parameter.grad
+
+
+def _scaled(delta: Gaussians, group: dict[str, Any]) -> Tensor:
+    """The step of a group's field."""
+    step, lr = getattr(delta, group["name"]), float(group["lr"])
+    return step if lr == 1 else lr * step

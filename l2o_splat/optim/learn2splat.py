@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -24,12 +24,11 @@ from l2o_splat.optim.proposal import (
     autocast,
     check_neighbours,
     check_precision_name,
-    known_options,
     network_dtype,
 )
-from l2o_splat.optim.rule import Feedback, Needs, RuleState, UpdateRule, digest_of
+from l2o_splat.optim.rule import Columns, Feedback, Needs, RuleState, UpdateRule, digest_of
 from l2o_splat.scene import SceneKnowledge, SceneStart
-from l2o_splat.weights.format import Weights, WeightsCard
+from l2o_splat.weights.format import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +95,13 @@ class Learn2SplatRule(ProposingRule):
     and ``neighbours [n 4]`` (int64) while a search is kept for several steps.
     """
 
+    system = "learn2splat"
+    network_type = Learn2SplatNetwork
+    shape_type = Learn2SplatNetworkShape
+    config_type = Learn2SplatConfig
+
     def __init__(self, network: Learn2SplatNetwork, config: Learn2SplatConfig = Learn2SplatConfig()) -> None:
-        super().__init__()
-        self.network = network
-        self.config = config
+        super().__init__(network, config)
         self.frame_convention: FrameConvention = "raw"
         columns = paper_columns(network.shape.sh_bands)
         self.register_buffer("_paper_columns", columns, persistent=False)
@@ -107,22 +109,7 @@ class Learn2SplatRule(ProposingRule):
 
     @classmethod
     def from_weights(cls, weights: Weights, **options: Any) -> Learn2SplatRule:
-        """The rule that weights describe.
-
-        Args:
-            weights: Of the learn2splat system.
-            options: Fields of :class:`Learn2SplatConfig` that replace those of the weights.
-
-        Raises:
-            ValueError: If the weights are of another method or architecture, or an option is unknown.
-        """
-        tensors = weights.require("learn2splat").tensors
-        with torch.device("meta"):
-            network = Learn2SplatNetwork(Learn2SplatNetworkShape.of(tensors))
-        network.load_state_dict(tensors, assign=True)
-        behaviour = known_options(Learn2SplatConfig, weights, options)
-        rule = cls(network, Learn2SplatConfig(**behaviour))
-        rule.card, rule.trained_raster = weights.card, weights.card.raster
+        rule = super().from_weights(weights, **options)
         rule.frame_convention = weights.card.scene_frame
         return rule
 
@@ -138,12 +125,6 @@ class Learn2SplatRule(ProposingRule):
 
     def bind(self, scene: SceneKnowledge) -> UpdateRule:
         return FramedRule(self, Frame.from_cameras(self.frame_convention, scene.centres, scene.rescaled_by))
-
-    def to_weights(self, card: WeightsCard) -> Weights:
-        card = replace(
-            card, system="learn2splat", architecture=asdict(self.network.shape), behaviour=asdict(self.config)
-        )
-        return Weights({name: tensor.detach() for name, tensor in self.network.state_dict().items()}, card)
 
     @property
     def fingerprint(self) -> str:
@@ -222,6 +203,12 @@ class Learn2SplatRule(ProposingRule):
             free = SH_START + 3 * (self.config.cap_sh_degree + 1) ** 2
             target = F.pad(target[:, :free], (0, max(packed.shape[1] - free, 0)))
         return Gaussians.unpack(target - packed)
+
+    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+        packed = Gaussians.columns(field)
+        stop = torch.inf if packed.stop is None else packed.stop
+        columns = ((self._paper_columns >= packed.start) & (self._paper_columns < stop)).nonzero()[:, 0]
+        return [(name, columns) for name in ("adam_m", "adam_v")]
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         """Added Gaussians take latent state and counter from their parents and start with zero moments."""

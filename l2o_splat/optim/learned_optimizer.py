@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 from l2o_splat.gaussians import FIELDS, Gaussians
-from l2o_splat.optim.joint_optimizer import JointOptimizer
+from l2o_splat.optim.joint_optimizer import BOOKKEEPING, JointOptimizer
+from l2o_splat.optim.named_tensors import check_named_tensors, check_new_group, check_no_others
 from l2o_splat.optim.registry import NUM_STEPS, RuleOptions, rule_entry, weights_of
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.scene import SceneKnowledge
@@ -38,12 +39,11 @@ def as_gaussians(splats: Mapping[str, Tensor]) -> Gaussians:
             ``opacities [n]`` (logit), ``sh0 [n, 1, 3]`` and ``shN [n, k, 3]``; others are left out.
 
     Raises:
+        TypeError: If they are no mapping, or one is no tensor.
         KeyError: If one is missing.
         ValueError: If one has another shape.
     """
-    missing = [name for name in SPLATS if name not in splats]
-    if missing:
-        raise KeyError(f"The splats lack {missing} and have {list(splats)}; all of {list(SPLATS)} are needed.")
+    check_named_tensors(splats, SPLATS)
     n = next(iter(splats["means"].shape), 0)
     bands = splats["shN"].shape[1] if splats["shN"].ndim == 3 else 0
     tails = {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (), "sh0": (1, 3), "shN": (bands, 3)}
@@ -77,11 +77,13 @@ def _theirs(name: str, value: Tensor) -> Tensor:
 class LearnedOptimizer(torch.optim.Optimizer):
     """Moves all splats of a scene together, as an update rule proposes: by default the learned one of the package.
 
-    ``step()``, ``zero_grad()`` and ``state_dict()`` work as for other torch optimizers. There are no learning rates and
-    no schedules to set. The loss should be the one that learned weights were trained with:
-    :func:`l2o_splat.losses.photometric_loss`, summed over about eight views per step.
+    ``step()``, ``zero_grad()`` and ``state_dict()`` work as for other torch optimizers. The rule has rates of its own:
+    ``lr`` of each param group, 1 at first, is a factor of that tensor's steps, for torch's schedulers. The loss should
+    be the one that learned weights were trained with: :func:`l2o_splat.losses.photometric_loss`, summed over about
+    eight views per step.
 
-    A step with non-finite gradients is refused as a whole, see :class:`JointOptimizer`.
+    A tensor with ``requires_grad=False`` stays as it is. A step with non-finite gradients is refused as a whole, see
+    :class:`JointOptimizer`.
 
     Args:
         splats: The six trainable tensors of a scene, float32 on one device, in a ``ParameterDict`` or dict; shapes
@@ -105,6 +107,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             without weights.
 
     Raises:
+        TypeError: If the splats are no mapping of tensors.
         KeyError: If a tensor is missing.
         ValueError: If shapes, types, names, the rule, weights (``WeightsError``) or options do not suit.
     """
@@ -131,7 +134,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 f"The weights from {self.card.source} were trained on scenes scaled by their cameras; "
                 "give camera_centres, [v, 3] in scene units."
             )
-        super().__init__([{"params": [splats[name]], "name": name} for name in SPLATS], defaults={})
+        super().__init__([{"params": [splats[name]], "name": name} for name in SPLATS], defaults={"lr": 1.0})
         self._splats = splats
         aliases = {name: Parameter(value) for name, value in as_gaussians(splats).detach().items()}
         self._joint = JointOptimizer(aliases, built)
@@ -156,8 +159,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         pairs = self._share()
+        self._hand_on_options()
         for name, theirs, ours in pairs:
-            if theirs.grad is not None:
+            ours.requires_grad_(theirs.requires_grad)
+            if theirs.grad is not None and theirs.requires_grad:
                 if theirs.grad.layout != torch.strided:
                     raise ValueError(f"The gradient of splats[{name!r}] is sparse; render with sparse_grad=False.")
                 ours.grad = _ours(name, theirs.grad)
@@ -184,12 +189,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """
         pairs = self._share()
         self._joint.resize(as_gaussians(splats), source, fresh)
-        for group, (name, _, ours) in zip(self.param_groups, pairs, strict=True):
-            self._splats[name] = Parameter(_theirs(name, ours.data))
+        for group, (name, theirs, ours) in zip(self.param_groups, pairs, strict=True):
+            self._splats[name] = Parameter(_theirs(name, ours.data), requires_grad=theirs.requires_grad)
             group["params"] = [self._splats[name]]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the splats: a row of state for each, step number, name of the rule."""
+        """What a resumed run needs beside the splats: a row of state for each, step number, rule and ``lr``."""
+        self._hand_on_options()
         return self._joint.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -199,6 +205,22 @@ class LearnedOptimizer(torch.optim.Optimizer):
             RuleMismatchError: If it was saved with other weights, options, or cameras that scale the scene.
         """
         self._joint.load_state_dict(state_dict)
+        for mine, joint in zip(self.param_groups, self._joint.param_groups, strict=True):
+            mine.update(_options(joint))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Called by torch for the six tensors.
+
+        Raises:
+            ValueError: If there are more.
+        """
+        check_new_group(self.param_groups, SPLATS)
+        super().add_param_group(param_group)
+
+    def _hand_on_options(self) -> None:
+        """Give the joint optimizer ``lr`` and whatever else schedulers keep in param groups."""
+        for mine, joint in zip(self.param_groups, self._joint.param_groups, strict=True):
+            joint.update(_options(mine))
 
     def _share(self) -> list[tuple[str, Parameter, Parameter]]:
         """gsplat's name, the caller's Parameter and the joint optimizer's, which sees the caller's memory.
@@ -225,14 +247,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return pairs
 
 
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """What a param group holds besides the tensor, its name and the joint optimizer's own entries."""
+    return {name: value for name, value in group.items() if name not in ("params", "name", *BOOKKEEPING)}
+
+
 def _check(splats: Mapping[str, Parameter]) -> None:
     gaussians = as_gaussians(splats)
-    unknown = [name for name in splats if name not in SPLATS]
-    if unknown:
-        raise ValueError(
-            f"The splats hold {unknown} too, which learned weights do not move; give the six of {list(SPLATS)} and an "
-            "optimizer of its own to the rest."
-        )
+    check_no_others(splats, SPLATS)
     for name, (_, value) in zip(SPLATS, gaussians.items(), strict=True):
         if value.dtype != torch.float32 or value.device != gaussians.device:
             raise ValueError(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
-from l2o_splat.weights.format import Weights, WeightsCard
+from l2o_splat.weights.format import System, Weights, WeightsCard
 
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 """Arithmetic of a network; auto is bfloat16 autocast on CUDA and float32 elsewhere."""
@@ -44,9 +45,45 @@ class ProposingRule(UpdateRule):
     parameters and gradients enter detached.
     """
 
-    network: nn.Module
+    system: ClassVar[System]
+    """System of its weights."""
+    network_type: ClassVar[type[nn.Module]]
+    shape_type: ClassVar[type]
+    """Widths of the network; ``of(tensors)`` reads them off."""
+    config_type: ClassVar[type]
+    """Behaviour that the tensors do not tell."""
 
-    def with_network(self, network: nn.Module) -> ProposingRule:
+    def __init__(self, network: nn.Module, config: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+
+    @classmethod
+    def from_weights(cls, weights: Weights, **options: Any) -> Self:
+        """The rule that weights describe.
+
+        Args:
+            weights: Weights of the rule's system.
+            options: Fields of its config that replace those of the weights.
+
+        Raises:
+            ValueError: If the weights are of another method or architecture, or an option is unknown.
+        """
+        tensors = weights.require(cls.system).tensors
+        with torch.device("meta"):
+            network = cls.network_type(cls.shape_type.of(tensors))
+        network.load_state_dict(tensors, assign=True)
+        rule = cls(network, cls.config_type(**weights.behaviour(cls.config_type, options)))
+        rule.card, rule.trained_raster = weights.card, weights.card.raster
+        return rule
+
+    def to_weights(self, card: WeightsCard) -> Weights:
+        """The network's weights for saving; system, architecture and behaviour of the card are filled in."""
+        architecture, behaviour = asdict(self.network.shape), asdict(self.config)
+        card = replace(card, system=self.system, architecture=architecture, behaviour=behaviour)
+        return Weights({name: tensor.detach() for name, tensor in self.network.state_dict().items()}, card)
+
+    def with_network(self, network: nn.Module) -> Self:
         """The same rule around other weights of the same network."""
         rule = type(self)(network, self.config)
         rule.card, rule.trained_raster = self.card, self.trained_raster
@@ -59,10 +96,6 @@ class ProposingRule(UpdateRule):
     @abstractmethod
     def delta(self, gaussians: Gaussians, proposal: Proposal) -> Gaussians:
         """What to add to the Gaussians so that they take the proposed step within the rule's limits."""
-
-    @abstractmethod
-    def to_weights(self, card: WeightsCard) -> Weights:
-        """The network's weights for saving; architecture and behaviour of the card are filled in from the rule."""
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         proposal = self.propose(gaussians, feedback, state)
@@ -104,18 +137,3 @@ def check_neighbours(n: int, k: int) -> None:
     """
     if n < k:
         raise ValueError(f"There are {n} Gaussians; these weights attend to {k} neighbours and need at least {k}.")
-
-
-def known_options(config: type, weights: Weights, options: dict[str, Any]) -> dict[str, Any]:
-    """Behaviour of weights with some fields replaced, as fields of ``config``.
-
-    Raises:
-        ValueError: If either names a field that ``config`` does not have.
-    """
-    known = {entry.name for entry in fields(config)}
-    system = weights.card.system
-    if unknown := sorted(options.keys() - known):
-        raise ValueError(f"{system} has no options {unknown}; {sorted(known)} can be set.")
-    if unknown := sorted(weights.card.behaviour.keys() - known):
-        raise ValueError(f"The weights from {weights.card.source} have unknown options {unknown}; update l2o_splat.")
-    return weights.card.behaviour | options

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.precision import check_precision, per_channel
-from l2o_splat.optim.rule import ContextNeeds, Feedback, Needs, RuleState, UpdateRule
+from l2o_splat.optim.rule import Columns, ContextNeeds, Feedback, Needs, RuleState, UpdateRule, nested_moments
 from l2o_splat.optim.wrapped import WrappedRule
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
@@ -132,6 +132,9 @@ class ProximalRule(WrappedRule):
         delta, inner = self.rule(gaussians, feedback, state.part("rule"))
         own = RuleState({name: state[name] for name in (*(f"anchor.{name}" for name in FIELDS), "precision")})
         return delta, own | inner.nested("rule")
+
+    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+        return nested_moments(state, field, {"rule": self.rule})
 
     def _pulled(self, gaussians: Gaussians, gradients: Gaussians, state: RuleState) -> Gaussians:
         """The gradient of the loss with the proximal term added."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.losses import equal_where_masked
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig, autocast
@@ -38,6 +39,8 @@ class ReSplatRule(UpdateRule):
     State: ``latent [n 512]`` and ``cell [n]`` (int64), the cell of the context views' grids that each Gaussian was
     predicted from, view by view and row by row. Weights that were trained on other starts too take Gaussians without
     features: each then belongs to the cell that it lies in when the views are first shown.
+
+    Masked pixels of the views are black in photographs and renders alike, so that no error comes from them.
 
     Args:
         network: Proposes the steps.
@@ -114,7 +117,7 @@ class ReSplatRule(UpdateRule):
             features = torch.zeros(n, width, device=gaussians.device)
             cell = torch.full((n,), UNKNOWN, device=gaussians.device)
         elif found == (n, width):
-            cell = torch.arange(n, device=gaussians.device)
+            cell = torch.arange(n, device=gaussians.device) if start.cell is None else start.cell
         else:
             raise ValueError(
                 f"The features have shape {found}; {n} Gaussians and these weights need ({n}, {width}): start the "
@@ -148,7 +151,8 @@ class ReSplatRule(UpdateRule):
         current = CameraGaussians.from_gaussians(local, view_quats)
         neighbours = self._neighbours(current.means, cameras, grid, cell)
         with autocast(gaussians.device, self.config.uses_bfloat16(gaussians.device)):
-            rendered, images = (maps.detach().permute(0, 3, 1, 2) for maps in (feedback.rendered.images, views.images))
+            compared = equal_where_masked(feedback.rendered.images, views.images, views.masks)
+            rendered, images = (maps.detach().permute(0, 3, 1, 2) for maps in compared)
             errors = self.network.image_error(rendered, images)
             error = errors.index_select(0, cell)
             if self.network.shape.update.front_error:
@@ -193,10 +197,8 @@ class ReSplatRule(UpdateRule):
             return nearest_neighbours(means, k)
         whole = torch.arange(len(cameras) * grid[0] * grid[1], device=cell.device)
         if not torch.equal(cell, whole):
-            raise ValueError(
-                "Gaussians were added or removed, and a local neighbour search needs all of the initial ones; turn "
-                "update_local_search off."
-            )
+            # Local searches go from cell to cell, and some are empty (masked) or hold several Gaussians.
+            return nearest_neighbours(means, k)
         return local_neighbours(means, ContextCameras.from_pinhole(cameras, self.config.near, self.config.far), grid, k)
 
     def _check(self, gaussians: Gaussians, views: Views, cell: Int[Tensor, " n"], grid: tuple[int, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,6 +19,9 @@ from l2o_splat.weights.format import WeightsCard
 
 FeedbackKind = Literal["gradients", "renders"]
 """What a rule gets in a step: the gradient of the loss, or renders of the context views."""
+
+Columns = slice | Int[Tensor, " c"]
+"""Some columns of rows of Gaussians."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,6 +232,33 @@ class UpdateRule(nn.Module):
             Gaussians nor the given state are changed.
         """
 
+    def work_at(self, step: int) -> str:
+        """Kind of the work in an inner step; steps of the same kind take about as long. One kind by default."""
+        return ""
+
+    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+        """Which numbers of a state are averages of one field's gradients: names in ``per_gaussian``, and columns.
+
+        They are held while the field is frozen. None by default.
+        """
+        return []
+
+    def with_moments(self, state: RuleState, fields: Collection[str], source: RuleState | None = None) -> RuleState:
+        """The state with the moments of some fields taken from another state of the same Gaussians.
+
+        Args:
+            state: Any state of this rule.
+            fields: Names of the fields; with none the state is returned as it is.
+            source: Where the moments come from; None sets them to zero. Moments that it lacks become zero.
+        """
+        rows: dict[str, Tensor] = {}
+        for field_name in fields:
+            for name, columns in self.moments(state, field_name):
+                rows[name] = rows[name] if name in rows else state.per_gaussian[name].clone()
+                known = source is not None and name in source.per_gaussian
+                rows[name][:, columns] = source.per_gaussian[name][:, columns] if known else 0
+        return state.updated(**rows) if rows else state
+
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         """The state after the number of Gaussians has changed from n to m.
 
@@ -247,6 +277,16 @@ class UpdateRule(nn.Module):
             for name, rows in moved.per_gaussian.items()
         }
         return replace(moved, per_gaussian=zeroed)
+
+
+def nested_moments(state: RuleState, field: str, rules: Mapping[str, UpdateRule]) -> list[tuple[str, Columns]]:
+    """:meth:`UpdateRule.moments` of rules whose states are nested in another one, by their prefixes."""
+    return [
+        (f"{prefix}.{name}", columns)
+        for prefix, rule in rules.items()
+        if (part := state.part(prefix))
+        for name, columns in rule.moments(part, field)
+    ]
 
 
 def digest_of(network: nn.Module) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
+from l2o_splat.optim.rule import Columns, Feedback, RuleState, UpdateRule, nested_moments
 from l2o_splat.optim.wrapped import WrappedRule
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
@@ -84,6 +84,9 @@ class SafeguardedRule(WrappedRule):
         since = feedback.step - int(state["losses"][FALL])
         delta, inner = self.fallback(gaussians, replace(feedback, step=since), state.part("fallback"))
         return delta, RuleState({}, {"losses": state["losses"]}) | inner.nested("fallback")
+
+    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+        return nested_moments(state, field, {"rule": self.rule, "fallback": self.fallback})
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         """An added Gaussian is remembered as its parent was."""

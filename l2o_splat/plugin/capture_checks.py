@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
@@ -41,6 +42,24 @@ def check_training_split(outputs: DataparserOutputs) -> None:
             "or hold fewer out for evaluation."
         )
     check_cameras(outputs)
+    check_places(outputs.cameras.camera_to_worlds[:, :3, 3].double().numpy(), "the training split")
+
+
+ONE_PLACE = 1e-9
+"""Cameras no farther apart than this share of their coordinates are in one place."""
+
+
+def check_places(centres: Float[np.ndarray, "v 3"], capture: str) -> None:
+    """Refuse a single camera, and cameras that are all in one place, as in a panorama."""
+    if len(centres) == 1:
+        raise CaptureError(
+            f"{capture} holds only one photograph; at least two are needed, from different places: add photographs."
+        )
+    if np.ptp(centres, axis=0).max() <= ONE_PLACE * np.abs(centres).max():
+        raise CaptureError(
+            f"All {len(centres)} cameras of {capture} are in one place, as in a panorama; depth shows only between "
+            "photographs from different places: add some, or check the poses."
+        )
 
 
 def check_cameras(outputs: DataparserOutputs) -> None:

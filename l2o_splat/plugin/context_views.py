@@ -66,7 +66,8 @@ def context_of_rule(
     indices = choose_for_networks(datamanager, options, needs.num_views, needs.least_views, options.views_at_once)
     views = datamanager.train_views(indices, background)
     check_context(views, needs.least_views, needs.portrait)
-    return fit(views, needs.size_multiple, options.longer_side or needs.longer_side, options.fit or needs.fit)
+    fitted = fit(views, needs.size_multiple, options.longer_side or needs.longer_side, options.fit or needs.fit)
+    return fitted.blanked(background)
 
 
 def _context_to_train_on(

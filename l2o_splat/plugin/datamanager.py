@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import tyro
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from l2o_splat.frame import Frame
 from l2o_splat.plugin.capture_checks import (
     CaptureError,
     CheckedDataset,
@@ -23,6 +25,17 @@ from l2o_splat.plugin.capture_checks import (
     check_data_path,
     check_training_split,
 )
+from l2o_splat.plugin.large_coordinates import OFFSET, check_rounding
+from l2o_splat.plugin.parsers import CHECKED, checked_parser
+from l2o_splat.plugin.saved_capture import (
+    SavedCapture,
+    describe_change,
+    frame_of_saved,
+    photograph_names,
+    poses_to_local,
+    transform_to_local,
+)
+from l2o_splat.plugin.seed_points import usable_points, warn_of_narrow_base
 from l2o_splat.view_sampling import ViewSampler, ViewStrategy
 from l2o_splat.views import PinholeCameras, Views, opencv_from_opengl
 
@@ -52,6 +65,32 @@ class L2ODataManagerConfig(FullImageDatamanagerConfig):
     train_cameras_sampling_strategy: tyro.conf.Suppress[Literal["random", "fps"]] = "random"
     train_cameras_sampling_seed: tyro.conf.Suppress[int] = 42
     fps_reset_every: tyro.conf.Suppress[int] = 100
+    saved_capture: SavedCapture | None = field(init=False, default=None, repr=False)
+    """Capture of the checkpoint that was loaded last, so that data managers that nerfstudio makes later (`ns-render
+    dataset`) show the cameras in its frame."""
+
+
+class UnreadDataset:
+    """Photographs of a capture that is not read before someone asks for them: `ns-export` never does.
+
+    nerfstudio's pipeline asks for box, metadata and length alone, and ours needs none of them.
+    """
+
+    def __init__(self, read: Callable[[], CheckedDataset]) -> None:
+        self._read = read
+        self.scene_box, self.metadata = SceneBox(torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])), {}
+
+    def __len__(self) -> int:
+        return 0
+
+    @cached_property
+    def photographs(self) -> CheckedDataset:
+        return self._read()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.photographs, name)
 
 
 class L2ODataManager(FullImageDatamanager[CheckedDataset]):
@@ -64,12 +103,22 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     config: L2ODataManagerConfig
 
     def __init__(self, config: L2ODataManagerConfig, device="cpu", test_mode="val", **kwargs) -> None:
+        if test_mode == "inference":
+            self._start_unread(config, device)
+            return
         data = config.data or config.dataparser.data
         check_data_path(data)
         try:
-            super().__init__(config, device=device, test_mode=test_mode, **kwargs)
+            with checked_parser(config.dataparser):
+                super().__init__(config, device=device, test_mode=test_mode, **kwargs)
         except CaptureError:
             raise
+        except ZeroDivisionError as error:
+            # nerfstudio's dataparsers divide by the cameras' reach.
+            raise CaptureError(
+                f"All cameras of {data} are in one place, as in a panorama; depth shows only between photographs from "
+                "different places: add some, or check the poses."
+            ) from error
         except (AssertionError, OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
             detail = " ".join(str(error).split()) or "no reason given"
             raise CaptureError(
@@ -78,12 +127,91 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
                 "`nerfstudio-data` for a transforms.json, `colmap --colmap-path sparse/0` for a COLMAP model, or "
                 "`l2o photos` to pose plain photographs."
             ) from error
+        if config.saved_capture is not None:
+            self.follow(config.saved_capture)
         if test_mode == "val":
             # Read now: a broken image must not stop a run that has begun.
             _ = self.cached_train, self.cached_eval
 
+    def _start_unread(self, config: L2ODataManagerConfig, device) -> None:
+        """Everything comes from the checkpoint; the capture may have been moved or deleted."""
+        self.config, self.dataparser_config = config, config.dataparser
+        self.device, self.test_mode, self.test_split = device, "inference", "test"
+        self.train_dataset, self.eval_dataset = (
+            UnreadDataset(lambda name=name: getattr(config.setup(device=device, test_mode="test"), name))
+            for name in ("train_dataset", "eval_dataset")
+        )
+        super(FullImageDatamanager, self).__init__()
+
+    def capture(self) -> SavedCapture:
+        """The capture in the frame that it is in now, for a checkpoint."""
+        outputs, data = self.train_dataparser_outputs, self.config.dataparser.data
+        training = photograph_names(self.train_dataset.image_filenames, data)
+        poses = dict(zip(training, self.train_dataset.cameras.camera_to_worlds.double().cpu(), strict=True))
+        held_out = photograph_names(self.eval_dataset.image_filenames, data)
+        for name, pose in zip(held_out, self.eval_dataset.cameras.camera_to_worlds.double().cpu(), strict=True):
+            poses.setdefault(name, pose)
+        return SavedCapture(
+            names=list(poses),
+            poses=torch.stack(list(poses.values())),
+            training=training,
+            centres=outputs.cameras.camera_to_worlds[:, :3, 3].clone(),
+            rescaled_by=float(outputs.dataparser_scale),
+            transform=outputs.dataparser_transform.double(),
+            scale=float(outputs.dataparser_scale),
+            offset=outputs.metadata.get(OFFSET, []),
+        )
+
+    def follow(self, saved: SavedCapture) -> None:
+        """Bring cameras and points into the frame of a checkpoint, if the capture has changed since then.
+
+        Raises:
+            CaptureError: If the checkpoint belongs to another capture, or poses have changed.
+        """
+        self.config.saved_capture = saved
+        if self.test_mode == "inference":
+            return
+        present = self.capture()
+        frame = frame_of_saved(saved, present)
+        if not frame.is_identity:
+            self._move_into(frame)
+            CONSOLE.log(
+                f"The capture has changed since the checkpoint ({describe_change(saved, present)}), which moved the "
+                "frame of its dataparser; cameras and points were brought into the frame of the checkpoint, so that "
+                "the scene stays as it is."
+            )
+        seen = set(saved.training) & set(present.names) - set(present.training)
+        if seen:
+            CONSOLE.log(
+                f"[bold yellow]{len(seen)} of the photographs that are held out now ({min(seen)} is one) were trained "
+                "on before, so that held-out quality looks better than it is."
+            )
+
+    def _move_into(self, frame: Frame) -> None:
+        for dataset in (self.train_dataset, self.eval_dataset):
+            outputs = dataset._dataparser_outputs
+            for cameras in (dataset.cameras, outputs.cameras):
+                cameras.camera_to_worlds = poses_to_local(frame, cameras.camera_to_worlds)
+            outputs.dataparser_transform, outputs.dataparser_scale = transform_to_local(
+                frame, outputs.dataparser_transform, float(outputs.dataparser_scale)
+            )
+            points = outputs.metadata.get("points3D_xyz")
+            if points is not None:
+                outputs.metadata["points3D_xyz"] = frame.points_to_local(points.double()).to(points)
+        if hasattr(self, "train_cameras"):
+            moved = self.train_dataset.cameras.camera_to_worlds
+            self.train_cameras.camera_to_worlds = moved.to(self.train_cameras.camera_to_worlds)
+        self.__dict__.pop("view_sampler", None)
+
     def create_train_dataset(self) -> CheckedDataset:
-        check_training_split(self.train_dataparser_outputs)
+        outputs = self.train_dataparser_outputs
+        check_training_split(outputs)
+        if self.config.dataparser._target not in CHECKED.values():
+            check_rounding(outputs, type(self.config.dataparser).__name__.removesuffix("Config"))
+        centres = outputs.cameras.camera_to_worlds[:, :3, 3]
+        metadata = usable_points(outputs.metadata, centres)
+        warn_of_narrow_base(metadata, centres)
+        self.train_dataparser_outputs = replace(outputs, metadata=metadata)
         return super().create_train_dataset()
 
     def create_eval_dataset(self) -> CheckedDataset:

@@ -172,14 +172,20 @@ class L2OModel(SplatfactoModel):
         return RenderedViews(views, self.render(views.cameras).rgb)
 
     def training_loss(self, shown: list[RenderedViews]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Loss (mean over pixels, sum over views) and metrics of one step's views, one entry per image size."""
+        """Loss (mean over pixels, sum over views) and metrics of one step's views, one entry per image size.
+
+        Masked pixels count in neither. There is no PSNR if nothing counts in any view.
+        """
         loss, squared_error = torch.zeros((), device=self.device), []
         for group in shown:
             views = group.views
             loss = loss + self._image_loss(group.images, views.images, views.masks)
-            squared_error.append((group.images.detach() - views.images).square().mean(dim=(1, 2, 3)))
-        train_psnr = -10 * torch.log10(torch.cat(squared_error)).mean()
-        return {self.config.loss: loss}, {"psnr": train_psnr, "gaussian_count": torch.tensor(float(self.num_points))}
+            squared_error.append(_squared_error(group.images.detach(), views))
+        metrics = {"gaussian_count": torch.tensor(float(self.num_points))}
+        errors = torch.cat(squared_error)
+        if len(errors):
+            metrics["psnr"] = -10 * torch.log10(errors).mean()
+        return {self.config.loss: loss}, metrics
 
     def _image_loss(self, rendered: Tensor, images: Tensor, masks: Tensor | None) -> Float[Tensor, ""]:
         if self.config.loss == "squared":
@@ -233,7 +239,8 @@ class L2OModel(SplatfactoModel):
     def get_metrics_dict(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
         rendered = outputs["rgb"]
         photograph, mask = photograph_and_mask(batch, self.background.to(self.device))
-        return {"psnr": torch.tensor(psnr(rendered, photograph, mask)), "gaussian_count": torch.tensor(self.num_points)}
+        metrics, quality = {"gaussian_count": torch.tensor(self.num_points)}, psnr(rendered, photograph, mask)
+        return metrics if quality is None else {"psnr": torch.tensor(quality)} | metrics
 
     def get_loss_dict(self, outputs: dict, batch: dict, metrics_dict: dict | None = None) -> dict[str, Tensor]:
         rendered = outputs["rgb"]
@@ -242,10 +249,21 @@ class L2OModel(SplatfactoModel):
         return {self.config.loss: self._image_loss(rendered[None], photograph[None], masks)}
 
     def get_image_metrics_and_images(self, outputs: dict, batch: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Quality of one view, as far as its pixels count, and the photograph beside the render."""
         rendered = outputs["rgb"]
         photograph, mask = photograph_and_mask(batch, self.background.to(self.device))
-        metrics = {"psnr": psnr(rendered, photograph, mask), "ssim": ssim(rendered, photograph, mask)}
-        distance = self.lpips(rendered, photograph)
-        if distance is not None:
-            metrics["lpips"] = distance
+        measures = {"psnr": psnr, "ssim": ssim, "lpips": self.lpips}
+        found = {name: measure(rendered, photograph, mask) for name, measure in measures.items()}
+        metrics = {name: value for name, value in found.items() if value is not None}
         return metrics, {"img": torch.cat([photograph, rendered], dim=1)}
+
+
+def _squared_error(rendered: Float[Tensor, "v h w 3"], views: Views) -> Float[Tensor, " m"]:
+    """Mean squared difference of each view over its pixels that count; without the views that have none."""
+    squared = (rendered - views.images).square()
+    if views.masks is None:
+        return squared.mean(dim=(1, 2, 3))
+    counted = views.masks > 0.5
+    number = counted.sum(dim=(1, 2, 3))
+    total = torch.where(counted, squared, 0).sum(dim=(1, 2, 3))
+    return total[number > 0] / (3 * number[number > 0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
@@ -13,8 +13,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
+from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
+from l2o_splat.plugin.saved_capture import SavedCapture
 from l2o_splat.plugin.starts import InitializationConfig, StartRequest, start_scene
 from l2o_splat.rendering.trial import draw_trial_image
 from l2o_splat.scene import SceneKnowledge, SceneStart
@@ -50,6 +52,7 @@ class L2OPipeline(VanillaPipeline):
         super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
         self._optimizer: JointOptimizer | None = None
         self._start: SceneStart | None = None
+        self._saved: SavedCapture | None = None
         if test_mode != "inference":
             # Compile now: nerfstudio's viewer aborts images at any line, also inside a compiler.
             draw_trial_image(self.device)
@@ -68,12 +71,39 @@ class L2OPipeline(VanillaPipeline):
 
     def bind(self, optimizer: JointOptimizer) -> None:
         """Give the rule what is known of the scene, and draw as it was trained with."""
-        outputs = self.datamanager.train_dataparser_outputs
-        centres, context = outputs.cameras.camera_to_worlds[:, :3, 3], self._start.context
-        scene = SceneKnowledge(centres, float(outputs.dataparser_scale), None if context is None else context.cameras)
+        # As before the capture changed, if it did: a rule goes on with the scene that it was bound to.
+        known, context = self._saved or self.datamanager.capture(), self._start.context
+        scene = SceneKnowledge(known.centres, known.rescaled_by, None if context is None else context.cameras)
         optimizer.bind(scene, self._start)
         self._optimizer = optimizer
         self.model.adopt_raster(optimizer.rule.trained_raster or {})
+
+    def follow(self, state: dict) -> None:
+        """Show the capture in the frame of the checkpoint whose extra state is given.
+
+        Raises:
+            CaptureError: If the checkpoint belongs to another capture, or poses have changed.
+        """
+        saved = SavedCapture.from_state(state)
+        if saved is not None and self._saved is None:
+            self.datamanager.follow(saved)
+            self._saved = saved
+
+    def get_extra_state(self) -> dict:
+        """The capture and the frame of the scene."""
+        present = self.datamanager.capture()
+        if self._saved is not None:
+            trained = [name for name in self._saved.training if name not in set(present.training)]
+            present = replace(
+                present,
+                training=present.training + trained,
+                centres=self._saved.centres,
+                rescaled_by=self._saved.rescaled_by,
+            )
+        return present.state()
+
+    def set_extra_state(self, state: dict) -> None:
+        self.follow(state)
 
     def get_train_loss_dict(self, step: int):
         """Loss of the step's views, summed over views; of the context views in steps with renders."""
@@ -109,14 +139,21 @@ class L2OPipeline(VanillaPipeline):
         if self.model.precision is not None and self.config.model.uncertainty == "laplace":
             self.model.measure_curvature(self._start.context)
 
+    def get_average_image_metrics(self, data_loader, image_prefix, step=None, output_path=None, get_std: bool = False):
+        """Mean quality over views, see :func:`mean_quality`."""
+        self.eval()
+        metrics = mean_quality(self.model, data_loader, image_prefix, output_path, get_std)
+        self.train()
+        return metrics
+
     def get_average_eval_image_metrics(self, step=None, output_path=None, get_std: bool = False):
         """Mean quality over the views held out, printed in one line as well."""
         if len(self.datamanager.eval_dataset) == 0:
             return {}
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
-        quality = f"PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}"
-        if "lpips" in metrics:
-            quality += f", LPIPS {metrics['lpips']:.4f}"
+        formats = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}", "lpips": "LPIPS {:.4f}"}
+        quality = ", ".join(text.format(metrics[name]) for name, text in formats.items() if name in metrics)
+        quality = quality or "No quality"
         when = "" if step is None else f"After {step + 1} steps: "
         views = len(self.datamanager.eval_dataset)
         CONSOLE.log(f"{when}{quality} on {views} held-out views, {self.model.num_points} Gaussians.")

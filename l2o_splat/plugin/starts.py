@@ -204,12 +204,15 @@ def _initial_scene(request: StartRequest, weights: Weights) -> InitialScene:
         f"{weights.card.licence}."
     )
     begin = time.perf_counter()
-    scene = initializer(views, scale, near_far)
+    scene = initializer(views, scale, near_far, background)
     size = scene.context.cameras
     CONSOLE.log(
         f"The initial model took {time.perf_counter() - begin:.1f} s for {len(indices)} views of {size.width} x "
         f"{size.height} pixels."
     )
+    cells = len(indices) * scene.grid[0] * scene.grid[1]
+    if len(scene.gaussians) < cells:
+        CONSOLE.log(f"Masks: {cells - len(scene.gaussians)} of {cells} predicted Gaussians are left out.")
     request.model.adopt_raster(weights.card.raster or {})
     return replace(scene, features=scene.features.float())
 

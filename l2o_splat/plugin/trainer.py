@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
+import torch
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.errors import L2OError
+from l2o_splat.files import write_text_whole
+from l2o_splat.plugin.large_coordinates import OFFSET
+from l2o_splat.plugin.run_estimate import RunEstimate
 from l2o_splat.plugin.run_plan import effective_config, resolve
-
-WORTH_TELLING_SECONDS = 60.0
-"""A rule that needs more in a whole run is announced with the time it will take."""
-
+from l2o_splat.plugin.stop_signals import StopRequest, default_signals, stop_signals
 
 EFFECTIVE_NAME = "effective.json"
 """File of a run's effective values."""
@@ -54,18 +56,16 @@ class L2OTrainer(Trainer):
         with _one_sentence():
             self.plan = resolve(config)
         super().__init__(effective_config(config, self.plan), local_rank, world_size)
+        self.completed_step: int | None = None
+        """The last step that this process has taken as a whole; None before the first."""
+        self._stop_request = StopRequest()
 
     def setup(self, test_mode="val") -> None:
         with _one_sentence():
             super().setup(test_mode)
-            seconds = self.optimizers.optimizers["gaussians"].expected_seconds_per_step()
-        steps = self.config.max_num_iterations
-        if seconds is not None and seconds * steps > WORTH_TELLING_SECONDS:
-            CONSOLE.log(
-                f"The rule needs about {seconds:.2f} s per step for {self.pipeline.model.num_points} Gaussians on this "
-                f"machine, {timedelta(seconds=round(seconds * steps))} for {steps} steps, and rendering comes on top."
-            )
-        horizon, last = self.plan.horizon, self._start_step + steps
+            self.optimizers.optimizers["gaussians"].check_scene()
+        self.estimate = self._new_estimate()
+        horizon, last = self.plan.horizon, self._start_step + self.config.max_num_iterations
         if horizon is not None and last != horizon:
             CONSOLE.log(
                 f"Decaying rates reach their end at step {horizon}, this run ends at step {last}; "
@@ -73,32 +73,106 @@ class L2OTrainer(Trainer):
             )
         self._publish_plan()
 
+    def _new_estimate(self) -> RunEstimate:
+        """The estimate of the time of this run, told when the update of the scene begins and ends."""
+        optimizer = self.optimizers.optimizers["gaussians"]
+        steps = range(optimizer.inner_step, optimizer.inner_step + self.config.max_num_iterations)
+        estimate = RunEstimate([optimizer.rule.work_at(step) for step in steps], CONSOLE.log)
+
+        def begins(*_) -> None:
+            if self.device.startswith("cuda"):
+                torch.cuda.synchronize()
+            estimate.rule_begins()
+
+        optimizer.register_step_pre_hook(begins)
+        optimizer.register_step_post_hook(lambda *_: estimate.rule_ends())
+        return estimate
+
     def _publish_plan(self) -> None:
         """Print the effective values of the run, and save them beside ``config.yml``."""
         values = self.plan.describe() | {
             "num_gaussians": self.pipeline.model.num_points,
             "raster": asdict(self.pipeline.model.raster_settings()),
         }
+        offset = self.pipeline.datamanager.train_dataparser_outputs.metadata.get(OFFSET)
+        if offset is not None:
+            values[OFFSET] = offset
         weights = "".join(f" with weights {card.source} (licence {card.licence})" for card in self.plan.cards)
         CONSOLE.log(
             f"{self.plan.num_steps} steps of {', then '.join(self.plan.rules)}{weights}; {EFFECTIVE_NAME} beside "
             "config.yml holds all effective values."
         )
         self.base_dir.mkdir(parents=True, exist_ok=True)
-        staged = self.base_dir / f".{EFFECTIVE_NAME}"
-        staged.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(staged, self.base_dir / EFFECTIVE_NAME)
+        text = json.dumps(values, indent=2) + "\n"
+        write_text_whole(self.base_dir / EFFECTIVE_NAME, text)
 
     def setup_optimizers(self) -> Optimizers:
         """The joint optimizer, bound to the scene before a checkpoint is loaded into it."""
+        path = _checkpoint_to_load(self.config)
+        if path is not None:
+            # Before anything long, and before rule and start see the cameras.
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            self.pipeline.follow(saved["pipeline"].get("_extra_state", {}))
         self.pipeline.start_scene(self.plan)
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
         return optimizers
 
+    def train(self) -> None:
+        """Train to the end, or until Ctrl-C or SIGTERM; a second one of them ends the process at once.
+
+        Raises:
+            SystemExit: With 130 after Ctrl-C and 143 after SIGTERM; the last whole step is saved.
+        """
+
+        def stop() -> None:
+            self.stop_training = True
+
+        with stop_signals(stop) as self._stop_request:
+            super().train()
+        if self._stop_request.number is not None:
+            raise SystemExit(self._stop_request.exit_code)
+
+    def _after_train(self) -> None:
+        """Save the last step that was taken; nerfstudio would save the one that it was about to take."""
+        if self.completed_step is not None:
+            self.step = self.completed_step
+        if self._stop_request.number is None:
+            super()._after_train()
+            return
+        name = self._stop_request.number.name
+        self.training_state = "completed"
+        if self.completed_step is None:
+            CONSOLE.log(f"Stopped by {name} before the first step; there is nothing to save.")
+            return
+        self.save_checkpoint(self.step)
+        writer.write_out_storage()
+        left = self._start_step + self.config.max_num_iterations - self.step - 1
+        further = f"--load-dir {self.checkpoint_dir} --max-num-iterations {left} takes the {left} steps that are left"
+        CONSOLE.log(
+            f"Stopped by {name} after step {self.step}, which is saved in {self.checkpoint_dir}; "
+            + (f"the same command with {further}." if left else "no steps are left.")
+        )
+
+    def _train_complete_viewer(self) -> None:
+        """Wait for Ctrl-C beside the viewer, which ends the process as nerfstudio has it."""
+        if self._stop_request.number is not None:
+            return
+        with default_signals():
+            super()._train_complete_viewer()
+
+    def eval_iteration(self, step: int) -> None:
+        with self.estimate.left_out():
+            super().eval_iteration(step)
+
     def train_iteration(self, step: int):
         kind, begin = self.optimizers.optimizers["gaussians"].feedback_kind, time.perf_counter()
+        self.estimate.begin()
         result = super().train_iteration(step)
+        self.completed_step = step
+        self.estimate.end_step()
+        if self._stop_request.number is not None:
+            self.stop_training = True  # The signal came before nerfstudio's loop had set it to False.
         if step == self._start_step:
             if kind == "renders":
                 # No trial tells the time of such a step beforehand.
@@ -112,6 +186,11 @@ class L2OTrainer(Trainer):
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
+        """Save off the clock, see :meth:`_save_whole`."""
+        with self.estimate.left_out():
+            self._save_whole(step)
+
+    def _save_whole(self, step: int) -> None:
         """Write beside the checkpoints, then move into place, so that a kill at any moment leaves a whole one.
 
         Where the write fails (a full disk), the last good checkpoint stays and training goes on.
@@ -154,6 +233,18 @@ class L2OTrainer(Trainer):
         CONSOLE.log(f"[bold yellow]{message} Training goes on.")
 
 
+def _checkpoint_to_load(config: TrainerConfig) -> Path | None:
+    """The file that nerfstudio will load; None if there is none, or if it will complain about it."""
+    path = config.load_checkpoint
+    if config.load_dir is not None:
+        step = config.load_step
+        saved = (
+            sorted(config.load_dir.glob("step-*.ckpt")) if step is None else [config.load_dir / f"step-{step:09d}.ckpt"]
+        )
+        path = saved[-1] if saved else None
+    return path if path is not None and path.is_file() else None
+
+
 @contextmanager
 def _one_sentence() -> Iterator[None]:
     """Turn expected errors into their sentence, which is all a user needs; a stack trace would bury it."""
@@ -161,6 +252,10 @@ def _one_sentence() -> Iterator[None]:
         yield
     except ValueError as error:
         raise SystemExit(f"l2o_splat: {error}") from error
+    except KeyboardInterrupt:
+        # nerfstudio would print a stack trace and report success.
+        CONSOLE.log("Stopped by SIGINT before the first step; nothing was saved.")
+        raise SystemExit(StopRequest(signal.SIGINT).exit_code) from None
 
 
 def _refuse_options(config: TrainerConfig) -> None:

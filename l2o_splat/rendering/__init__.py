@@ -80,7 +80,7 @@ def linearize(
 ) -> Linearization:
     """Images of a scene, and an object for products with their Jacobian by the Gaussians' parameters.
 
-    Arguments and errors as for :func:`render`; None chooses ``cpu`` where it can, ``reference`` otherwise.
+    Arguments and errors as for :func:`render`; None chooses ``cpu`` if it can, ``reference`` otherwise.
     """
     _check(gaussians, cameras)
     backend = backend or _choose(gaussians, products=True)
@@ -115,7 +115,7 @@ def _check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
 
 
 def _choose(gaussians: Gaussians, products: bool) -> Backend:
-    """The fastest backend that can."""
+    """The fastest backend that suits the Gaussians."""
     if gaussians.means.dtype != torch.float32:
         return "reference"
     if gaussians.device.type == "cuda" and not products:

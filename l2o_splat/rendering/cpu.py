@@ -2,9 +2,9 @@
 
 A rendering goes through three stages, each a kernel run by several threads: *project* every Gaussian into a record
 (:mod:`cpu_projection`), *bin* the records into tiles by depth (:mod:`cpu_binning`), *composite* the tiles
-(:mod:`cpu_compositing`). Gradients go back through the same stages, tangents forth. Results are the same bit for
-bit for any number of threads: tiles never add to the same number, and what they found for a Gaussian is summed up in
-a fixed order.
+(:mod:`cpu_compositing`). Gradients pass through the same stages backwards, tangents forwards. Results are the same bit
+for bit for any number of threads: tiles never add to the same number, and what they find for a Gaussian is summed in a
+fixed order.
 
 With several threads on a busy machine, set ``OMP_WAIT_POLICY=PASSIVE`` before Python starts: otherwise the idle
 threads of PyTorch's own pool take half of the time that the kernels could use.
@@ -22,7 +22,15 @@ from torch import Tensor
 from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.rendering import cpu_binning, cpu_compositing, cpu_projection
-from l2o_splat.rendering.cpu_records import LOOK_WIDTH, RECORD_WIDTH, TILE_HEIGHT, TILE_WIDTH, Camera, Parameters, Rules
+from l2o_splat.rendering.cpu_records import (
+    RECORD_WIDTH,
+    SPLAT_WIDTH,
+    TILE_HEIGHT,
+    TILE_WIDTH,
+    Camera,
+    Parameters,
+    Rules,
+)
 from l2o_splat.rendering.linearization import Linearization
 from l2o_splat.rendering.once import differentiable_once
 from l2o_splat.rendering.output import Rendering
@@ -117,7 +125,7 @@ class CpuLinearization(Linearization):
 
     def jvp(self, tangents: Gaussians) -> Rendering:
         d_parameters = _parameters(tangents)
-        d_looks = [np.empty((len(view.records), LOOK_WIDTH), np.float32) for view in self._views]
+        d_splats = [np.empty((len(view.records), SPLAT_WIDTH), np.float32) for view in self._views]
         d_images = self._empty_images()
         _, alpha, depth = self._images
 
@@ -125,13 +133,13 @@ class CpuLinearization(Linearization):
             view = self._views[v]
             cpu_projection.project_jvp(
                 begin, end, self._parameters, d_parameters, view.camera, self._rules, view.records, view.pair_starts,
-                d_looks[v],
+                d_splats[v],
             )  # fmt: skip
 
         def composite(v: int, begin: int, end: int) -> None:
             view = self._views[v]
             cpu_compositing.composite_jvp(
-                begin, end, self._tiles_x, view.records, d_looks[v], view.tile_starts, view.tile_gaussians,
+                begin, end, self._tiles_x, view.records, d_splats[v], view.tile_starts, view.tile_gaussians,
                 self._rules.alpha_limit, self._background, alpha[v], depth[v], *(image[v] for image in d_images),
             )  # fmt: skip
 
@@ -149,7 +157,7 @@ class CpuLinearization(Linearization):
         ]
         # What the tiles sum up takes much memory, so it is used for one view after the other.
         pairs = max((len(view.entries) for view in self._views), default=0)
-        entry_sums = np.empty((pairs, LOOK_WIDTH), np.float32)
+        entry_sums = np.empty((pairs, SPLAT_WIDTH), np.float32)
 
         def composite(v: int, begin: int, end: int) -> None:
             view = self._views[v]

@@ -8,7 +8,7 @@ instructions. The exponent is taken apart along the row: with dy from the centre
 
 which is the usual dx^T conic dx / 2 without the cancellation that it suffers for thin Gaussians.
 
-The three kernels share :func:`_find_spans` and :func:`_exp_over_255`, and so the decision which pixels are drawn.
+The three kernels share :func:`_find_spans` and :func:`_exp_over_255`, and so agree on which pixels are drawn.
 Changing a line of the inner loops may keep them from being vectorised: run ``benchmarks/rasterizer.py`` afterwards.
 What they need is a trip count known in advance, unsigned indices (signed ones may count from the end, which numba
 has to check) into one flat buffer, and selections instead of branches.
@@ -30,12 +30,12 @@ from l2o_splat.rendering.cpu_records import (
     LAST_COLUMN,
     LAST_ROW,
     LOG_OPACITY,
-    LOOK_WIDTH,
     PRECISION_X,
     PRECISION_Y,
     RECORD_WIDTH,
     RED,
     SLOPE,
+    SPLAT_WIDTH,
     TILE_HEIGHT,
     TILE_WIDTH,
 )
@@ -91,7 +91,7 @@ def _find_spans(record, left, top, open_from, open_to, first, count, start, peak
         dy = F(row) - centre_y
         ridge = centre_x + record[SLOPE] * dy
         value = F(0.25) * record[LOG_OPACITY] - across * dy * dy
-        # The margin is for rounding; the inner loops look at every alpha anyway.
+        # The margin is for rounding; the inner loops check every alpha anyway.
         half = np.sqrt(max(value, F(0)) / along) + F(0.01)
         low = max(np.ceil(ridge - half), first_column, open_from[row])
         high = min(np.floor(ridge + half), last_column, open_to[row])
@@ -216,7 +216,7 @@ def composite_vjp(
     # The light that passes (0 when finished), what is behind, the gradients to red, green, blue and accumulated depth,
     # and the expected depth. Depths are taken relative to it: a weight w moves it by w (z - expected) / alpha.
     pixels = np.empty(7 * PLANE, np.float32)
-    sums = np.empty(LOOK_WIDTH * LANES, np.float32)
+    sums = np.empty(SPLAT_WIDTH * LANES, np.float32)
     open_from, open_to = np.empty(TILE_HEIGHT, np.float32), np.empty(TILE_HEIGHT, np.float32)
     first, count = np.empty(TILE_HEIGHT, np.int32), np.empty(TILE_HEIGHT, np.int32)
     start, peak = np.empty(TILE_HEIGHT, np.float32), np.empty(TILE_HEIGHT, np.float32)
@@ -243,7 +243,7 @@ def composite_vjp(
             size = min(BATCH, tile_starts[tile + 1] - offset)
             if not any_open:
                 for i in range(size):
-                    for k in range(LOOK_WIDTH):
+                    for k in range(SPLAT_WIDTH):
                         entry_sums[offset + i, k] = 0
                 continue
             for i in range(size):
@@ -295,7 +295,7 @@ def composite_vjp(
                         p += STEP
                         here += F(LANES)
                         left_over -= LANES
-                for k in range(LOOK_WIDTH):
+                for k in range(SPLAT_WIDTH):
                     total = F(0)
                     for lane in range(LANES):
                         total += sums[k * LANES + lane]
@@ -305,13 +305,13 @@ def composite_vjp(
 
 @kernel
 def composite_jvp(
-    begin, end, tiles_x, records, d_looks, tile_starts, tile_gaussians, limit, background,
+    begin, end, tiles_x, records, d_splats, tile_starts, tile_gaussians, limit, background,
     alpha, depth, d_rgb, d_alpha, d_depth,
 ):  # fmt: skip
     """Tangents of tiles ``begin`` to ``end`` of a view.
 
     Args:
-        d_looks: ``[n, 10]`` tangents of the first ten columns of ``records``.
+        d_splats: ``[n, 10]`` tangents of the first ten columns of ``records``.
         alpha, depth: What :func:`composite` has drawn.
         d_rgb, d_alpha, d_depth: Out: tangents of the images.
     """
@@ -321,7 +321,7 @@ def composite_jvp(
     open_from, open_to = np.empty(TILE_HEIGHT, np.float32), np.empty(TILE_HEIGHT, np.float32)
     first, count = np.empty(TILE_HEIGHT, np.int32), np.empty(TILE_HEIGHT, np.int32)
     start, peak = np.empty(TILE_HEIGHT, np.float32), np.empty(TILE_HEIGHT, np.float32)
-    batch, d_batch = np.empty((BATCH, RECORD_WIDTH), np.float32), np.empty((BATCH, LOOK_WIDTH), np.float32)
+    batch, d_batch = np.empty((BATCH, RECORD_WIDTH), np.float32), np.empty((BATCH, SPLAT_WIDTH), np.float32)
     for tile in range(begin, end):
         left, top = tile % tiles_x * TILE_WIDTH, tile // tiles_x * TILE_HEIGHT
         columns, rows = min(TILE_WIDTH, width - left), min(TILE_HEIGHT, height - top)
@@ -335,12 +335,12 @@ def composite_jvp(
             size = min(BATCH, tile_starts[tile + 1] - offset)
             for i in range(size):
                 _copy_row(records, tile_gaussians[offset + i], batch, i)
-                _copy_row(d_looks, tile_gaussians[offset + i], d_batch, i)
+                _copy_row(d_splats, tile_gaussians[offset + i], d_batch, i)
             for i in range(size):
-                record, d_look = batch[i], d_batch[i]
+                record, d_splat = batch[i], d_batch[i]
                 along = F(0.125) * record[PRECISION_X]
                 red, green, blue, z = record[RED], record[GREEN], record[BLUE], record[DEPTH]
-                d_red, d_green, d_blue, d_z = d_look[RED], d_look[GREEN], d_look[BLUE], d_look[DEPTH]
+                d_red, d_green, d_blue, d_z = d_splat[RED], d_splat[GREEN], d_splat[BLUE], d_splat[DEPTH]
                 _find_spans(record, left, top, open_from, open_to, first, count, start, peak)
                 first_row, end_row = _rows_of(record, top, rows)
                 for row in range(first_row, end_row):
@@ -349,10 +349,10 @@ def composite_jvp(
                     p = U(row * TILE_WIDTH + first[row])
                     dy = F(top + row) + F(0.5) - record[CENTRE_Y]
                     # d ln(alpha) = constant + linear u + quadratic u^2 in this row.
-                    du = record[SLOPE] * d_look[CENTRE_Y] - d_look[CENTRE_X] - d_look[SLOPE] * dy
-                    constant = d_look[LOG_OPACITY] + record[PRECISION_Y] * dy * d_look[CENTRE_Y]
-                    constant -= F(0.5) * d_look[PRECISION_Y] * dy * dy
-                    linear, quadratic = -record[PRECISION_X] * du, F(-0.5) * d_look[PRECISION_X]
+                    du = record[SLOPE] * d_splat[CENTRE_Y] - d_splat[CENTRE_X] - d_splat[SLOPE] * dy
+                    constant = d_splat[LOG_OPACITY] + record[PRECISION_Y] * dy * d_splat[CENTRE_Y]
+                    constant -= F(0.5) * d_splat[PRECISION_Y] * dy * dy
+                    linear, quadratic = -record[PRECISION_X] * du, F(-0.5) * d_splat[PRECISION_X]
                     while left_over > 0:
                         for lane in range(STEP):
                             u = here + F(lane)

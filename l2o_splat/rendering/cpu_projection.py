@@ -1,4 +1,4 @@
-"""From Gaussians to records on the CPU, and the way back for gradients and forth for tangents.
+"""From Gaussians to records on the CPU, backwards for gradients and forwards for tangents.
 
 The formulas are those of ``reference.py``. Geometry is computed in float64: it costs little here, and thin Gaussians
 lose most of their digits in float32.
@@ -21,11 +21,11 @@ from l2o_splat.rendering.cpu_records import (
     LAST_COLUMN,
     LAST_ROW,
     LOG_OPACITY,
-    LOOK_WIDTH,
     PRECISION_X,
     PRECISION_Y,
     RED,
     SLOPE,
+    SPLAT_WIDTH,
     TILE_HEIGHT,
     TILE_WIDTH,
 )
@@ -163,10 +163,10 @@ def project(begin, end, parameters, camera, rules, records, tiles):
 def _add_up(begin, end, pair_starts, entries, entry_sums, group_sums):
     """Sum up what the tiles know about each of a few Gaussians, always in the same order."""
     for g in range(begin, end):
-        for i in range(LOOK_WIDTH):
+        for i in range(SPLAT_WIDTH):
             group_sums[g - begin, i] = 0
         for pair in range(pair_starts[g], pair_starts[g + 1]):
-            for i in range(LOOK_WIDTH):
+            for i in range(SPLAT_WIDTH):
                 group_sums[g - begin, i] += entry_sums[entries[pair], i]
 
 
@@ -179,7 +179,7 @@ def project_vjp(begin, end, parameters, camera, rules, records, pair_starts, ent
         entries: ``[pairs]`` where each pair is to be found in ``entry_sums``.
         entry_sums: ``[pairs, 10]`` what :func:`cpu_compositing.composite_vjp` has summed up in each tile.
     """
-    group_sums, v_colour = np.empty((GROUP, LOOK_WIDTH)), np.empty(3, np.float32)
+    group_sums, v_colour = np.empty((GROUP, SPLAT_WIDTH)), np.empty(3, np.float32)
     basis, by_x = np.empty(MOST_BANDS, np.float32), np.zeros(MOST_BANDS, np.float32)
     by_y, by_z = np.zeros(MOST_BANDS, np.float32), np.zeros(MOST_BANDS, np.float32)
     to_world = transposed(camera.rotation)
@@ -204,13 +204,13 @@ def project_vjp(begin, end, parameters, camera, rules, records, pair_starts, ent
         sharp_determinant, determinant = sharp_xx * sharp_yy - xy * xy, xx * yy - xy * xy
         precision_x, slope, precision_y = yy / determinant, xy / yy, 1 / yy
 
-        # From moments of d loss / d ln(alpha) to the look; see cpu_compositing for the exponent.
+        # From moments of d loss / d ln(alpha) to the splat; see cpu_compositing for the exponent.
         v_log_opacity = sums[0]
         v_centre_x = precision_x * sums[1]
         v_centre_y = precision_y * sums[3] - slope * v_centre_x
         v_slope = precision_x * sums[4]
 
-        # From the look to the covariance: precision_x = 1 / (xx - xy^2 / yy).
+        # From the splat to the covariance: precision_x = 1 / (xx - xy^2 / yy).
         v_xx = 0.5 * precision_x * precision_x * sums[2]
         v_xy = precision_y * v_slope - 2 * slope * v_xx
         v_yy = slope * slope * v_xx - precision_y * (slope * v_slope - 0.5 * precision_y * sums[5])
@@ -269,8 +269,8 @@ def project_vjp(begin, end, parameters, camera, rules, records, pair_starts, ent
 
 
 @kernel
-def project_jvp(begin, end, parameters, tangents, camera, rules, records, pair_starts, d_looks):
-    """Write tangents of the looks ``[n, 10]`` of those of Gaussians ``begin`` to ``end`` that are drawn."""
+def project_jvp(begin, end, parameters, tangents, camera, rules, records, pair_starts, d_splats):
+    """Write tangents of the splats ``[n, 10]`` of those of Gaussians ``begin`` to ``end`` that are drawn."""
     d_colour = np.empty(3, np.float32)
     basis, by_x = np.empty(MOST_BANDS, np.float32), np.zeros(MOST_BANDS, np.float32)
     by_y, by_z = np.zeros(MOST_BANDS, np.float32), np.zeros(MOST_BANDS, np.float32)
@@ -315,14 +315,14 @@ def project_jvp(begin, end, parameters, tangents, camera, rules, records, pair_s
             d_log_opacity += 0.5 * d_xx * (sharp_yy / sharp_determinant - yy / determinant)
             d_log_opacity += 0.5 * d_yy * (sharp_xx / sharp_determinant - xx / determinant)
             d_log_opacity += d_xy * xy * (1 / determinant - 1 / sharp_determinant)
-        look = d_looks[g]
-        look[CENTRE_X] = scale_x * (d_x - point[0] / z * d_z)
-        look[CENTRE_Y] = scale_y * (d_y - point[1] / z * d_z)
-        look[PRECISION_X] = -precision_x * precision_x * (d_xx - 2 * slope * d_xy + slope * slope * d_yy)
-        look[SLOPE] = precision_y * (d_xy - slope * d_yy)
-        look[PRECISION_Y] = -precision_y * precision_y * d_yy
-        look[LOG_OPACITY] = d_log_opacity
-        look[DEPTH] = d_z
+        splat = d_splats[g]
+        splat[CENTRE_X] = scale_x * (d_x - point[0] / z * d_z)
+        splat[CENTRE_Y] = scale_y * (d_y - point[1] / z * d_z)
+        splat[PRECISION_X] = -precision_x * precision_x * (d_xx - 2 * slope * d_xy + slope * slope * d_yy)
+        splat[SLOPE] = precision_y * (d_xy - slope * d_yy)
+        splat[PRECISION_Y] = -precision_y * precision_y * d_yy
+        splat[LOG_OPACITY] = d_log_opacity
+        splat[DEPTH] = d_z
 
         direction, distance = normalized(add(mean, scaled(-1.0, camera.centre)))
         d_direction = combined(1 / distance, d_mean, -dot(direction, d_mean) / distance, direction)
@@ -336,4 +336,4 @@ def project_jvp(begin, end, parameters, tangents, camera, rules, records, pair_s
                 d_colour[c] += basis[k] * tangents.features_rest[g, k - 1, c]
                 d_colour[c] += d_basis * parameters.features_rest[g, k - 1, c]
         for c in range(3):
-            look[RED + c] = d_colour[c] if records[g, RED + c] > 0 else F(0)
+            splat[RED + c] = d_colour[c] if records[g, RED + c] > 0 else F(0)

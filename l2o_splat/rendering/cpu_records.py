@@ -1,8 +1,8 @@
 """What the kernels of the cpu backend hand to one another.
 
-One *record* per Gaussian and view says how the Gaussian looks from the camera, in ``RECORD_WIDTH`` float32 numbers
-(one cache line). Its first ``LOOK_WIDTH`` numbers, the *look*, are what the parameters are differentiated through;
-gradients and tangents of a look have the same columns.
+One *record* per Gaussian and view holds the Gaussian as the camera sees it, in ``RECORD_WIDTH`` float32 numbers
+(one cache line). Its first ``SPLAT_WIDTH`` numbers, the *splat*, are what the parameters are differentiated through;
+gradients and tangents of a splat have the same columns.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 RECORD_WIDTH = 16
-LOOK_WIDTH = 10
+SPLAT_WIDTH = 10
 
 CENTRE_X, CENTRE_Y = 0, 1
 """Projected mean, pixels."""

@@ -11,8 +11,8 @@ from l2o_splat.rendering.output import Rendering
 class Linearization(ABC):
     """Images of a scene, and products with their Jacobian J by the Gaussians' parameters.
 
-    Nothing about the point is computed twice: what is visible where is found once. The scene is copied, so that later
-    changes of the given tensors do not matter.
+    Nothing about the point is computed twice: which Gaussians are visible where is found once. The scene is copied, so
+    that later changes to the given tensors do not matter.
     """
 
     @property

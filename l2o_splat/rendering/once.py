@@ -10,8 +10,8 @@ def differentiable_once(backend: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The same tensors, through which gradients flow once; a second derivative raises ``RuntimeError``.
 
     A kernel called in ``backward`` leaves no trace for autograd, so second derivatives would silently lack its part.
-    ``torch.autograd.function.once_differentiable`` does not help: its error lies beside the way from the gradient to
-    the inputs, where ``torch.autograd.grad`` never comes by if there is another way.
+    ``torch.autograd.function.once_differentiable`` does not help: its error is not on the path from the gradient to the
+    inputs, so ``torch.autograd.grad`` never reaches it if there is another path.
     """
     needing = [tensor for tensor in tensors if tensor.requires_grad]
     guarded = iter(_Guard.apply(backend, *needing) if needing else ())

@@ -1,7 +1,7 @@
-"""The torch twin: the rules of the rasterizer in plain tensor operations.
+"""The reference backend: the rules of the rasterizer in plain tensor operations.
 
 Slow and readable, for any dtype and device, and differentiable twice. It is the oracle of the other
-backends, the path for second derivatives, and what is left when numba cannot be imported.
+backends, the path for second derivatives, and the fallback when numba cannot be imported.
 
 The rules are those of gsplat (arXiv 2409.06765), read from its sources: the local affine projection of
 EWA splatting (Zwicker et al., IEEE VIS 2001) with the slope limited to 1.3 times the field of view,

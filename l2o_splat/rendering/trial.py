@@ -18,10 +18,10 @@ def draw_trial_image(device: torch.device | str) -> float:
     clock should not start inside a compiler, so both call this first.
 
     Returns:
-        Seconds it took; a fraction of one where the kernels were in the cache.
+        Seconds it took; a fraction of one if the kernels were in the cache.
 
     Raises:
-        RuntimeError: when the image is not the one expected.
+        RuntimeError: If the image is not the one expected.
     """
     start = time.perf_counter()
     rows = torch.zeros(1, 14)

@@ -42,11 +42,11 @@ class PosedPhotos:
     num_photos: int
     """Photographs that could be read."""
     unregistered: list[str]
-    """Names of those that got no pose and are not in the capture."""
+    """Names of the photographs that got no pose and are not in the capture."""
     num_points: int
     """Points of the sparse cloud."""
     mean_reprojection_error: float
-    """Over all observations of all points, pixels."""
+    """Mean reprojection error over all observations of all points, pixels."""
 
     @property
     def num_registered(self) -> int:

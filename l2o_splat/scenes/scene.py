@@ -84,7 +84,7 @@ class Shafts(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """All that the ray caster needs to know."""
+    """Everything that the ray caster needs of a scene."""
 
     solids: np.ndarray
     """[s] of SOLID."""

@@ -55,7 +55,7 @@ def _fbm(lattice, x, y, z, footprint, octaves, gain=0.5):
         footprint *= 2.0
         if footprint > 0.7:
             break
-        # A turned, not quite doubled lattice hides the axes and the period.
+        # A lattice that is turned and slightly less than doubled hides the axes and the period.
         x, y, z = 1.6 * x + 1.2 * y + 0.3, 1.6 * y - 1.2 * x + 7.7, 2.03 * z + 3.1
     return total
 

@@ -30,7 +30,7 @@ def camera_path(
 
 
 def _orbit(num_views: int, rng: np.random.Generator):
-    """Around the subject, a third of the way to full circle, going up and down a little."""
+    """An orbit around the subject, a third of a circle to a full one, going up and down a little."""
     span = rng.uniform(np.radians(130), np.radians(360))
     angle = rng.uniform(0, 2 * np.pi) + span * np.linspace(0, 1, num_views, endpoint=False)
     phase = np.linspace(0, 2 * np.pi * rng.integers(1, 4), num_views) + rng.uniform(0, 2 * np.pi)

@@ -30,10 +30,10 @@ class Objective:
     def error(
         self, rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"], masks: Tensor | None = None
     ) -> Float[Tensor, ""]:
-        """Error, mean over pixels, sum over views."""
+        """Error, mean over pixels, sum over views; masked pixels change nothing."""
         error = photometric_loss(rendered, images, masks, self.ssim_weight)
         if self.perceptual_weight:
-            distances = self._lpips.distances(rendered, images)
+            distances = self._lpips.distances(rendered, images, masks)
             if distances is not None:
                 error = error + self.perceptual_weight * distances.sum()
         return error

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from l2o_splat.errors import L2OError
+from l2o_splat.files import write_whole
 from l2o_splat.frame import FrameConvention
 from l2o_splat.rendering.settings import RasterSettings
 
@@ -95,6 +93,23 @@ class Weights:
     tensors: dict[str, Tensor]
     card: WeightsCard
 
+    def behaviour(self, config: type, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Behaviour of the card with some options replaced, as fields of a config.
+
+        Args:
+            config: Dataclass of the options that the code knows.
+            options: Options that replace those of the card.
+
+        Raises:
+            ValueError: If either names a field that ``config`` does not have.
+        """
+        known = {entry.name for entry in fields(config)}
+        if unknown := sorted(options.keys() - known):
+            raise ValueError(f"{self.card.system} has no options {unknown}; {sorted(known)} can be set.")
+        if unknown := sorted(self.card.behaviour.keys() - known):
+            raise ValueError(f"The weights from {self.card.source} have unknown options {unknown}; update l2o_splat.")
+        return self.card.behaviour | dict(options)
+
     def require(self, *systems: System) -> Weights:
         """Return these weights if they are of one of the given systems.
 
@@ -124,23 +139,11 @@ def save_weights(path: str | Path, weights: Weights) -> WeightsCard:
     tensor_file, card_file = file_pair(Path(path))
     tensor_file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
-    _write_beside(tensor_file, lambda target: save_file(tensors, target))
+    write_whole(tensor_file, lambda target: save_file(tensors, target))
     card = replace(weights.card, sha256=hash_of(tensor_file), format_version=FORMAT_VERSION)
     text = json.dumps(asdict(card), indent=2, sort_keys=True, default=str) + "\n"
-    _write_beside(card_file, lambda target: target.write_text(text))
+    write_whole(card_file, lambda target: target.write_text(text))
     return card
-
-
-def _write_beside(path: Path, write: Callable[[Path], Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def hash_of(path: Path) -> str:

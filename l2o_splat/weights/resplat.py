@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,18 +59,13 @@ def read_tensors(weights: Weights, options: Mapping[str, Any]) -> ReadTensors:
         ValueError: If the weights are of another method or architecture, or an option is unknown.
     """
     tensors, card = _network_tensors(weights), weights.card
-    known = {entry.name for entry in fields(ReSplatConfig)}
-    if unknown := sorted(options.keys() - known):
-        raise ValueError(f"resplat has no options {unknown}; {sorted(known)} can be set.")
-    if unknown := sorted(card.behaviour.keys() - known):
-        raise ValueError(f"The weights from {card.source} have unknown options {unknown}; update l2o_splat.")
+    behaviour = weights.behaviour(ReSplatConfig, options)
     if tensors and all(name.startswith(DEPTH) for name in tensors):
         raise ValueError(
             f"The weights from {card.source} are of the depth network alone, from which training starts; use "
             "those of a whole model ('l2o weights list' names some)."
         )
-    config = ReSplatConfig(**card.behaviour | dict(options))
-    return ReadTensors(tensors, ReSplatShape.of(tensors), config, card.source)
+    return ReadTensors(tensors, ReSplatShape.of(tensors), ReSplatConfig(**behaviour), card.source)
 
 
 def load_depth(network: DepthNetwork, weights: Weights) -> list[str]:

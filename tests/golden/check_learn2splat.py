@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
@@ -263,9 +264,18 @@ def check_meta_losses(replay: Replay) -> None:
     replay.compare("meta_loss/stability_value", stability_loss(errors))
 
 
+def read(path: Path) -> Replay:
+    """A fixture in PyTorch's format or in safetensors."""
+    return Replay(load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True))
+
+
 def replay_all(path: Path) -> Replay:
     """All parts that the fixture has."""
-    replay = Replay(torch.load(path, weights_only=True))
+    return replay_parts(read(path))
+
+
+def replay_parts(replay: Replay) -> Replay:
+    """Run every part of which the fixture has anything."""
     last = len(replay.steps("step{}/grad_raw")) - 1
     fast = {"active_only": False, "knn_refresh_interval": 100}
     parts: dict[str, Callable[[], None]] = {

@@ -218,7 +218,9 @@ def replay_updates(
 
 
 def replay_update_step(fixture: dict[str, Any], report: Report, make_views: MakeViews) -> None:
-    """The update alone."""
+    """The update alone; the weights are in the fixture, or come from the formula for the shapes that it holds."""
+    if "state_dict" not in fixture:
+        fixture = fixture | {"state_dict": hash_weights(fixture["shapes"])}
     original, context = fixture["config"], fixture["context"]
     check_options(original, report)
     network = ReSplatUpdateNetwork(shape_of(original, has_update=True))

@@ -1,4 +1,4 @@
-"""Learn2Splat against what its original code computed."""
+"""Learn2Splat against what its original code computed, and against a small fixture of our own, which is always here."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +8,19 @@ import torch
 
 from tests.golden import check_learn2splat as check
 
-FIXTURE = Path(__file__).resolve().parents[3] / "shared" / "golden" / "learn2splat_a.pt"
-pytestmark = pytest.mark.skipif(not FIXTURE.exists(), reason=f"{FIXTURE} is absent")
+ORIGINAL = Path(__file__).resolve().parents[3] / "shared" / "golden" / "learn2splat_a.pt"
+TINY = Path(__file__).with_name("data") / "learn2splat_tiny.safetensors"
 
 
-def test_every_quantity_of_the_fixture(capsys):
-    replay = check.replay_all(FIXTURE)
+@pytest.fixture(params=[ORIGINAL, TINY], ids=["original", "tiny"])
+def fixture(request):
+    if not request.param.exists() and request.param != TINY:
+        pytest.skip(f"{request.param} is absent")
+    return request.param
+
+
+def test_every_quantity_of_the_fixture(fixture, capsys):
+    replay = check.replay_all(fixture)
     status = check.report(replay)
     assert status == 0, capsys.readouterr().out
     assert not replay.absent and set(replay.tensors) == replay.read
@@ -24,8 +31,8 @@ def test_every_quantity_of_the_fixture(capsys):
     assert {name for name in results if name.split("/")[-1] not in inputs} == compared
 
 
-def test_a_wrong_value_an_absent_part_and_an_unknown_key_show(tmp_path, capsys):
-    golden = torch.load(FIXTURE, weights_only=True)
+def test_a_wrong_value_an_absent_part_and_an_unknown_key_show(fixture, tmp_path, capsys):
+    golden = check.read(fixture).tensors
     part = {name: value for name, value in golden.items() if name.startswith(("state_dict/", "init/", "step"))}
     path = tmp_path / "part.pt"
     torch.save(part | {"step9/odd": torch.zeros(1)}, path)
@@ -70,8 +77,8 @@ def test_fixtures_of_other_sizes_are_read(tmp_path):
     assert check.report(replay) == 0 and len(replay.comparisons) == 6
 
 
-def test_bfloat16_stays_close():
-    replay = check.Replay(torch.load(FIXTURE, weights_only=True))
+def test_bfloat16_stays_close(fixture):
+    replay = check.read(fixture)
     rule = check.make_rule(replay)
     half = check.Learn2SplatRule(rule.network, replace(rule.config, precision="bfloat16"))
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
-from l2o_splat.optim.precision import MEAN
+from l2o_splat.optim.precision import MEAN, check_precision
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.views import Views
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
@@ -95,3 +96,25 @@ def test_weights_come_back_as_they_went_and_predict_per_squared_footprint(shape,
     torch.testing.assert_close(predicted_precision(again, far, RasterSettings())[:, 1:], precision[:, 1:])
     ratio = precision[per_view + 7, MEAN] * footprint.square()
     assert 1e-3 < ratio < 1.01 * torch.tensor(7.0).exp()
+
+
+def test_masked_pixels_have_no_say_in_the_precision():
+    """Of a scene without the Gaussians of masked cells: one row for each that is left, whatever is under the mask."""
+    views, masks = context(num_views=3), torch.ones(3, 64, 64, 1)
+    masks[0, :, 40:], masks[1:, 10:31, 12:40] = 0, 0
+    head = UncertaintyHead(NARROW.width, torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    torch.nn.init.normal_(head.output.weight, std=0.3)
+    found = []
+    for garbage in (0.0, 1.0, float("nan")):
+        scene = initializer()(replace(views, images=torch.where(masks > 0.5, views.images, garbage), masks=masks))
+        found.append(predicted_precision(head, scene, RasterSettings()).detach())
+        assert found[-1].shape == (len(scene.gaussians), 5) and len(scene.gaussians) < 3 * 256
+        check_precision(scene.gaussians, found[-1])
+        heuristic = heuristic_precision(scene.gaussians, ContextViews(scene.context, RasterSettings()))
+        curvature = group_curvature(scene.gaussians, ContextViews(scene.context, RasterSettings()))
+        found[-1] = torch.cat([found[-1], heuristic, curvature], dim=1)
+    assert found[0].isfinite().all() and found[0].equal(found[1]) and found[0].equal(found[2])
+    whole = initializer()(views)
+    unmasked = initializer()(replace(views, masks=torch.ones_like(masks)))
+    precision, same = (predicted_precision(head, scene, RasterSettings()) for scene in (whole, unmasked))
+    assert precision.equal(same)

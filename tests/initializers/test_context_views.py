@@ -45,13 +45,39 @@ def test_cameras_follow_their_images(how, size):
     torch.testing.assert_close(fitted.images[inner], ray_colours(fitted)[inner], rtol=0, atol=tolerance)
 
 
-def test_large_views_are_reduced_and_masks_dropped():
-    views = context(2, 200, 300)
-    masked = Views(views.cameras, views.images, torch.ones(2, 200, 300, 1))
-    fitted = fit(masked, 64, 160, "squeeze")
+def test_large_views_are_reduced():
+    fitted = fit(context(2, 200, 300), 64, 160, "squeeze")
     assert (fitted.cameras.width, fitted.cameras.height) == (128, 64) and fitted.masks is None
     same = context(2, 64, 128)
     assert fit(same, 64, 448, "crop").images.equal(same.images)
+
+
+@pytest.mark.parametrize("how", ["squeeze", "crop", "enlarge"])
+@pytest.mark.parametrize("size", [(64, 128), (150, 250), (170, 200)])
+def test_a_fitted_pixel_counts_only_if_everything_in_it_counts(how, size):
+    """What is under a mask changes no pixel that counts, and no more of them are lost than the filter reaches."""
+    views = context(2, *size)
+    masks = torch.ones(2, *size, 1)
+    masks[0, :9], masks[1, 20:40, 30:50] = 0, 0
+    plain = fit(views, 64, 160, how)
+    assert fit(Views(views.cameras, views.images, torch.ones_like(masks)), 64, 160, how).masks.eq(1).all()
+    for garbage in (0.0, 1.0, float("nan")):
+        spoiled = Views(views.cameras, torch.where(masks > 0.5, views.images, garbage), masks)
+        fitted = fit(spoiled, 64, 160, how)
+        counted = fitted.masks > 0.5
+        torch.testing.assert_close(
+            torch.where(counted, fitted.images, 0), torch.where(counted, plain.images, 0), rtol=0, atol=1e-5
+        )
+    if how == "squeeze":
+        area = torch.nn.functional.interpolate(masks.movedim(-1, 1), size=counted.shape[1:3], mode="area")
+        taken = counted.movedim(-1, 1)
+        assert (area[taken] == 1).all()
+        # The filter reaches two pixels of the new size to either side.
+        clear = -torch.nn.functional.max_pool2d(-area, 5, stride=1, padding=2) == 1
+        assert taken[clear].all() and clear.any()
+    blank = fitted.blanked(torch.tensor([0.1, 0.2, 0.3]))
+    assert blank.images[~counted[..., 0]].unique(dim=0).allclose(torch.tensor([[0.1, 0.2, 0.3]]))
+    assert blank.images[counted[..., 0]].equal(fitted.images[counted[..., 0]]) and blank.masks is fitted.masks
 
 
 def test_views_that_cannot_fit_are_refused():

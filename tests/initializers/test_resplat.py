@@ -99,6 +99,40 @@ def test_local_search_and_bfloat16_stay_close():
         assert 0 < error < limit, f"{options} changes the features by {error:.1%}"
 
 
+MASKS = {
+    "a hole in all": (slice(0, 3), slice(21, 43), slice(21, 43)),
+    "a band in some": (slice(0, 2), slice(0, 64), slice(0, 14)),
+}
+
+
+@pytest.mark.parametrize("where", MASKS)
+@pytest.mark.parametrize("shape", [NARROW, NARROW_FINE])
+def test_masked_pixels_make_no_gaussians(shape, where):
+    views, masks, background = context(), torch.ones(3, 64, 64, 1), torch.tensor([0.2, 0.4, 0.6])
+    masks[MASKS[where]] = 0
+    start, side = initializer(shape), shape.gaussian_downsample
+    # The networks see the background, and the Gaussians of the other cells are theirs.
+    whole = start(Views(views.cameras, torch.where(masks > 0.5, views.images, background)))
+    share = masks.unfold(1, side, side).unfold(2, side, side).mean(dim=(3, 4, 5)).flatten()
+    kept = (share >= 0.5).nonzero().flatten()
+    for garbage in (torch.tensor([0.0, 1.0, 0.0]), torch.tensor(float("nan"))):
+        spoiled = Views(views.cameras, torch.where(masks > 0.5, views.images, garbage), masks)
+        scene = start(spoiled, background=background)
+        assert scene.cell.equal(kept) and len(kept) < len(whole.gaussians)
+        assert scene.gaussians.pack().equal(whole.gaussians.pack()[kept])
+        assert scene.features.equal(whole.features[kept]) and scene.depth.equal(whole.depth)
+        assert scene.context.masks.equal(masks) and scene.context.images.equal(whole.context.images)
+        assert scene.on_grid(scene.features)[kept].equal(scene.features)
+        assert scene.at(slice(3, 9)).cell.equal(kept[3:9])
+
+
+def test_views_that_are_masked_as_a_whole_are_refused():
+    views, masks = context(), torch.zeros(3, 64, 64, 1)
+    masks[:, 1::4, 1::4] = 1
+    with pytest.raises(ValueError, match="Masks leave nothing of the 3 context views"):
+        initializer()(Views(views.cameras, views.images, masks))
+
+
 def test_views_that_do_not_suit_are_refused():
     start, views = initializer(), context(3)
     one = views[:1]

@@ -23,6 +23,17 @@ def clouds(n):
     }
 
 
+def test_neighbours_do_not_depend_on_the_number_of_threads():
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(nearest_neighbours(clouds(1001)["clustered"], 8))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].equal(found[1])
+
+
 @pytest.mark.parametrize("search", [nearest_neighbours, tree_search])
 @pytest.mark.parametrize("n", [4, 30, 1001])
 @pytest.mark.parametrize("kind", clouds(4))

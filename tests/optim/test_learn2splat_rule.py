@@ -60,30 +60,30 @@ def test_packing_reorders_quaternions_and_colours():
 
 
 def test_permuting_gaussians_permutes_everything():
-    rule, gaussians, told = make_rule(), scene(), feedback(inactive=[3, 9])
+    rule, gaussians, seen = make_rule(), scene(), feedback(inactive=[3, 9])
     order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
     state = rule.init_state(SceneStart(gaussians))
-    delta, after = rule(gaussians, told, state)
+    delta, after = rule(gaussians, seen, state)
     permuted_state = state.at(order)
-    permuted, permuted_after = rule(gaussians[order], replace(told, gradients=told.gradients[order]), permuted_state)
+    permuted, permuted_after = rule(gaussians[order], replace(seen, gradients=seen.gradients[order]), permuted_state)
     assert_same(permuted, delta[order], rtol=1e-4, atol=1e-6)
     for name in after:
         torch.testing.assert_close(permuted_after[name], after[name][order], rtol=1e-4, atol=1e-5)
 
 
 def test_inputs_stay_as_they_were():
-    rule, gaussians, told = make_rule(), scene(), feedback(inactive=[0])
+    rule, gaussians, seen = make_rule(), scene(), feedback(inactive=[0])
     state = rule.init_state(SceneStart(gaussians))
-    before = [gaussians.pack(), told.gradients.pack(), *(rows.clone() for rows in state.values())]
-    rule(gaussians, told, state)
-    for old, new in zip(before, [gaussians.pack(), told.gradients.pack(), *state.values()], strict=True):
+    before = [gaussians.pack(), seen.gradients.pack(), *(rows.clone() for rows in state.values())]
+    rule(gaussians, seen, state)
+    for old, new in zip(before, [gaussians.pack(), seen.gradients.pack(), *state.values()], strict=True):
         assert torch.equal(old, new)
 
 
 def test_gaussians_without_gradient_are_left_alone():
-    rule, gaussians, told = make_rule(), scene(), feedback(inactive=[0, 7, 39])
+    rule, gaussians, seen = make_rule(), scene(), feedback(inactive=[0, 7, 39])
     state = rule.init_state(SceneStart(gaussians))
-    delta, after = rule(gaussians, told, state)
+    delta, after = rule(gaussians, seen, state)
     idle = torch.tensor([0, 7, 39])
     assert delta.pack()[idle].abs().max() == 0
     assert all(torch.equal(after[name][idle], state[name][idle]) for name in state)
@@ -91,16 +91,16 @@ def test_gaussians_without_gradient_are_left_alone():
     alone = torch.tensor([i for i in range(40) if i not in idle])
     part, _ = rule(
         gaussians[alone],
-        replace(told, gradients=told.gradients[alone]),
+        replace(seen, gradients=seen.gradients[alone]),
         state.at(alone),
     )
     assert_same(part, delta[alone], rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_with_too_few_gradients_moves_nothing(caplog):
-    rule, gaussians, told = make_rule(), scene(), feedback(inactive=range(2, 40))
+    rule, gaussians, seen = make_rule(), scene(), feedback(inactive=range(2, 40))
     state = rule.init_state(SceneStart(gaussians))
-    delta, after = rule(gaussians, told, state)
+    delta, after = rule(gaussians, seen, state)
     assert delta.pack().abs().max() == 0 and all(torch.equal(after[name], state[name]) for name in state)
     assert "only 2 Gaussians have a gradient" in caplog.text
 
@@ -122,7 +122,7 @@ def test_results_are_within_the_clamps():
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 4])
 def test_other_sh_degrees_are_padded_or_cut(degree):
-    rule, told = make_rule(), feedback()
+    rule, seen = make_rule(), feedback()
     width = 11 + 3 * (degree + 1) ** 2
     full = torch.zeros(2, 40, max(width, 59))
     for rows, values in zip(full, (scene(width=width), feedback(width=width).gradients), strict=True):
@@ -132,8 +132,8 @@ def test_other_sh_degrees_are_padded_or_cut(degree):
         Feedback(Gaussians.unpack(full[1, :, :width]), 0, 1.0),
         rule.init_state(SceneStart(scene())),
     )
-    told = Feedback(Gaussians.unpack(full[1, :, :59]), 0, 1.0)
-    expected, _ = rule(Gaussians.unpack(full[0, :, :59]), told, rule.init_state(SceneStart(scene())))
+    seen = Feedback(Gaussians.unpack(full[1, :, :59]), 0, 1.0)
+    expected, _ = rule(Gaussians.unpack(full[0, :, :59]), seen, rule.init_state(SceneStart(scene())))
     both = min(width, 59)
     torch.testing.assert_close(delta.pack()[:, :both], expected.pack()[:, :both])
     assert delta.sh_degree == degree and delta.pack()[:, both:].abs().sum() == 0
@@ -141,23 +141,23 @@ def test_other_sh_degrees_are_padded_or_cut(degree):
 
 def test_capped_bands_are_brought_to_zero_and_stay():
     rule, gaussians = make_rule(cap_sh_degree=1), scene()
-    told = feedback(inactive=[5])
+    seen = feedback(inactive=[5])
     state = rule.init_state(SceneStart(gaussians))
-    delta, _ = rule(gaussians, told, state)
+    delta, _ = rule(gaussians, seen, state)
     after = gaussians.zip_map(torch.add, delta)
     assert after.features_rest[:, 3:].abs().max() == 0
     assert torch.equal(after.features_rest[5, :3], gaussians.features_rest[5, :3])
     zeroed = replace(gaussians, features_rest=gaussians.features_rest * (torch.arange(15) < 3)[:, None])
-    again, _ = rule(zeroed, told, state)
+    again, _ = rule(zeroed, seen, state)
     assert_same(zeroed.zip_map(torch.add, again), after)
 
 
 def test_rows_in_portions_equal_all_at_once(monkeypatch):
-    rule, gaussians, told = make_rule(), scene(), feedback()
+    rule, gaussians, seen = make_rule(), scene(), feedback()
     state = rule.init_state(SceneStart(gaussians))
-    delta, after = rule(gaussians, told, state)
+    delta, after = rule(gaussians, seen, state)
     monkeypatch.setattr("l2o_splat.nets.point_transformer.ROWS_ON_CPU", 7)
-    portions, after_portions = rule(gaussians, told, state)
+    portions, after_portions = rule(gaussians, seen, state)
     assert_same(portions, delta, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(after_portions["latent"], after["latent"], rtol=1e-4, atol=1e-5)
 
@@ -195,10 +195,10 @@ def test_adam_direction_is_adams():
     weight = torch.zeros(40, 59, requires_grad=True)
     adam = torch.optim.Adam([weight], lr=1.0, eps=1e-15)
     for step in range(3):
-        told = feedback(step=step, seed=step)
-        proposal = rule.propose(gaussians, told, state)
+        seen = feedback(step=step, seed=step)
+        proposal = rule.propose(gaussians, seen, state)
         state, before = proposal.state, weight.detach().clone()
-        weight.grad = told.gradients.pack()[:, paper_columns(16)]
+        weight.grad = seen.gradients.pack()[:, paper_columns(16)]
         adam.step()
         torch.testing.assert_close(proposal.direction, before - weight.detach(), rtol=1e-4, atol=1e-4)
 
@@ -207,15 +207,15 @@ def test_adam_direction_is_adams():
 def test_the_graph_runs_through_latent_states_and_nothing_else():
     rule = make_rule()
     gaussians = scene().map(lambda values: values.requires_grad_())
-    told = replace(feedback(), gradients=feedback().gradients.map(lambda values: values.requires_grad_()))
+    seen = replace(feedback(), gradients=feedback().gradients.map(lambda values: values.requires_grad_()))
     start = rule.init_state(SceneStart(gaussians)).updated(latent=torch.randn(40, 24, requires_grad=True))
-    _, state = rule(gaussians, told, start)
+    _, state = rule(gaussians, seen, start)
     state["latent"].retain_grad()
-    delta, _ = rule(gaussians, replace(told, step=1), state)
+    delta, _ = rule(gaussians, replace(seen, step=1), state)
     delta.pack().square().sum().backward()
     assert state["latent"].grad.abs().sum() > 0 and start["latent"].grad.abs().sum() > 0
     assert rule.network.point_transformer[0].linear.weight.grad.abs().sum() > 0
-    assert all(values.grad is None for scene_part in (gaussians, told.gradients) for _, values in scene_part.items())
+    assert all(values.grad is None for scene_part in (gaussians, seen.gradients) for _, values in scene_part.items())
 
 
 def test_start_from_features_or_seed():

@@ -80,14 +80,25 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_the_documented_example_trains_and_prunes(one_thread):
-    example, prune = blocks()[:2]
+    example, freeze, warm_up, prune = blocks()[:4]
     names = {}
     exec(compile(example, str(DOCUMENT), "exec"), names)
     assert names["losses"][-1] < 0.7 * names["losses"][0]
     with torch.no_grad():
         names["splats"]["opacities"][::3] = -9
     n = len(names["splats"]["means"])
+    exec(compile(freeze, str(DOCUMENT), "exec"), names)
+    exec(compile(warm_up, str(DOCUMENT), "exec"), names)
+    assert names["optimizer"].param_groups[1]["lr"] == 0.05
     exec(compile(prune, str(DOCUMENT), "exec"), names)
     assert len(names["splats"]["means"]) <= n - n // 3
     names["photometric_loss"](names["draw"](names["splats"]), names["photos"]).backward()
@@ -172,15 +183,14 @@ def test_a_state_of_other_weights_or_options_is_refused(weights, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_many_rows_are_shared_among_threads_and_give_the_same(weights, monkeypatch, precision):
+def test_many_rows_are_shared_among_threads_and_give_the_same(weights, monkeypatch, two_threads, precision):
     whole, portions = make_splats(200), make_splats(200)
-    threads = torch.get_num_threads()
     train(whole, LearnedOptimizer(whole, weights, precision=precision), range(2))
     monkeypatch.setattr("l2o_splat.nets.point_transformer.ROWS_ON_CPU", 16)
     train(portions, LearnedOptimizer(portions, weights, precision=precision), range(2))
     for name in SPLATS:
         torch.testing.assert_close(portions[name], whole[name], rtol=1e-4, atol=1e-5)
-    assert torch.get_num_threads() == threads and torch.is_grad_enabled()
+    assert torch.get_num_threads() == 2 and torch.is_grad_enabled()
 
 
 def test_it_is_a_torch_optimizer(weights):
@@ -226,6 +236,21 @@ def test_a_non_finite_gradient_refuses_the_step(weights, caplog):
         optimizer.step()
     assert "1 in features_dc" in caplog.text and optimizer.inner_step == 0
     assert_equal(splats, before)
+
+
+def test_an_added_splat_moves_like_its_parent_with_the_weights_of_the_package():
+    """Log-scales are limited around the median of the scene's start, which an added row must know too."""
+    splats = make_splats()
+    with torch.no_grad():
+        splats["scales"] -= 8
+    optimizer = LearnedOptimizer(splats)
+    train(splats, optimizer, range(5))
+    source, fresh = torch.cat([torch.arange(30), torch.tensor([7])]), torch.arange(31) == 30
+    optimizer.resize({name: value.detach()[source] for name, value in splats.items()}, source, fresh)
+    before = splats["scales"].detach().clone()
+    train(splats, optimizer, [5])
+    moved = (splats["scales"].detach() - before).abs()
+    assert 0 < moved[7].max() < 0.3 and 0 < moved[30].max() < 0.3
 
 
 def test_resizing_moves_rows_and_state_together(weights):

@@ -6,6 +6,7 @@ import torch
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene import SceneKnowledge, SceneStart
+from l2o_splat.views import Views
 from tests.resplat_networks import NARROW_FINE, context, initializer, moved, rule
 
 RASTER = RasterSettings("antialiased", 0.1)
@@ -89,8 +90,40 @@ def test_a_gaussian_keeps_its_cell_when_others_go(scene):
     gaussians = scene.gaussians[source]
     delta, _ = update(gaussians, feedback(gaussians, scene.context), resized)
     assert len(delta) == len(source) and not delta.count_non_finite()
-    with pytest.raises(ValueError, match="turn update_local_search off"):
-        rule(update_local_search=True)(gaussians, feedback(gaussians, scene.context), resized)
+    # A local search would need all of them, so it is not made.
+    elsewhere, _ = rule(update_local_search=True)(gaussians, feedback(gaussians, scene.context), resized)
+    assert elsewhere.means.equal(delta.means)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_masked_pixels_have_no_error(local):
+    """Whatever they hold and whatever is drawn there, the same steps; Gaussians and latents keep their cells."""
+    views = context()
+    masks = torch.ones(3, 64, 64, 1)
+    masks[:2, :, :22], masks[2, 20:37, 8:50] = 0, 0
+    update, found = rule(update_local_search=local), []
+    for garbage in (0.5, float("nan"), torch.tensor([0.0, 1.0, 0.0])):
+        spoiled = Views(views.cameras, torch.where(masks > 0.5, views.images, garbage), masks)
+        masked = initializer()(spoiled)
+        state = update.init_state(masked)
+        assert state["cell"].equal(masked.cell) and 0 < len(masked.cell) < 3 * 256
+        shown = render(masked.gaussians, views.cameras, RASTER).rgb
+        delta, after = None, state
+        for _ in range(2):
+            shown = torch.where(masks > 0.5, shown, garbage if len(found) else 0.0)
+            feedback = Feedback(None, 0, 1.0, RenderedViews(spoiled, shown))
+            with torch.no_grad():
+                delta, after = update(masked.gaussians, feedback, after)
+        assert after["cell"].equal(masked.cell) and not delta.count_non_finite()
+        found.append(torch.cat([delta.pack(), after["latent"]], dim=1))
+    assert found[0].equal(found[1]) and found[0].equal(found[2])
+
+
+def test_masks_that_mask_nothing_change_nothing(scene):
+    views = scene.context
+    masked = initializer()(Views(views.cameras, views.images, torch.ones(3, 64, 64, 1)))
+    for one, other in zip(run(rule(), masked, steps=2), run(rule(), scene, steps=2), strict=True):
+        assert all(value.equal(dict(other.items())[name]) for name, value in one.items())
 
 
 def test_one_state_per_gaussian_of_the_fine_layout():

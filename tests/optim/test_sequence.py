@@ -59,7 +59,7 @@ def test_renders_reach_the_first_rule_and_gradients_the_second():
     shown = RenderedViews(Views(cameras, torch.zeros(1, 4, 4, 3)), torch.full((1, 4, 4, 3), 0.5))
     parameters, start = make_parameters(), make_parameters()
     optimizer = JointOptimizer(parameters, SequencedRule(RenderRule(), adam(), 2))
-    assert optimizer.expected_seconds_per_step() is None
+    optimizer.check_scene()
     for step in range(2):
         assert optimizer.feedback_kind == "renders"
         optimizer.rendered = shown

@@ -7,9 +7,14 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.registry import discover_methods
 from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 
 WIDTH, HEIGHT, FOCAL, NUM_VIEWS = 48, 36, 50.0, 9
 
@@ -97,3 +102,63 @@ def train(config: TrainerConfig):
 def last_checkpoint(config: TrainerConfig) -> Path:
     """The newest checkpoint of a run."""
     return max(config.get_checkpoint_dir().glob("*.ckpt"))
+
+
+def data_manager(capture: Path, dataparser=None, test_mode: str = "test") -> L2ODataManager:
+    """What a method reads of a capture, images aside; every 8th view held out."""
+    if dataparser is None:
+        dataparser = NerfstudioDataParserConfig(load_3D_points=True, eval_mode="interval", eval_interval=8)
+    return L2ODataManagerConfig(data=capture, dataparser=dataparser).setup(device="cpu", test_mode=test_mode)
+
+
+def colmap_parser() -> ColmapDataParserConfig:
+    """For models of :func:`write_colmap_model`."""
+    return ColmapDataParserConfig(colmap_path=Path("sparse/0"), downscale_factor=1)
+
+
+def shift_capture(folder: Path, offset) -> None:
+    """Move poses and points of a tiny capture, in float64."""
+
+    def move(meta):
+        for frame in meta["frames"]:
+            for row, value in zip(frame["transform_matrix"], offset, strict=False):
+                row[3] += value
+
+    edit_transforms(folder, move)
+    header, rows = read_points(folder)
+    header = [line.replace("property float", "property double") for line in header]
+    lines = [
+        " ".join([*(repr(float(x) + value) for x, value in zip(row, offset, strict=False)), *row[3:]]) for row in rows
+    ]
+    (folder / "points.ply").write_text("\n".join([*header, *lines]) + "\n")
+
+
+def read_points(folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Header lines and rows of a tiny capture's PLY."""
+    lines = (folder / "points.ply").read_text().splitlines()
+    end = lines.index("end_header") + 1
+    return lines[:end], [line.split() for line in lines[end:]]
+
+
+def write_colmap_model(folder: Path) -> Path:
+    """The poses and points of a tiny capture as a COLMAP model in text form."""
+    meta = json.loads((folder / "transforms.json").read_text())
+    model = folder / "sparse/0"
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "cameras.txt").write_text(
+        f"1 PINHOLE {meta['w']} {meta['h']} {meta['fl_x']} {meta['fl_y']} {meta['cx']} {meta['cy']}\n"
+    )
+    images = []
+    for number, frame in enumerate(meta["frames"], start=1):
+        pose = np.array(frame["transform_matrix"])
+        rotation = (pose[:3, :3] * [1, -1, -1]).T
+        x, y, z, w = map(float, Rotation.from_matrix(rotation).as_quat())
+        shift = map(float, -rotation @ pose[:3, 3])
+        numbers = " ".join(map(repr, [w, x, y, z, *shift]))
+        images.append(f"{number} {numbers} 1 {Path(frame['file_path']).name}\n1.0 1.0 -1\n")
+    (model / "images.txt").write_text("".join(images))
+    _, rows = read_points(folder)
+    (model / "points3D.txt").write_text(
+        "".join(f"{number} {' '.join(row)} 0.5 1 0\n" for number, row in enumerate(rows, start=1))
+    )
+    return folder

@@ -101,10 +101,14 @@ def test_the_number_of_gaussians_can_be_set(tiny_capture, tmp_path, num_points, 
 
 def test_a_viewer_that_sets_its_own_background_does_not_change_training(tiny_capture, tmp_path):
     config = method_config(tiny_capture, tmp_path / "out", steps=2)
-    model = train(config).pipeline.model
-    before = model.raster_settings()
+    pipeline = train(config).pipeline
+    model, (camera, _) = pipeline.model, pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    settings, saved, before = model.raster_settings(), model.get_extra_state(), model.get_outputs_for_camera(camera)
     model.set_background(torch.tensor([0.1, 0.2, 0.3]))
-    assert model.raster_settings() == before
+    assert (model.raster_settings(), model.get_extra_state()) == (settings, saved)
+    after = model.get_outputs_for_camera(camera)
+    assert after["accumulation"].min() < 0.9, "no background is seen"
+    assert after.keys() == before.keys() and all(after[name].equal(before[name]) for name in before)
 
 
 def test_the_rule_is_one_flag_and_can_be_finished_by_another(tiny_capture, tmp_path):

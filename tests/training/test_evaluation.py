@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.views import Views
 from tests.meta.scenes import episode, small_rule
@@ -25,3 +26,16 @@ def test_it_is_the_mean_over_views_of_clamped_renders_and_ignores_masked_pixels(
     spoiled[:, :5] = 1 - rendered[:, :5].round()
     assert mean_psnr(made.gaussians, Views(cameras, spoiled, masks), raster) == pytest.approx(40, abs=1e-2)
     assert not math.isclose(mean_psnr(made.gaussians, Views(cameras, spoiled), raster), 40, abs_tol=1)
+
+
+def test_a_view_that_is_masked_as_a_whole_is_left_out():
+    made = episode(small_rule())
+    cameras, images = made.target.cameras, made.target.images.clone()
+    masks = torch.ones(*images.shape[:3], 1)
+    masks[1] = 0
+    images[1] = float("nan")
+    kept = [view for view in range(len(cameras)) if view != 1]
+    expected = mean_psnr(made.gaussians, made.target[kept], RasterSettings())
+    assert mean_psnr(made.gaussians, Views(cameras, images, masks), RasterSettings()) == pytest.approx(expected)
+    with pytest.raises(TrainingError, match="No pixel counts in any of the 3 views"):
+        mean_psnr(made.gaussians, Views(cameras, images, torch.zeros_like(masks)), RasterSettings())

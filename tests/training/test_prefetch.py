@@ -60,6 +60,13 @@ def test_two_workers_give_the_same_captures_in_the_same_order():
         assert not there.views.images.is_shared()
 
 
+@pytest.fixture
+def two_threads_per_process(monkeypatch):
+    """What a new process takes unless it is set otherwise."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+
+@pytest.mark.usefixtures("two_threads_per_process")
 def test_an_error_names_its_index_and_a_worker_has_one_thread():
     with prefetched(Labelled(), itertools.count(), num_workers=1) as captures:
         labels = [next(captures).points.xyz[0].tolist() for _ in range(NUMBER_REFUSED)]
@@ -125,7 +132,7 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path):
 
 
 def running(process: int) -> bool:
-    """Whether a process is there and has not ended; where nobody collects orphans, it stays as a zombie."""
+    """Whether a process is there and has not ended; if no process collects orphans, it stays as a zombie."""
     try:
         status = Path(f"/proc/{process}/stat").read_text()
     except OSError:

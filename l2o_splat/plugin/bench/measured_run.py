@@ -26,9 +26,11 @@ from l2o_splat.bench.run_log import LOG_NAME, LogContents, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
 from l2o_splat.environment import commit, machine
 from l2o_splat.errors import L2OError
+from l2o_splat.losses import equal_where_masked
 from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.plugin.bench.config import run_config
 from l2o_splat.plugin.bench.setup_clock import SetupClock
+from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.datamanager import photograph_and_mask
 from l2o_splat.plugin.trainer import L2OTrainer
 from l2o_splat.rendering.trial import draw_trial_image
@@ -189,17 +191,24 @@ class MeasuredRun:
             self.trainer.save_checkpoint(step)
 
     def evaluate(self, taken: int) -> None:
-        """Measure and log held-out quality, mean over views, by the same code for every method.
+        """Measure and log held-out quality, mean over the views that have it, by the same code for every method.
 
         Raises:
+            CaptureError: If masks leave nothing of the held-out views to measure.
             FloatingPointError: If it is not finite.
         """
-        measured: dict[str, list[float | None]] = {"psnr": [], "ssim": [], "lpips": []}
-        for rendered, photograph, mask in self._held_out():
-            measured["psnr"].append(psnr(rendered, photograph, mask))
-            measured["ssim"].append(ssim(rendered, photograph, mask))
-            measured["lpips"].append(self.lpips(rendered, photograph))
-        quality = {name: None if None in values else statistics.fmean(values) for name, values in measured.items()}
+        measures = {"psnr": psnr, "ssim": ssim, "lpips": self.lpips}
+        measured: dict[str, list[float]] = {name: [] for name in measures}
+        for view in self._held_out():
+            for name, measure in measures.items():
+                if (value := measure(*view)) is not None:
+                    measured[name].append(value)
+        quality = {name: statistics.fmean(values) if values else None for name, values in measured.items()}
+        if quality["psnr"] is None:
+            raise CaptureError(
+                "Every pixel of the held-out views is masked, so there is no quality to measure; check the masks "
+                "(white counts, black does not), or hold other views out."
+            )
         broken = [name for name, value in quality.items() if value is not None and not math.isfinite(value)]
         if broken:
             raise FloatingPointError(f"After {taken} steps the held-out {broken[0].upper()} is not a finite number.")
@@ -223,18 +232,16 @@ class MeasuredRun:
         """Save some held-out views for the report; ``when`` is ``start`` or ``end``."""
         if not self.pictures:
             return
-        views = [
-            tuple(image.cpu().numpy() for image in (rendered, photograph))
-            for rendered, photograph, _ in self._held_out()
-        ]
+        views = [[None if image is None else image.cpu() for image in view] for view in self._held_out()]
         names = [path.stem for path in self.pipeline.datamanager.eval_dataset.image_filenames]
         for index in shown_views(len(views)):
-            rendered, photograph = views[index]
+            rendered, photograph, mask = views[index]
             view = f"{index:03d}-{names[index]}"
-            save_picture(picture_path(self.folder, view, when), rendered)
+            save_picture(picture_path(self.folder, view, when), rendered.numpy())
             if when == "end":
-                save_picture(picture_path(self.folder, view, "photograph"), photograph)
-                save_picture(picture_path(self.folder, view, "error"), error_map(rendered, photograph))
+                save_picture(picture_path(self.folder, view, "photograph"), photograph.numpy())
+                compared = (image.numpy() for image in equal_where_masked(rendered, photograph, mask))
+                save_picture(picture_path(self.folder, view, "error"), error_map(*compared))
 
 
 def _leave_out_lpips_of_splatfacto() -> None:

@@ -1,0 +1,179 @@
+"""nerfstudio's parsers of ``transforms.json`` and of COLMAP models, with checks and with float64 where it is needed.
+
+The configs and the names on the command line stay nerfstudio's: the data manager of our methods puts the parsers here
+in their place, so that other methods and saved configs do not notice.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
+from nerfstudio.data.utils import colmap_parsing_utils
+from nerfstudio.utils.io import load_from_json
+from torch import Tensor
+
+from l2o_splat.plugin.capture_checks import CaptureError, check_places
+from l2o_splat.plugin.large_coordinates import announce, large_offset, with_offset
+from l2o_splat.plugin.seed_points import read_ply_points
+from l2o_splat.plugin.transforms_json import check_transforms
+
+
+def _centred(meta: dict, places: Path) -> Float[np.ndarray, " 3"] | None:
+    """Subtract an offset from the poses of ``meta`` if they are large, and return it.
+
+    Raises:
+        CaptureError: If there is one camera, or all are in one place.
+    """
+    poses = [np.array(frame["transform_matrix"], np.float64) for frame in meta["frames"]]
+    centres = np.stack([pose[:3, 3] for pose in poses])
+    check_places(centres, str(places))
+    offset = large_offset(centres) if np.isfinite(centres).all() else None
+    if offset is not None:
+        for frame, pose in zip(meta["frames"], poses, strict=True):
+            pose[:3, 3] -= offset
+            frame["transform_matrix"] = pose
+    return offset
+
+
+def _with_reader(function: Callable, read: Callable[[Path], dict]) -> Callable:
+    """nerfstudio's function with another ``load_from_json``; the module stays as it is for everyone else."""
+    return FunctionType(
+        function.__code__, function.__globals__ | {"load_from_json": read}, function.__name__, function.__defaults__
+    )
+
+
+class CheckedNerfstudio(Nerfstudio):
+    """Reads a ``transforms.json``.
+
+    Raises:
+        CaptureError: For fields that are missing or of a wrong type, and points that cannot be read.
+    """
+
+    _offset: Float[np.ndarray, " 3"] | None = None
+    _announced: bool = False
+
+    def _generate_dataparser_outputs(self, split: str = "train") -> DataparserOutputs:
+        seen: dict[str, Any] = {}
+
+        def read(path: Path) -> dict:
+            meta = load_from_json(path)
+            check_transforms(meta, path)
+            self._offset = _centred(meta, path)
+            seen.update(meta=meta)
+            return meta
+
+        outputs = _with_reader(Nerfstudio._generate_dataparser_outputs, read)(self, split)
+        if self._offset is None:
+            return outputs
+        if not self._announced:
+            announce(self._offset)
+        self._announced = True
+        return with_offset(outputs, self._offset, seen["meta"].get("applied_transform"))
+
+    def _load_3D_points(self, ply_file_path: Path, transform_matrix: Tensor, scale_factor: float):
+        if not hasattr(self, "_points"):  # nerfstudio reads them for every split.
+            self._points = read_ply_points(ply_file_path)
+        if self._points is None:
+            return None
+        xyz, rgb = self._points
+        return {
+            "points3D_xyz": _transformed(xyz, self._offset, transform_matrix) * scale_factor,
+            "points3D_rgb": torch.from_numpy(rgb),
+        }
+
+
+class CheckedColmap(ColmapDataParser):
+    """Reads a COLMAP model.
+
+    Raises:
+        CaptureError: For model files that are cut short.
+    """
+
+    _offset: Float[np.ndarray, " 3"] | None = None
+    _announced: bool = False
+    _applied: list[list[float]] | None = None
+
+    def _get_all_images_and_cameras(self, recon_dir: Path) -> dict:
+        with _whole(recon_dir, "cameras", "images"):
+            meta = super()._get_all_images_and_cameras(recon_dir)
+        self._offset, self._applied = _centred(meta, recon_dir), meta.get("applied_transform")
+        return meta
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs) -> DataparserOutputs:
+        outputs = super()._generate_dataparser_outputs(split, **kwargs)
+        if self._offset is None:
+            return outputs
+        if not self._announced:
+            announce(self._offset)
+        self._announced = True
+        return with_offset(outputs, self._offset, self._applied)
+
+    def _load_3D_points(self, colmap_path: Path, transform_matrix: Tensor, scale_factor: float):
+        with _whole(colmap_path, "points3D"):
+            points = super()._load_3D_points(colmap_path, transform_matrix, scale_factor)
+            if self._offset is None:
+                return points
+            # Again: nerfstudio keeps no points in float64.
+            if (colmap_path / "points3D.bin").exists():
+                saved = colmap_parsing_utils.read_points3D_binary(colmap_path / "points3D.bin")
+            else:
+                saved = colmap_parsing_utils.read_points3D_text(colmap_path / "points3D.txt")
+        axes = np.eye(3) if self._applied is None else np.array(self._applied)[:, :3]
+        xyz = np.array([point.xyz for point in saved.values()], np.float64).reshape(-1, 3)
+        offset = np.linalg.solve(axes, self._offset)
+        return points | {"points3D_xyz": _transformed(xyz, offset, transform_matrix) * scale_factor}
+
+
+def _transformed(
+    xyz: Float[np.ndarray, "p 3"], offset: Float[np.ndarray, " 3"] | None, transform: Float[Tensor, "3 4"]
+) -> Float[Tensor, "p 3"]:
+    """Points less the offset, in float32 from there on, as nerfstudio transforms them."""
+    points = torch.from_numpy(np.asarray(xyz if offset is None else xyz - offset, dtype=np.float32))
+    return torch.cat((points, torch.ones_like(points[..., :1])), -1) @ transform.T
+
+
+@contextmanager
+def _whole(folder: Path, *names: str) -> Iterator[None]:
+    """Name the file of a COLMAP model that is cut short."""
+    try:
+        yield
+    except struct.error as error:
+        raise CaptureError(
+            f"{_cut_file(folder, names)} is cut short ({error}); copy the COLMAP model again, or reconstruct anew."
+        ) from error
+
+
+def _cut_file(folder: Path, names: tuple[str, ...]) -> Path:
+    readers = {"cameras": colmap_parsing_utils.read_cameras_binary}
+    for name in names[:-1]:
+        try:
+            readers[name](folder / f"{name}.bin")
+        except struct.error:
+            return folder / f"{name}.bin"
+    return folder / f"{names[-1]}.bin"
+
+
+CHECKED: dict[type[DataParser], type[DataParser]] = {Nerfstudio: CheckedNerfstudio, ColmapDataParser: CheckedColmap}
+"""Parsers of nerfstudio, and those of ours in their place."""
+
+
+@contextmanager
+def checked_parser(config: DataParserConfig) -> Iterator[None]:
+    """Let a dataparser's config set up the parser of ours; afterwards the config is as it was."""
+    target = config._target
+    config._target = CHECKED.get(target, target)
+    try:
+        yield
+    finally:
+        config._target = target
