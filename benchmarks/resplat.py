@@ -353,7 +353,7 @@ def main() -> None:
     results = run(weights, arguments)
     print(markdown(results))
     if arguments.json is not None:
-        write_whole(arguments.json, json.dumps(results, indent=2) + "\n")
+        write_text_whole(arguments.json, json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

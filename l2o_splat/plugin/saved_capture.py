@@ -126,7 +126,7 @@ def frame_of_saved(saved: SavedCapture, present: SavedCapture) -> Frame:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > HELD_OUT_NAMES else "")
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def describe_change(saved: SavedCapture, present: SavedCapture) -> str:
