@@ -32,7 +32,6 @@ from l2o_splat.plugin.saved_capture import (
     transform_to_local,
 )
 from l2o_splat.plugin.seed_points import usable_points, warn_of_narrow_base
-from l2o_splat.plugin.seed_points import usable_points, warn_of_narrow_base
 from l2o_splat.view_sampling import ViewSampler, ViewStrategy
 from l2o_splat.views import PinholeCameras, Views, opencv_from_opengl
 
