@@ -21,7 +21,6 @@ from l2o_splat.frame import Frame
 from l2o_splat.plugin.capture_checks import CaptureError, check_cameras, check_data_path, check_training_split
 from l2o_splat.plugin.dataset import CheckedDataset
 from l2o_splat.plugin.large_coordinates import OFFSET, check_rounding
-from l2o_splat.plugin.mask_checks import check_masks_listed
 from l2o_splat.plugin.parsers import CHECKED, checked_parser
 from l2o_splat.plugin.saved_capture import (
     SavedCapture,
@@ -104,7 +103,6 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             return
         data = config.data or config.dataparser.data
         check_data_path(data)
-        check_masks_listed(config.dataparser, data)
         try:
             with checked_parser(config.dataparser):
                 super().__init__(config, device=device, test_mode=test_mode, **kwargs)

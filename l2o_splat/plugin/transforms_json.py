@@ -39,7 +39,17 @@ def check_transforms(meta: Any, path: Path) -> None:
     _check_top(meta, path)
     for number, frame in enumerate(frames):
         _check_frame(meta, frame, path, number)
+    _check_masks(frames, path)
     _check_poses(frames, path)
+
+
+def _check_masks(frames: list[dict], path: Path) -> None:
+    without = [frame["file_path"] for frame in frames if "mask_path" not in frame]
+    if 0 < len(without) < len(frames):
+        raise CaptureError(
+            f"{path} gives {len(frames) - len(without)} of {len(frames)} frames a mask_path, the first without is "
+            f"{without[0]}; give every frame one (all white if it leaves nothing out) or none."
+        )
 
 
 def _check_top(meta: dict, path: Path) -> None:
