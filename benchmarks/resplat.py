@@ -34,6 +34,7 @@ from torch import nn
 
 from l2o_splat.bench.memory import PeakMemory
 from l2o_splat.environment import environment
+from l2o_splat.files import write_text_whole
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat import model as initial_model
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
@@ -353,7 +354,7 @@ def main() -> None:
     results = run(weights, arguments)
     print(markdown(results))
     if arguments.json is not None:
-        write_whole(arguments.json, json.dumps(results, indent=2) + "\n")
+        write_text_whole(arguments.json, json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

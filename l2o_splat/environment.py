@@ -15,7 +15,7 @@ PACKAGES = ("l2o_splat", "torch", "nerfstudio", "gsplat", "numba", "numpy", "lpi
 
 
 def environment() -> dict[str, str]:
-    """Names and values of everything that a reader needs to repeat the numbers, in the order to show them."""
+    """Return name and value of everything that a reader needs to repeat the numbers, in the order to show them."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "command": command(),
@@ -31,12 +31,12 @@ def environment() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process."""
+    """Return the command line of this process."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def commit() -> str:
-    """Commit of the sources, marked if they have changes; ``none`` for an installed package."""
+    """Return the commit of the sources, marked if they have changes; ``none`` for an installed package."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return "none"
@@ -50,7 +50,7 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """Name of the GPU; without one, the processor and its number of threads."""
+    """Return the name of the GPU; without a GPU, the processor and the number of threads."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,7 +1,7 @@
-"""The clock of a run: what a step took, and how much of it counts.
+"""The clock of a run: the seconds of each step, and how many of them count.
 
-It runs from the start of a training iteration to its end (views, render, loss, backward, update, densification) and
-stands still for evaluation, checkpoints and logging. The initializer's time is where it starts.
+The clock runs from the start of a training iteration to its end (views, render, loss, backward, update, densification)
+and stops for evaluation, checkpoints and logging. It starts at the seconds that the initializer took.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PARTS = ("render", "backward", "update")
 """Parts of a step: views, render and loss; backward; the optimizer (neighbour search, network, Adam) to the end."""
 
 WARM_STEPS = 5
-"""So many steps after the first one of a process tell what that one would have taken without compiling."""
+"""Number of steps after the first one of a process whose median estimates the first one without compiling."""
 
 
 class StepTimer:
@@ -29,23 +29,23 @@ class StepTimer:
         self._marks: list[tuple[str | None, float | torch.cuda.Event]] = []
 
     def start(self, part: str) -> None:
-        """A step begins, with this part."""
+        """Begin a step, with this part."""
         if self._on_gpu:
             torch.cuda.synchronize()
         self._marks = [(part, self._now())]
 
     def mark(self, part: str | None) -> None:
-        """From here on time belongs to another part; None stops the clock. No effect between steps."""
+        """Count time for another part from here on; None stops the clock. Has no effect between steps."""
         if self._marks:
             self._marks.append((part, self._now()))
 
     @property
     def part(self) -> str | None:
-        """The part that is being timed."""
+        """The part that is timed now; None if the clock is stopped."""
         return self._marks[-1][0] if self._marks else None
 
     def stop(self) -> dict[str, float]:
-        """The step is over; seconds of each part."""
+        """End the step and return the seconds of each part."""
         marks, self._marks = [*self._marks, (None, self._now())], []
         if self._on_gpu:
             torch.cuda.synchronize()
@@ -65,7 +65,7 @@ class StepTimer:
 
 @dataclass(frozen=True)
 class StepTime:
-    """What one step took."""
+    """Seconds of one step."""
 
     parts: dict[str, float]
     """Seconds of each part."""
@@ -80,10 +80,10 @@ class StepTime:
 
 @dataclass
 class RunClock:
-    """Seconds that count, after each step.
+    """Seconds on the clock after each step.
 
-    The first step of a process counts as the median of the (up to five) steps after it, if it took longer; the rest is
-    compile time. Until a second step is known it counts nothing.
+    The first step of a process counts as the median of the up to five steps after it if it took longer; the rest is
+    compile time. It counts as zero until a second step is known.
     """
 
     initializer_seconds: float = 0.0
@@ -97,7 +97,7 @@ class RunClock:
             self.add(step)
 
     def add(self, step: StepTime) -> None:
-        """One more step was taken."""
+        """Add a step."""
         if step.first:
             self._firsts.append(len(self.steps))
         else:
@@ -111,11 +111,11 @@ class RunClock:
 
     @property
     def compile_seconds(self) -> float:
-        """What first steps took beyond what counts."""
+        """Seconds of first steps that do not count."""
         return sum(self.steps[index].total - self._charge(index) for index in self._firsts)
 
     def after_each_step(self) -> list[float]:
-        """Seconds on the clock after 0, 1, 2, ... steps, as far as known now."""
+        """Return the seconds on the clock after 0, 1, 2, ... steps, as far as they are known."""
         seconds = [self.initializer_seconds]
         for index, step in enumerate(self.steps):
             seconds.append(seconds[-1] + (self._charge(index) if step.first else step.total))
@@ -127,7 +127,7 @@ class RunClock:
 
 
 def _leading_warm(steps: Sequence[StepTime]) -> list[float]:
-    """Totals of the steps before the next process began."""
+    """Return the seconds of the steps before the next process began."""
     totals = []
     for step in steps:
         if step.first:

@@ -1,8 +1,7 @@
-"""The sweep on a Ray cluster: the same processes, started by its workers; needs the extra ``cluster``.
+"""A sweep on a Ray cluster, whose workers start the same processes; needs the extra ``cluster``.
 
-A worker runs a spec in a temporary folder and hands the files back. Only the process that was started by the user
-writes to the report's folder, one folder per spec, so a run that a killed worker had begun and another worker repeats
-is counted once.
+A worker runs a spec in a temporary folder and hands the files back. Only the process that the user started writes to
+the folder of the report, one folder per spec, so a run counts once even if another worker repeats it after a kill.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from l2o_splat.bench.run_log import LOG_NAME, RunLog
 from l2o_splat.bench.spec import RunSpec
 
 RETRIES = 3
-"""So many times a run is given to another worker when its worker dies."""
+"""How often a run is given to another worker after its worker died."""
 
 
 def run_on_cluster(
@@ -30,18 +29,18 @@ def run_on_cluster(
     cores: int | None = None,
     command: Sequence[str] = RUN_COMMAND,
 ) -> Iterator[RunSpec]:
-    """Run specs on the cluster; yields each when its files are in ``folder / spec.folder_name``.
+    """Run specs on the cluster; yield each spec when its files are in ``folder / spec.folder_name``.
 
     Args:
         specs: What to run.
-        folder: Of all runs.
+        folder: Folder of all runs.
         pictures: Runs whose held-out views are saved.
-        address: Of the cluster, or ``auto`` for the one on this machine.
-        cores: Cores of one run; None gives it as many as the smallest node has, so that nothing disturbs its clock.
+        address: Address of the cluster, or ``auto`` for the one on this machine.
+        cores: Cores of one run; None takes as many as the smallest node has, so that nothing disturbs the clock.
         command: Program to start for a spec.
 
     Raises:
-        BenchError: when Ray is not installed, there is no cluster, or no node has that many cores.
+        BenchError: If Ray is not installed, there is no cluster, or no node has that many cores.
     """
     try:
         import ray
@@ -80,7 +79,7 @@ def run_on_cluster(
 
 
 def _work(spec: RunSpec, pictures: bool, cores: int, command: Sequence[str]) -> dict[str, bytes]:
-    """On a worker: run a spec; its files by relative path."""
+    """Run a spec on a worker; return the contents of its files by relative path."""
     with tempfile.TemporaryDirectory(prefix="l2o-bench-") as name:
         folder = Path(name)
         run_process(spec, folder, pictures, command, cores)
@@ -88,7 +87,7 @@ def _work(spec: RunSpec, pictures: bool, cores: int, command: Sequence[str]) -> 
 
 
 def _put_in_place(files: dict[str, bytes], target: Path) -> None:
-    """Replace what an earlier sweep left there, in one step."""
+    """Replace the files of an earlier sweep in one step."""
     arriving = target.with_name(f".{target.name}.arriving")
     shutil.rmtree(arriving, ignore_errors=True)
     for name, content in files.items():

@@ -31,7 +31,7 @@ from l2o_splat.scenes.split import NumContext
 SUMMARY_NAME = "summary.md"
 
 LEFT_TO_THE_REPORT = ("lost since best", "steps", "Gaussians", "peak MiB", "ms per step")
-"""Columns of the summary that the terminal has no room for."""
+"""Columns of the summary for which a terminal has no room."""
 
 
 def bench(
@@ -123,7 +123,7 @@ def compare(before: tyro.conf.Positional[Path], after: tyro.conf.Positional[Path
 
 
 def write_all(specs: Sequence[RunSpec], environment: dict, out: Path, images: bool) -> Results:
-    """Write report, JSON, CSV and Markdown from the logs in ``out``."""
+    """Write report, JSON, CSV and Markdown from the logs in ``out``; return the results."""
     results = Results(environment, [read_run(spec, out) for spec in specs])
     write_results(results, out)
     folders = [
@@ -148,7 +148,7 @@ def _plan(
 
 
 def _rich(table: Table) -> RichTable:
-    """For the terminal: what fits beside each other there."""
+    """Return a table for the terminal, with the columns that fit there."""
     used = [i for i, title in enumerate(table.columns) if title not in LEFT_TO_THE_REPORT]
     shown = RichTable()
     for i in used:

@@ -1,4 +1,4 @@
-"""Two reports side by side: what moved by more than the seed spread."""
+"""Two reports side by side: the numbers that differ by more than the seed spread."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Change:
     spread: str
     """Largest range over seeds in either report; ``one seed`` where it is unknown."""
     better: bool | None
-    """None where neither direction is."""
+    """None if neither direction is better."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A measure and how it is shown."""
+    """A measure that is compared, and how it is shown."""
 
     title: str
     cell: Callable[[Results, str, str], Cell]
@@ -53,9 +53,9 @@ STEP_RATIO = Compared("step time ratio to the baseline", Results.step_ratio, 3, 
 
 
 def compare(before: Results, after: Results) -> list[Change]:
-    """Everything that both reports have and that differs by more than the seed spread, and every run gone or new.
+    """List the numbers that differ between two reports by more than the seed spread, and runs that only one has.
 
-    Times are compared in ms where both ran on the same machine, else as ratios to the baseline of their report.
+    Times are compared in ms if both reports come from the same machine, else as ratios to the baseline of their report.
     """
     places = [(scene, method) for scene in before.scenes for method in before.methods if before.of(scene, method)]
     changes = []
@@ -72,7 +72,7 @@ def compare(before: Results, after: Results) -> list[Change]:
 
 
 def same_machine(before: Results, after: Results) -> bool:
-    """Whether all runs of both reports were made on one kind of machine."""
+    """True if all runs of both reports were made on the same kind of machine."""
     return len({run.machine for run in (*before.runs, *after.runs) if run.machine}) <= 1
 
 
@@ -95,7 +95,7 @@ def _changes(before: Results, after: Results, scene: str, method: str) -> Iterat
             continue
         spreads = [cell.spread for cell in (old, new) if cell.spread is not None]
         difference = new.value - old.value
-        # Less than what is shown is no difference that anyone could check.
+        # A difference that does not show in the printed digits could not be checked.
         if abs(difference) <= max(spreads, default=0.0) or shown(difference) in (shown(0.0), shown(-0.0)):
             continue
         yield Change(

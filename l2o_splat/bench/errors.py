@@ -1,4 +1,4 @@
-"""The one error that a user of ``l2o bench`` can meet before the first run."""
+"""The error that keeps a sweep from starting."""
 
 from l2o_splat.errors import L2OError
 

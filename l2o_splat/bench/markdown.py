@@ -7,7 +7,7 @@ from l2o_splat.bench.tables import Table, equal_time, runs_table, summary
 
 
 def summary_markdown(results: Results) -> str:
-    """What was run, the two main tables, and why runs are missing."""
+    """Write the command and environment, the two main tables, and why runs are missing."""
     environment = results.environment
     facts = ("machine", "cores", "commit", "date")
     lines = [f"`{environment.get('command', '')}`", ""]
@@ -22,7 +22,7 @@ def summary_markdown(results: Results) -> str:
 
 
 def table_lines(table: Table) -> list[str]:
-    """A pipe table; the best of a scene is bold."""
+    """Write a pipe table; the best entry of a scene is bold."""
     lines = [_line(table.columns), _line("---" if i < 2 else "---:" for i in range(len(table.columns)))]
     for row in table.rows:
         lines.append(_line(f"**{entry.text}**" if entry.kind == "best" else entry.text for entry in row))

@@ -1,7 +1,7 @@
 """Derived numbers: medians and spreads over seeds, means over scenes, equal wall-clock, ratios.
 
-A run that failed counts as failed: a cell that holds one has no number but says how many failed. The same goes for a
-value that not every run of the cell has reached: it stays blank rather than being a median of those that have.
+A failed run counts: a cell with one has no number but says how many failed. A value that not every run of the cell has
+reached stays blank, instead of being the median of those that have.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Cell:
     low: float | None = None
     high: float | None = None
     note: str = ""
-    """Why there is no number: ``failed 1/2``, ``unavailable``, ``pending 1/2``; empty where it is blank."""
+    """Why there is no number: ``failed 1/2``, ``unavailable``, ``pending 1/2``; empty for a blank cell."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Results:
     runs: list[Run]
     scenes: list[str] = field(init=False)
     methods: list[str] = field(init=False)
-    """In the order in which they were named; the first one is the baseline."""
+    """Labels in the order in which they were named; the first one is the baseline."""
     seeds: list[int] = field(init=False)
     _by_place: dict[tuple[str, str], list[Run]] = field(init=False, repr=False)
 
@@ -63,7 +63,7 @@ class Results:
 
     @property
     def baseline(self) -> str:
-        """The method that others are compared with: the first one, with the longest of its horizons."""
+        """Label of the method that others are compared with: the first one, with the longest of its horizons."""
         name, _ = split_horizon(self.methods[0])
         return max(
             (one for one in self.methods if split_horizon(one)[0] == name), key=lambda one: split_horizon(one)[1]
@@ -71,19 +71,19 @@ class Results:
 
     @property
     def scene_groups(self) -> list[str]:
-        """Every scene, after all of them together where there are several."""
+        """All scenes together if there are several, then each scene."""
         return [ALL_SCENES, *self.scenes] if len(self.scenes) > 1 else self.scenes
 
     def of(self, scene: str, method: str) -> list[Run]:
-        """Runs of one method on one scene, or on all of them."""
+        """Return the runs of one method on one scene, or on all scenes."""
         return self._by_place[scene, method]
 
     def cell(self, scene: str, method: str, measure: Measure) -> Cell:
-        """Median and spread over seeds; on all scenes of the mean over scenes."""
+        """Return median and spread over seeds; for all scenes, those of the mean over scenes."""
         return over_seeds(self.of(scene, method), measure)
 
     def step_ratio(self, scene: str, method: str) -> Cell:
-        """Step time as a multiple of the baseline's on the same scene; geometric mean over scenes."""
+        """Return the step time relative to the baseline's on the same scene; geometric mean over scenes."""
         scenes = self.scenes if scene == ALL_SCENES else [scene]
         runs = self.of(scene, method)
         cells = [(self.cell(one, method, step_time), self.cell(one, self.baseline, step_time)) for one in scenes]
@@ -96,11 +96,11 @@ class Results:
         return {(run.scene, run.seed): run.seconds for run in self.of(ALL_SCENES, self.baseline) if run.ok}
 
     def budget(self, run: Run) -> float | None:
-        """Equal wall-clock: the seconds that the baseline took on the same scene with the same seed."""
+        """Return the seconds that the baseline took on the same scene with the same seed (equal wall-clock)."""
         return self._budgets.get((run.scene, run.seed))
 
     def in_budget(self, scene: str, method: str, measure: Measure) -> Cell:
-        """Like :meth:`cell`, of runs that end when their budget is used up."""
+        """Return the same as :meth:`cell` for runs that end when their budget is used up."""
 
         def measured(run: Run) -> float | None:
             budget = self.budget(run)
@@ -110,37 +110,37 @@ class Results:
 
 
 def step_time(run: Run) -> float | None:
-    """Median seconds of a step."""
+    """Return the median seconds of a step; None before the second step."""
     return run.step_seconds.get("total")
 
 
 def last(name: str) -> Measure:
-    """A quality at the end."""
+    """Make the measure of a quality at the end."""
     return lambda run: getattr(run.last, name, None)
 
 
 def best(name: str) -> Measure:
-    """A quality where PSNR is highest."""
+    """Make the measure of a quality at the evaluation with the highest PSNR."""
     return lambda run: getattr(run.best, name, None)
 
 
 def at_step(name: str, step: int) -> Measure:
-    """A quality after so many steps."""
+    """Make the measure of a quality after ``step`` steps."""
     return lambda run: getattr(run.at_step(step), name, None)
 
 
 def at_seconds(name: str, seconds: float) -> Measure:
-    """A quality at a clock time."""
+    """Make the measure of a quality at a clock time."""
     return lambda run: getattr(run.at_seconds(seconds), name, None)
 
 
 def degradation(run: Run) -> float | None:
-    """PSNR lost between the best evaluation and the last, dB."""
+    """Return the PSNR lost between the best evaluation and the last, dB."""
     return run.best.psnr - run.last.psnr if run.last else None
 
 
 def shortfall(runs: Sequence[Run]) -> str:
-    """How many of these runs did not come to a good end; empty if all did."""
+    """Say how many of these runs did not finish; empty if all did."""
     for statuses, word in ((("failed", "out_of_memory"), "failed"), (("unavailable",), "unavailable")):
         count = sum(run.status in statuses for run in runs)
         if count:
@@ -150,7 +150,7 @@ def shortfall(runs: Sequence[Run]) -> str:
 
 
 def over_seeds(runs: Sequence[Run], measure: Measure) -> Cell:
-    """Median over seeds of the mean over scenes."""
+    """Return the median over seeds of the mean over scenes."""
     note = shortfall(runs)
     if note or not runs:
         return Cell(None, note=note)
@@ -165,10 +165,10 @@ def over_seeds(runs: Sequence[Run], measure: Measure) -> Cell:
 
 
 def curve(results: Results, scene: str, method: str, quality: str) -> dict[str, list[list[float]]]:
-    """Points to draw: ``[x, median, low, high]`` over ``steps`` and over ``seconds``.
+    """Return the points to draw, ``[x, median, low, high]``, over ``steps`` and over ``seconds``.
 
-    On one scene seconds are the median clock at each evaluated step; on all scenes, where a step takes a different
-    time on each, the values at the reported clock times.
+    For one scene, seconds are the median clock at each evaluated step. For all scenes, on each of which a step takes a
+    different time, they are the reported clock times.
     """
     runs = results.of(scene, method)
     steps = sorted({point.step for run in runs for point in run.curve})

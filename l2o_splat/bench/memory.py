@@ -11,7 +11,7 @@ import torch
 
 
 class PeakMemory:
-    """On a GPU the most that torch had allocated while training; on a CPU the most that the process had resident."""
+    """Peak of what torch allocated in training on a GPU; of the resident memory of the process on a CPU."""
 
     def __init__(self, device: torch.device | str) -> None:
         self._on_gpu = torch.device(device).type == "cuda"
@@ -19,7 +19,7 @@ class PeakMemory:
 
     @contextlib.contextmanager
     def left_out(self) -> Iterator[None]:
-        """What happens inside does not count; on a CPU it does, because the system keeps one peak per process."""
+        """Leave out what is allocated inside; not possible on a CPU, where the system keeps one peak per process."""
         if self._on_gpu:
             self._before = max(self._before, torch.cuda.max_memory_allocated())
         yield
@@ -31,7 +31,7 @@ class PeakMemory:
         """The peak so far, MiB."""
         if self._on_gpu:
             return max(self._before, torch.cuda.max_memory_allocated()) / 2**20
-        # Not ru_maxrss where it can be avoided: a child inherits that of the process that started it.
+        # Prefer this to ru_maxrss, which a child inherits from the process that started it.
         status = Path("/proc/self/status")
         if status.exists():
             for line in status.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""From what ``--methods`` names to a registered method, its options and a name in the report."""
+"""Entries of ``--methods``: a registered method, its options and its label in the report."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class Method:
     """One method to compare."""
 
     label: str
-    """Its name in the report."""
+    """Name in the report."""
     name: str
-    """Registered with nerfstudio."""
+    """Name under which nerfstudio knows the method."""
     options: tuple[str, ...] = ()
-    """As ``ns-train NAME`` takes them."""
+    """Options, as ``ns-train NAME`` takes them."""
 
 
 def find_method(text: str) -> Method:
-    """The method that one entry of ``--methods`` means: ``[LABEL=]NAME [OPTIONS]``.
+    """Parse one entry of ``--methods``: ``[LABEL=]NAME [OPTIONS]``.
 
     Raises:
-        BenchError: when it names none.
+        BenchError: If it names no method.
     """
     label, rest = re.fullmatch(r"(?:([\w.+-]+)=)?(.*)", text, re.DOTALL).groups()
     words = shlex.split(rest)
@@ -40,11 +40,11 @@ def find_method(text: str) -> Method:
 
 
 def with_horizon(label: str, horizon: int) -> str:
-    """Name in the report of one of several horizons."""
+    """Add a horizon to a label."""
     return f"{label}@{horizon}"
 
 
 def split_horizon(label: str) -> tuple[str, int]:
-    """A name in the report without its horizon, and the horizon; 0 if it has none."""
+    """Split a label into itself without the horizon, and the horizon; 0 if it has none."""
     found = _HORIZON.search(label)
     return (label[: found.start()], int(found[1])) if found else (label, 0)

@@ -12,7 +12,7 @@ from PIL import Image
 MAX_VIEWS = 3
 """Held-out views shown per scene."""
 MAX_WIDTH = 640
-"""Pixels; wider ones are scaled down for the report."""
+"""Width of a picture in the report, pixels; wider ones are scaled down."""
 JPEG_QUALITY = 85
 
 ERROR_AT_TOP = 0.25
@@ -34,18 +34,18 @@ ERROR_COLOURS = np.array(
 
 
 Pictures = dict[str, dict[str, dict[str, dict[str, Path]]]]
-"""By scene, view and kind (``photograph``, ``start``, ``end``, ``error``) the file of each method."""
+"""File of each method by scene, view and kind (``photograph``, ``start``, ``end``, ``error``)."""
 
 
 def shown_views(count: int) -> list[int]:
-    """Indices of the held-out views to show, spread over all ``count``."""
+    """Choose indices of held-out views to show, spread over all ``count``."""
     return sorted({round(index) for index in np.linspace(0, count - 1, min(MAX_VIEWS, count))})
 
 
 def error_map(
     rendered: Float[np.ndarray, "h w 3"], photograph: Float[np.ndarray, "h w 3"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Absolute error, mean over channels, as colours: 0 is black, ``ERROR_AT_TOP`` and more pale yellow."""
+    """Colour the absolute error, mean over channels: 0 is black, ``ERROR_AT_TOP`` and more pale yellow."""
     error = np.abs(rendered - photograph).mean(axis=-1) / ERROR_AT_TOP
     position = error.clip(0, 1) * (len(ERROR_COLOURS) - 1)
     channels = [np.interp(position, np.arange(len(ERROR_COLOURS)), column) for column in ERROR_COLOURS.T]
@@ -64,15 +64,15 @@ def save_picture(path: Path, image: np.ndarray) -> None:
 
 
 def picture_path(folder: Path, view: str, kind: str) -> Path:
-    """Where a run keeps one picture of a view."""
+    """Return the path of a picture in the folder of its run."""
     return folder / "pictures" / f"{view}.{kind}.jpg"
 
 
 def find_pictures(runs: Iterable[tuple[str, str, Path]]) -> Pictures:
-    """Pictures of finished runs.
+    """Find the pictures of finished runs.
 
     Args:
-        runs: Scene, method and folder of each.
+        runs: Scene, method and folder of each run.
     """
     found: Pictures = {}
     for scene, method, folder in runs:
@@ -80,7 +80,7 @@ def find_pictures(runs: Iterable[tuple[str, str, Path]]) -> Pictures:
             view = path.name.removesuffix(".end.jpg")
             paths = {kind: picture_path(folder, view, kind) for kind in ("photograph", "start", "end", "error")}
             if not all(one.exists() for one in paths.values()):
-                continue  # A run that began with --no-images and went on without.
+                continue  # The run began with --no-images and was resumed without it.
             kinds = found.setdefault(scene, {}).setdefault(view, {})
             for kind, one in paths.items():
                 kinds.setdefault(kind, {})[method] = one

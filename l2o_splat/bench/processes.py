@@ -1,4 +1,4 @@
-"""Running one spec in a process of its own, so that a failure or lack of memory ends that run alone."""
+"""One process per spec, so that a failure or lack of memory ends that run alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from l2o_splat.bench.run_log import LOG_NAME, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
 
 RUN_COMMAND = (sys.executable, "-W", "ignore", "-m", "l2o_splat.plugin.bench.run")
-"""Runs a spec; its first argument is the path of the spec."""
+"""Command that runs a spec; its first argument is the path of the spec."""
 
 SPEC_NAME, OUTPUT_NAME = "spec.json", "output.txt"
 
@@ -37,11 +37,11 @@ def run_process(
 
     Args:
         spec: What to run.
-        folder: For log, output and pictures; a run that was interrupted there goes on.
+        folder: Folder for log, output and pictures; an interrupted run in it is resumed.
         pictures: Save some held-out views.
         command: Program to start.
-        cores: Threads it may use; None leaves that to torch.
-        on_poll: Called twice a second while it runs.
+        cores: Number of threads of the run; None leaves it to torch.
+        on_poll: Called twice a second while the process runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     spec.write(folder / SPEC_NAME)
@@ -73,13 +73,13 @@ def run_process(
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run there came to a good end; every other one is worth another try."""
+    """True if the run in this folder finished; any other one is tried again."""
     end = read_log(folder / LOG_NAME).end
     return end is not None and end["status"] == "ok"
 
 
 def steps_taken(folder: Path) -> int:
-    """Steps that the run there has taken in its present process, read from the end of its log."""
+    """Return the number of steps of the run in this folder, read from the end of its log."""
     path = folder / LOG_NAME
     if not path.exists():
         return 0
@@ -90,10 +90,10 @@ def steps_taken(folder: Path) -> int:
 
 
 def ask(methods: Sequence[Method], dataparsers: Sequence[Sequence[str]], command: Sequence[str] = RUN_COMMAND) -> dict:
-    """Which methods have a horizon (``has_horizon``, by label), and the ``environment``.
+    """Ask nerfstudio which methods have a horizon (``has_horizon``, by label), and for the ``environment``.
 
     Raises:
-        BenchError: when a method or dataparser is not known, or nerfstudio cannot be imported.
+        BenchError: If a method or dataparser is not known, or nerfstudio cannot be imported.
     """
     question = json.dumps({"methods": [asdict(method) for method in methods], "dataparsers": list(dataparsers)})
     result = subprocess.run(
@@ -109,7 +109,7 @@ def ask(methods: Sequence[Method], dataparsers: Sequence[Sequence[str]], command
 
 
 def _killed_for_memory() -> int:
-    """Processes that this system has killed because memory ran out."""
+    """Return how many processes this system has killed because memory ran out."""
     counters = Path("/proc/vmstat")
     found = re.search(r"^oom_kill (\d+)$", counters.read_text(), re.MULTILINE) if counters.exists() else None
     return int(found[1]) if found else 0

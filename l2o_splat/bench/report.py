@@ -48,7 +48,7 @@ def write_report(results: Results, out: Path, pictures: Pictures) -> None:
 
 
 def report_html(results: Results, pictures: Pictures) -> str:
-    """The whole page."""
+    """Return the whole page."""
     shown, blobs = _embedded(pictures)
     data = {
         "scenes": results.scene_groups,
@@ -111,7 +111,7 @@ def _lead(results: Results) -> str:
 
 
 def _problems(results: Results) -> str:
-    """Every reason once, with the runs that it stopped."""
+    """List every reason once, with the runs that it stopped."""
     stopped: dict[str, list[str]] = {}
     for run in results.runs:
         if not run.ok:
@@ -196,7 +196,7 @@ def _pictures_html() -> str:
 
 
 def _embedded(pictures: Pictures) -> tuple[dict, list[str]]:
-    """Pictures as indices into a list of data URIs, each image once."""
+    """Return pictures as indices into a list of data URIs, and the list, with each image once."""
     blobs: dict[str, int] = {}
 
     def index(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""``results.json`` and ``results.csv``: every number of every run."""
+"""The files ``results.json`` and ``results.csv``, with every number of every run."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ CSV_COLUMNS = (
 
 
 def write_results(results: Results, out: Path) -> None:
-    """Write both files."""
+    """Write both files to the folder of a report."""
     values = {"environment": results.environment, "runs": [run.to_json() for run in results.runs]}
     write_text_whole(out / JSON_NAME, json.dumps(values, indent=1, allow_nan=False) + "\n")
     write_text_whole(out / CSV_NAME, csv_text(results))
 
 
 def read_results(out: Path) -> Results:
-    """What ``results.json`` in a report's folder holds.
+    """Read ``results.json`` from the folder of a report, or by its own path.
 
     Raises:
-        BenchError: when there is none, or it is no report of ``l2o bench``.
+        BenchError: If there is none, or it is not a report of ``l2o bench``.
     """
     path = out / JSON_NAME if out.is_dir() else out
     try:
@@ -60,7 +60,7 @@ def read_results(out: Path) -> Results:
 
 
 def csv_text(results: Results) -> str:
-    """One row per evaluation, and one without numbers for a run that has none."""
+    """Write one row per evaluation, and one row without numbers for a run that has no evaluation."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()

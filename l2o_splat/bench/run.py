@@ -1,4 +1,4 @@
-"""One run and what its log says of it; everything in the report is computed from these."""
+"""One run as its log describes it; the report is computed from runs alone."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ from l2o_splat.bench.run_log import LogContents
 from l2o_splat.bench.spec import RunSpec
 
 Status = Literal["ok", "failed", "out_of_memory", "unavailable", "pending"]
-"""``unavailable``: cannot run on this machine. ``pending``: not finished yet. Only ``ok`` has numbers that count."""
+"""``unavailable``: the method cannot run on this machine. ``pending``: not finished. Only numbers of ``ok`` count."""
 
 FROM_START = ("initializer_seconds", "loading_seconds", "training_views", "held_out_views", "machine", "commit")
-"""What a log notes before the first step, under the names of :class:`Run`."""
+"""Values that a log holds from before the first step, named as in :class:`Run`."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Held-out quality, mean over the views held out."""
+    """Quality, mean over the held-out views."""
 
     step: int
     """Steps taken; 0 is after initialization, before any update."""
     seconds: float
-    """On the clock."""
+    """Seconds on the clock."""
     psnr: float
     """dB."""
     ssim: float | None
     """None where every window touches a masked pixel."""
     lpips: float | None
-    """None where its backbone is not there."""
+    """None if its backbone is not on the machine."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run; its first eight fields are the format of ``results.json``, the others stand beside them."""
+    """One run, as an entry of ``results.json``."""
 
     scene: str
     method: str
     seed: int
     status: Status
     num_gaussians: int | None
-    """At the end."""
+    """Number at the end."""
     peak_memory_mib: float | None
-    """On a GPU what torch allocated, evaluation left out; on a CPU the resident memory of the whole process."""
+    """Memory that torch allocated on a GPU outside of evaluation; resident memory of the process on a CPU."""
     step_seconds: dict[str, float]
     """Median seconds of a step and of its parts; empty before the second step."""
     curve: tuple[Point, ...]
     reason: str = ""
-    """Why there is nothing, or no more."""
+    """Why the run has no numbers, or no more of them; empty for ``ok``."""
     steps: int = 0
-    """Steps taken."""
+    """Number of steps taken."""
     seconds: float = 0.0
-    """On the clock at the end."""
+    """Seconds on the clock at the end."""
     initializer_seconds: float = 0.0
-    """Part of ``seconds``."""
+    """Seconds of the initializer, part of ``seconds``."""
     compile_seconds: float = 0.0
-    """Not part of ``seconds``: what the first step took beyond a usual one."""
+    """Seconds of compiling, not part of ``seconds``: the renderer, and the first step beyond a usual one."""
     loading_seconds: float = 0.0
-    """Not part of ``seconds``: reading the capture, decoding and scaling its images."""
+    """Seconds of reading the capture, decoding and scaling its images, not part of ``seconds``."""
     training_views: int = 0
     held_out_views: int = 0
     machine: str = ""
     """Processor or GPU."""
     commit: str = ""
-    """Of the sources it was made with."""
+    """Commit of the sources that the run was made with."""
 
     @property
     def ok(self) -> bool:
@@ -73,26 +73,26 @@ class Run:
 
     @property
     def best(self) -> Point | None:
-        """The evaluation with the highest PSNR."""
+        """The evaluation with the highest PSNR; None if there is none."""
         return max(self.curve, key=lambda point: point.psnr, default=None)
 
     @property
     def last(self) -> Point | None:
-        """The last evaluation."""
+        """The last evaluation; None if there is none."""
         return self.curve[-1] if self.curve else None
 
     def at_step(self, step: int) -> Point | None:
-        """The evaluation after so many steps."""
+        """Return the evaluation after ``step`` steps; None if there is none."""
         return next((point for point in self.curve if point.step == step), None)
 
     def at_seconds(self, seconds: float) -> Point | None:
-        """The last evaluation before a clock time; None if the run had ended, or not begun, by then."""
+        """Return the last evaluation before a clock time; None if the run had ended, or not begun, by then."""
         if self.seconds < seconds:
             return None
         return next((point for point in reversed(self.curve) if point.seconds <= seconds), None)
 
     def within(self, seconds: float) -> Run:
-        """The same run, ended when the clock says so."""
+        """Return the same run, ended at a clock time."""
         curve = tuple(point for point in self.curve if point.seconds <= seconds)
         return Run(**{entry.name: getattr(self, entry.name) for entry in fields(self)} | {"curve": curve})
 
@@ -101,14 +101,14 @@ class Run:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Run:
-        """From an entry of ``results.json``; numbers that it does not have are left at their defaults."""
+        """Read an entry of ``results.json``; numbers that it lacks keep their defaults."""
         known = {entry.name for entry in fields(cls)}
         curve = tuple(Point(**point) for point in values["curve"])
         return cls(**{name: value for name, value in values.items() if name in known} | {"curve": curve})
 
 
 def run_from_log(spec: RunSpec, log: LogContents) -> Run:
-    """What a log says of the run that it belongs to."""
+    """Compute a run from its spec and log."""
     start, end = log.start or {}, log.end or {}
     clock = RunClock(start.get("initializer_seconds", 0.0), log.steps)
     seconds = clock.after_each_step()

@@ -1,10 +1,10 @@
-"""The log of a run: JSON lines, only ever appended to, so that a run killed at any moment can be continued.
+"""The log of a run: JSON lines, only ever appended, so that a run killed at any moment can be resumed.
 
 Records, by their ``kind``:
 
-* ``start``: a process begins the run; what came before it does not count. ``resume``: a process goes on after ``step``
-  steps; what came after that step does not count.
-* ``step``: a step was taken, with its times. ``evaluation``: held-out quality after ``step`` steps.
+* ``start``: a process begins the run; records before it do not count. ``resume``: a process resumes after ``step``
+  steps; records of later steps do not count.
+* ``step``: a step with its times. ``evaluation``: held-out quality after ``step`` steps.
 * ``end``: the run is over, with ``status`` and ``reason``. A run without it was interrupted.
 """
 
@@ -25,28 +25,28 @@ LOG_NAME = "log.jsonl"
 
 
 class LogInUseError(L2OError, RuntimeError):
-    """Another process is writing this log."""
+    """Another process is writing to the log."""
 
 
 @dataclass
 class LogContents:
-    """What a log says."""
+    """The records of a log that count."""
 
     start: dict[str, Any] | None = None
     steps: list[StepTime] = field(default_factory=list)
     evaluations: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """By number of steps taken."""
+    """Records of evaluations by number of steps taken."""
     end: dict[str, Any] | None = None
 
     def rewind(self, step: int) -> None:
-        """Forget what came after a step."""
+        """Forget the records after a step."""
         del self.steps[step:]
         self.evaluations = {taken: record for taken, record in self.evaluations.items() if taken <= step}
         self.end = None
 
 
 def read_log(path: Path) -> LogContents:
-    """Contents of a log; empty if there is none. A last line that was cut off is left out."""
+    """Read a log; empty if there is none. A last line that was cut off is left out."""
     contents = LogContents()
     if not path.exists():
         return contents
@@ -61,7 +61,7 @@ def read_log(path: Path) -> LogContents:
         elif kind == "resume":
             contents.rewind(record["step"])
         elif kind == "step":
-            # A step that is taken again after a kill replaces the first try.
+            # A step that is taken again after a kill replaces the first one.
             del contents.steps[record["step"] - 1 :]
             contents.steps.append(StepTime(record["seconds"], record["first"]))
         elif kind == "evaluation":
@@ -72,10 +72,10 @@ def read_log(path: Path) -> LogContents:
 
 
 class RunLog:
-    """Writer of a log; while it is open no other process can write to it.
+    """Writer of a log; no other process can write to the log while it is open.
 
     Raises:
-        LogInUseError: when another one does.
+        LogInUseError: If another process writes to it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +92,7 @@ class RunLog:
             os.write(self._file, b"\n")  # A kill cut the last line off; the next one must be whole.
 
     def write(self, kind: str, **values: Any) -> None:
-        """Append a record. Steps may be lost with the machine's power, everything else is on the disk on return."""
+        """Append a record. A power failure may lose steps; any other record is on the disk on return."""
         line = json.dumps({"kind": kind, **values}, allow_nan=False, separators=(",", ":"))
         os.write(self._file, line.encode() + b"\n")
         if kind != "step":

@@ -1,4 +1,4 @@
-"""What a sweep runs: every combination of scene, method, horizon and seed, one spec per run."""
+"""The plan of a sweep: one spec for every combination of scene, method, horizon and seed."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from l2o_splat.scenes.capture_names import CaptureSource
 from l2o_splat.scenes.split import NumContext
 
 PROTOCOL = 2
-"""Raised whenever clock, split or measures change, so that runs of an older protocol are not taken for new ones."""
+"""Number of the protocol; raise it whenever clock, split or measures change, so that old runs are not taken for new."""
 
 REPORTED_STEPS = (0, 1, 2, 4, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Steps whose quality the report lists."""
 STEPS_BETWEEN = (30, 70, 150, 300, 400, 700, 1400)
-"""Evaluated as well, so that the last evaluation before any moment is never far from it."""
+"""Further steps that are evaluated, so that the last evaluation before any moment is never far from it."""
 REPORTED_SECONDS = (1, 3, 10, 30, 60, 120)
 """Clock times whose quality the report lists."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: everything that its numbers depend on."""
+    """Everything that the numbers of one run depend on."""
 
     scene: str
     dataparser: tuple[str, ...]
     """Name of nerfstudio's dataparser and its options, as ``ns-train`` takes them."""
     data: str | None
-    """Folder of the capture; None where the dataparser needs none."""
+    """Folder of the capture; None if the dataparser needs none."""
     method: str
-    """Registered name."""
+    """Name under which nerfstudio knows the method."""
     options: tuple[str, ...]
-    """Of the method, as ``ns-train`` takes them."""
+    """Options of the method, as ``ns-train`` takes them."""
     label: str
-    """Name in the report, with the horizon where several are compared."""
+    """Name in the report, with the horizon if several are compared."""
     horizon: int
-    """Steps over which decaying rates decay; of no effect where nothing decays."""
+    """Steps over which decaying rates decay; without effect on a method that has none."""
     seed: int
     steps: int
     seconds: float | None
@@ -51,7 +51,7 @@ class RunSpec:
 
     @property
     def folder_name(self) -> str:
-        """Readable, and another one for every other spec."""
+        """Readable name of a folder, different for every spec."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
         words = (self.scene, self.label, f"seed{self.seed}", digest)
         # Most file systems allow 255 characters.
@@ -59,7 +59,7 @@ class RunSpec:
 
     @property
     def reported_steps(self) -> tuple[int, ...]:
-        """Those of ``REPORTED_STEPS`` that the run can reach, and its last."""
+        """Steps of ``REPORTED_STEPS`` that the run can reach, and its last step."""
         return (*(step for step in REPORTED_STEPS if step < self.steps), self.steps)
 
     @property
@@ -69,7 +69,7 @@ class RunSpec:
 
     @property
     def evaluated_seconds(self) -> tuple[float, ...]:
-        """Clock times before which it is measured: the reported ones, and the end of the budget."""
+        """Clock times before which held-out quality is measured: the reported ones, and the end of the budget."""
         limit = float("inf") if self.seconds is None else self.seconds
         return (*(second for second in REPORTED_SECONDS if second < limit), *([] if self.seconds is None else [limit]))
 
@@ -84,7 +84,7 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What all runs of a sweep have in common."""
+    """Options that all runs of a sweep share."""
 
     steps: int
     seconds: float | None
@@ -92,7 +92,7 @@ class SweepOptions:
     scale: float
     seeds: int
     horizons: tuple[int, ...]
-    """Empty: each method once, its rates decaying over ``steps``."""
+    """Horizons to compare; if empty, each method runs once, with rates that decay over ``steps``."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -114,16 +114,16 @@ class SweepOptions:
 def plan_runs(
     captures: Sequence[CaptureSource], methods: Sequence[Method], has_horizon: Mapping[str, bool], options: SweepOptions
 ) -> list[RunSpec]:
-    """All runs of a sweep in the order in which they are started: scene, then seed, then method.
+    """Plan all runs of a sweep in the order in which they start: by scene, then seed, then method.
 
     Args:
-        captures: With distinct names.
-        methods: With distinct labels, the baseline first.
-        has_horizon: Whether a method's rates decay over a horizon, by label.
-        options: Common to all.
+        captures: Captures with distinct names.
+        methods: Methods with distinct labels, the baseline first.
+        has_horizon: By label, True if rates of the method decay over a horizon.
+        options: Options of all runs.
 
     Raises:
-        BenchError: when two captures, or two methods, have the same name.
+        BenchError: If two captures, or two methods, have the same name.
     """
     for what, names in (
         ("captures", [capture.scene for capture in captures]),

@@ -1,4 +1,4 @@
-"""All runs of a sweep, one after the other here or side by side on a cluster, with a progress bar."""
+"""The runs of a sweep, one after the other here or side by side on a cluster, with a progress bar."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def run_sweep(
     cores: int | None = None,
     command: Sequence[str] = RUN_COMMAND,
 ) -> None:
-    """Run every spec that has not come to a good end in ``out`` yet.
+    """Run every spec that has not finished in ``out`` yet.
 
     Args:
-        specs: The plan.
+        specs: Planned runs.
         out: Folder of the report.
         pictures: Save held-out views of the first seed.
-        console: Where progress is shown.
-        address: Of a Ray cluster; None runs here, one after the other, so that nothing disturbs the clock.
-        cores: Of one run; see :func:`run_on_cluster`.
+        console: Console that shows the progress.
+        address: Address of a Ray cluster; None runs here, one run after the other, so that nothing disturbs the clock.
+        cores: Cores of one run; see :func:`run_on_cluster`.
         command: Program to start for a spec.
     """
     folder = out / RUNS_NAME
@@ -57,7 +57,7 @@ def run_sweep(
 
 
 def read_run(spec: RunSpec, out: Path) -> Run:
-    """What there is of a run; pending if it was never begun."""
+    """Read a run from its log; pending if it was never begun."""
     return run_from_log(spec, read_log(out / RUNS_NAME / spec.folder_name / LOG_NAME))
 
 
@@ -86,7 +86,7 @@ def _run_here(
 
 
 def _sentence(run: Run) -> str:
-    """One line for one finished run."""
+    """Describe a run that has ended in one line."""
     name = f"{run.scene} {run.method} seed {run.seed}"
     if not run.ok:
         return f"{name}: {run.status.replace('_', ' ')}: {run.reason}"

@@ -1,4 +1,4 @@
-"""The report's tables as rows of cells, for HTML, Markdown and the terminal alike."""
+"""The tables of the report as rows of entries, for HTML, Markdown and the terminal alike."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ QUALITY_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell as it is shown."""
+    """A cell as it is shown."""
 
     text: str
     sort: float | str | None
-    """What the column is sorted by; None comes last."""
+    """Key for sorting the column; None comes last."""
     hint: str = ""
-    """Shown when pointed at."""
+    """Text that appears when the mouse is over the cell."""
     kind: str = "number"
-    """``number``, ``text``, ``note`` (why there is no number) or ``best`` (of its scene and column)."""
+    """``number``, ``text``, ``note`` (why there is no number) or ``best`` (best number of its scene and column)."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; the first column of most is the scene."""
+    """A table with its title and explanation; the first column of most is the scene."""
 
     name: str
     title: str
@@ -55,23 +55,23 @@ class Column:
     cell: Callable[[str, str], Cell]
     digits: int
     better: int = 0
-    """1 where more is better, -1 where less is, 0 where neither is marked."""
+    """1 if more is better, -1 if less is better, 0 if no best is marked."""
     factor: float = 1.0
-    """From the unit of the measure to that of the column."""
+    """Factor from the unit of the measure to that of the column."""
     suffix: str = ""
 
     def shown(self, value: float) -> str:
-        """The value as text, without the suffix."""
+        """Return the value as text, without the suffix."""
         return f"{value * self.factor:,.{self.digits}f}"
 
 
 def all_tables(results: Results) -> list[Table]:
-    """Every table of the report, in its order."""
+    """Make every table of the report, in its order."""
     return [summary(results), equal_time(results), *quality_tables(results), runs_table(results)]
 
 
 def summary(results: Results) -> Table:
-    """One line per scene and method: where it ended, what it cost."""
+    """Make the table with one line per scene and method: final quality and cost."""
     columns = [
         _quality(results, "PSNR, last", last("psnr"), "psnr"),
         _quality(results, "PSNR, best", best("psnr"), "psnr"),
@@ -94,7 +94,7 @@ def summary(results: Results) -> Table:
 
 
 def equal_time(results: Results) -> Table:
-    """Every method with the baseline's time (Learn2Splat, arXiv 2605.15760, main table)."""
+    """Make the table in which every method gets the baseline's time (Learn2Splat, arXiv 2605.15760, main table)."""
 
     def used(scene: str, method: str) -> Cell:
         def share(run: Run) -> float | None:
@@ -127,7 +127,7 @@ def equal_time(results: Results) -> Table:
 
 
 def quality_tables(results: Results) -> list[Table]:
-    """For each quality: after so many steps, and at clock times."""
+    """Make the tables of each quality after numbers of steps, and at clock times."""
     reached = {point.step for run in results.runs for point in run.curve}
     ends = {run.last.step for run in results.runs if run.ok}
     steps = sorted(reached & {*REPORTED_STEPS, *ends})
@@ -152,7 +152,7 @@ def quality_tables(results: Results) -> list[Table]:
 
 
 def runs_table(results: Results) -> Table:
-    """Every single run with its status and where its time went."""
+    """Make the table of every single run, with its status and the parts of its time."""
     columns = ["Scene", "Method", "Seed", "Status", "Steps", "PSNR, last", "Clock s", "Initializer s", "ms per step"]
     columns += ["Render", "Backward", "Update", "Compile s", "Loading s", "Gaussians", "Peak MiB", "Views", "Machine"]
     explanation = (
@@ -210,13 +210,13 @@ def _table(name: str, title: str, explanation: str, results: Results, columns: S
 
 
 def _note_once(entries: Sequence[Entry]) -> list[Entry]:
-    """The same reason in every cell of a row is read once."""
+    """Keep only the first note of a row, since all its notes give the same reason."""
     notes = [i for i, entry in enumerate(entries) if entry.kind == "note"]
     return [Entry("", None) if i in notes[1:] else entry for i, entry in enumerate(entries)]
 
 
 def _best_of(column: Column, cells: Sequence[Cell]) -> str:
-    """What the best of these is shown as; empty where all look alike."""
+    """Return the best of these cells as it is shown; empty if all are shown alike."""
     values = [cell.value for cell in cells if cell.value is not None]
     if not column.better or len({column.shown(value) for value in values}) < 2:
         return ""

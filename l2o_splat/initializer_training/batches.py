@@ -14,16 +14,13 @@ from l2o_splat.initializers.context_views import choose_context, depth_range, fi
 from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.procedural import ProceduralCapture
+from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.views import PinholeCameras, Views
 
 LEAST_RATIO = 1.5
 """Smallest ratio of the farthest depth considered to the nearest."""
 COLOUR_SPREAD = 0.25
 """Standard deviation of the logarithms of the exponents of colours."""
-
-
-class UnusableCaptureError(ValueError):
-    """A capture makes no batch: it has too few views, or the drawn views see too few points."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ class InitializerRecord(TrainingRecord):
             shown = ", ".join(
                 f"{name} {self._smooth.get(name, math.nan):.4f}" for name in numbers if "psnr" not in name
             )
-            print(f"{trainer.iteration} iterations, {trainer.seconds:.0f} s: {shown}", flush=True)
+            unusable = f", {trainer.unusable} captures unusable" if trainer.unusable else ""
+            print(f"{trainer.iteration} iterations, {trainer.seconds:.0f} s: {shown}{unusable}", flush=True)
         if report.validation is not None:
             print(json.dumps(self.curve_line(trainer, report)), flush=True)
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from l2o_splat.initializer_training.batches import Batch, BatchOptions, UnusableCaptureError, draw_batch
+from l2o_splat.initializer_training.batches import Batch, BatchOptions, draw_batch
+from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.options import OuterOptions, Schedule
 from l2o_splat.training.outer_loop import OuterLoop
 from l2o_splat.training.prefetch import Prefetched, prefetched
@@ -103,12 +104,18 @@ class InitializerTrainer(OuterLoop):
         self.optimizer.zero_grad()
         try:
             batch = draw_batch(next(captures), self.options.batch, rng, self.fabric.device)
-        except UnusableCaptureError:
+        except UnusableCaptureError as error:
+            self.leave_out(str(error))
             self.skip()
             return InitializerStatistics(gradient_norm=math.nan, terms=None)
         loss, terms = self.stage.loss(batch, rng)
         loss.backward()
-        return InitializerStatistics(self.step(), terms)
+        norm = self.step()
+        if math.isfinite(norm):
+            self.use()
+        else:
+            self.leave_out("The gradient of its loss is not finite.")
+        return InitializerStatistics(norm, terms)
 
     def dependencies(self) -> dict[str, Any]:
         return self.description

@@ -13,6 +13,7 @@ from l2o_splat.initializers.points import PointInitOptions, gaussians_from_point
 from l2o_splat.optim.rule import RuleState, UpdateRule
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.scenes.capture import Capture
+from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import Views
 
@@ -92,14 +93,14 @@ def start_episode(
     """The episode of a capture before its first inner step; a function of the arguments alone.
 
     Raises:
-        ValueError: If the capture has too few views.
+        UnusableCaptureError: If the capture has too few views.
     """
     random = np.random.default_rng((seed, index))
     views, points = capture.views, capture.points
     if random.random() < options.flip_probability:
         views, points = views.mirrored(), points.mirrored()
     if len(views) <= options.target_views:
-        raise ValueError(
+        raise UnusableCaptureError(
             f"Capture {index} has {len(views)} views; {options.target_views} targets and at least one more are needed."
         )
     order = random.permutation(len(views)).tolist()

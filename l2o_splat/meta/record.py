@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class MetaRecord(TrainingRecord):
 
         super().__init__(folder)
         self.data = data
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._new_writer = partial(SummaryWriter, str(folder / "tensorboard"))
+        self._writer: SummaryWriter | None = None
         self._gain: float | None = None
         self._progress = Progress(
             TextColumn("meta-training"),
@@ -53,9 +55,13 @@ class MetaRecord(TrainingRecord):
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def show(self, trainer: MetaTrainer, report: IterationReport[MetaStatistics]) -> None:
+        if self._writer is None:
+            # TensorBoard drops what a killed run wrote after its last saved state.
+            self._writer = self._new_writer(purge_step=trainer.iteration)
         gain = report.step.gain_per_step
         self._gain = gain if self._gain is None else _SMOOTHING * self._gain + (1 - _SMOOTHING) * gain
         for name, value in report.numbers().items():
@@ -69,6 +75,8 @@ class MetaRecord(TrainingRecord):
             )
             self._progress.console.print(f"After {trainer.iteration} meta-iterations: {quality} on validation captures")
         quality = f"error per step -{self._gain:.1%}, waited {report.step.waited_seconds:.2f} s"
+        if trainer.unusable:
+            quality += f", {trainer.unusable} scenes unusable"
         self._progress.update(self._task, completed=trainer.iteration, quality=quality)
 
     def particulars(self, trainer: MetaTrainer, report: IterationReport[MetaStatistics]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.unroll import DivergedEpisodeError, InnerLoop, MetaLossWeights, roll_out, unroll
 from l2o_splat.optim.proposal import ProposingRule
 from l2o_splat.scenes.capture import Capture
+from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import OuterOptions, Schedule
 from l2o_splat.training.outer_loop import OuterLoop
@@ -64,7 +65,7 @@ class MetaStatistics(StepStatistics):
     age: float
     """Mean number of inner steps that the episodes had taken before."""
     skipped: int
-    """Scenes that diverged or did not fit into memory."""
+    """Scenes that no step could be made from, that diverged, or that did not fit into memory."""
     waited_seconds: float
     """Time spent waiting for captures."""
     learning_rate: float
@@ -114,7 +115,7 @@ class MetaTrainer(OuterLoop):
         return self.rule.with_network(self.average.module)
 
     def iterate(self, captures: dict[int, Prefetched]) -> MetaStatistics:
-        """One update from a scene per slot; a scene that diverges or does not fit into memory is dropped."""
+        """One update from a scene per slot; a scene that cannot be used or diverges is dropped."""
         self.optimizer.zero_grad()
         gains, waited, ages, skipped = [], -_waited(captures), [], 0
         for slot in self.slots:
@@ -124,7 +125,12 @@ class MetaTrainer(OuterLoop):
             episode = buffer.draw(random)
             resumed = episode is not None
             if episode is None:
-                episode = self._fresh(slot, next(captures[slot]))
+                try:
+                    episode = self._fresh(slot, next(captures[slot]))
+                except UnusableCaptureError as error:
+                    self.leave_out(str(error))
+                    skipped += 1
+                    continue
             ages.append(episode.step)
             steps = int(random.integers(self.options.unroll_steps[0], self.options.unroll_steps[1] + 1))
             try:
@@ -134,16 +140,18 @@ class MetaTrainer(OuterLoop):
                 (result.loss / len(self.slots)).backward()
                 gains.append(math.log(result.target_errors[0] / result.target_errors[-1]) / steps)
                 episode = roll_out(self.rule, result.episode, self._rollout_length(random), self.options.loop)
-            except (DivergedEpisodeError, torch.OutOfMemoryError):
+            except (DivergedEpisodeError, torch.OutOfMemoryError) as error:
                 # The episode is lost, the other scenes count.
+                self.leave_out(str(error).partition("\n")[0])
                 skipped += 1
                 continue
+            self.use()
             buffer.offer(episode, resumed, random)
         self._average_gradients()
         return MetaStatistics(
             gradient_norm=self.step(),
             gain_per_step=float(np.mean(gains)) if gains else 0.0,
-            age=float(np.mean(ages)),
+            age=float(np.mean(ages)) if ages else 0.0,
             skipped=skipped,
             waited_seconds=waited + _waited(captures),
             learning_rate=self.scheduler.get_last_lr()[0],

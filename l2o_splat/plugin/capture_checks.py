@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.datasets.base_dataset import InputDataset
-from PIL import Image
 
 from l2o_splat.plugin.errors import PluginError
 
 MODELLED_CAMERAS = {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value}
 """Camera types whose images are undistorted to a pinhole, which is all that the rasterizer draws."""
+
+
+LARGEST_POSITION = 1e12
+"""Scene units; beside numbers that large, the size of a Gaussian would vanish in float32."""
 
 
 class CaptureError(PluginError):
@@ -63,6 +65,18 @@ def check_places(centres: Float[np.ndarray, "v 3"], capture: str) -> None:
         )
 
 
+def check_magnitudes(outputs: DataparserOutputs) -> None:
+    """Refuse positions whose squares float32 cannot hold."""
+    positions = {"cameras": outputs.cameras.camera_to_worlds[:, :3, 3], "points": outputs.metadata.get("points3D_xyz")}
+    for what, values in positions.items():
+        reach = float(values.abs().max()) if values is not None and len(values) else 0.0
+        if reach > LARGEST_POSITION:
+            raise CaptureError(
+                f"The {what} of the capture reach {reach:.1g} scene units, and {LARGEST_POSITION:.0g} is the most that "
+                "can be computed with; check its scale ('applied_scale', --scale-factor) and positions."
+            )
+
+
 def check_cameras(outputs: DataparserOutputs) -> None:
     """Refuse missing image files, cameras that are not finite and lenses that cannot be undistorted."""
     missing = [path for path in outputs.image_filenames if not path.exists()]
@@ -104,27 +118,3 @@ def _check_lens(cameras: Cameras, names: list[str]) -> None:
                 f"The camera of {names[int(fourth.nonzero()[0])]} has a radial distortion k4, which cannot be "
                 "undistorted; use k1, k2, k3, p1, p2, or undistort the capture first."
             )
-
-
-class CheckedDataset(InputDataset):
-    """nerfstudio's dataset, with a sentence of its own for images that cannot be read or have another size."""
-
-    def get_numpy_image(self, image_idx: int) -> np.ndarray:
-        path = self._dataparser_outputs.image_filenames[image_idx]
-        try:
-            with Image.open(path) as image:
-                found = image.size
-            pixels = super().get_numpy_image(image_idx)
-        except (OSError, SyntaxError, AssertionError) as error:
-            raise CaptureError(
-                f"{path} cannot be read as an image ({error}); save it again as an 8-bit JPEG or PNG, or take it out "
-                "of the capture."
-            ) from error
-        camera = self._dataparser_outputs.cameras
-        needed = (int(camera.width[image_idx]), int(camera.height[image_idx]))
-        if found != needed:
-            raise CaptureError(
-                f"{path} is {found[0]} x {found[1]} pixels, its camera says {needed[0]} x {needed[1]}; bring both to "
-                "the same size (for images scaled in memory use --pipeline.datamanager.camera-res-scale-factor)."
-            )
-        return pixels

@@ -30,6 +30,7 @@ _FROM_BROKEN_FILES = (
     AttributeError,
     ArithmeticError,
     EOFError,
+    MemoryError,  # For what the header of a broken file claims to hold.
     StopIteration,
     SyntaxError,
     struct.error,

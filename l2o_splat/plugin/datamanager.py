@@ -19,13 +19,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from l2o_splat.frame import Frame
-from l2o_splat.plugin.capture_checks import (
-    CheckedDataset,
-    check_cameras,
-    check_data_path,
-    check_training_split,
-)
+from l2o_splat.plugin.capture_checks import check_cameras, check_data_path, check_magnitudes, check_training_split
 from l2o_splat.plugin.capture_format import check_format
+from l2o_splat.plugin.dataset import CheckedDataset
 from l2o_splat.plugin.errors import NO_RAYS, PluginError
 from l2o_splat.plugin.large_coordinates import OFFSET, check_rounding
 from l2o_splat.plugin.option_checks import check_data_options, check_image_sizes
@@ -217,21 +213,28 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         metadata = usable_points(outputs.metadata, centres)
         warn_of_narrow_base(metadata, centres)
         self.train_dataparser_outputs = replace(outputs, metadata=metadata)
+        check_magnitudes(self.train_dataparser_outputs)
         return super().create_train_dataset()
 
     def create_eval_dataset(self) -> CheckedDataset:
         dataset = super().create_eval_dataset()
         check_cameras(dataset._dataparser_outputs)
         check_image_sizes(dataset._dataparser_outputs, self.config.camera_res_scale_factor)
+        dataset.companions, self.train_dataset.companions = (self.train_dataset,), (dataset,)
         if len(dataset) == 0:
             CONSOLE.log("The capture holds no image out for evaluation, so no held-out quality will be reported.")
         return dataset
 
     def _load_images(self, split, cache_images_device):
+        dataset = {"train": self.train_dataset, "eval": self.eval_dataset}[split]
+        dataset.prepare()
         # nerfstudio pins memory when it caches on the CPU, which needs CUDA.
         on_cpu = torch.device(self.device).type == "cpu"
         with self._own_datasets():
-            return super()._load_images(split, "gpu" if on_cpu else cache_images_device)
+            images = super()._load_images(split, "gpu" if on_cpu else cache_images_device)
+        if images and "mask" in images[0]:
+            dataset.check_kept([data["mask"] for data in images])
+        return images
 
     @property
     def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict]]:

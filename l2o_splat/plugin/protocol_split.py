@@ -17,9 +17,9 @@ from l2o_splat.scenes.split import NumContext, SplitError, split_views
 
 
 def use_protocol_split(config: DataParserConfig, views: NumContext) -> None:
-    """Let the dataparser that this config builds hand out the protocol's split instead of its own.
+    """Let the dataparser that this config builds return the split of the protocol instead of its own.
 
-    Images are read at full size, whatever smaller copies lie beside them, so that scaling happens in memory alone.
+    Images are read at full size even if there are smaller copies, so that they are scaled in memory alone.
     """
     if hasattr(config, "downscale_factor"):
         config.downscale_factor = 1
@@ -31,7 +31,7 @@ def _build(target: type[DataParser], views: NumContext, config: DataParserConfig
 
 
 class ProtocolDataParser:
-    """Stands in for a dataparser: the same cameras, points and world frame, another split."""
+    """A dataparser with the cameras, points and world frame of another one, and the split of the protocol."""
 
     def __init__(self, parser: DataParser, views: NumContext) -> None:
         self._parser = parser
@@ -42,7 +42,11 @@ class ProtocolDataParser:
         return self._parser.includes_time
 
     def get_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        """The training views for ``train``, the held-out ones for any other split."""
+        """Return the training views for ``train``, the held-out views for any other split.
+
+        Raises:
+            CaptureError: If the capture has too few views for the split.
+        """
         centres = self._all_views.cameras.camera_to_worlds[:, :3, 3].numpy().astype(np.float64)
         try:
             training, held_out = split_views(centres, self._views)

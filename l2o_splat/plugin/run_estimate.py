@@ -8,7 +8,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-MEASURED_STEPS = 5
+MEASURED_STEPS = 10
 """Steps after the first one that are measured before the time is told."""
 ENOUGH_SECONDS = 20.0
 """Measured time after which it is told earlier."""

@@ -24,7 +24,7 @@ SAME_FRAME = 1e-5
 """Frames that differ by less (radians, share of the cameras' reach) are one, computed on two machines."""
 EXACT = 1e-4
 """Largest deviation of a camera, in the same units, that is left when one similarity explains all of them."""
-HELD_OUT_NAMES = 3
+NAMED = 3
 """Photographs that a message names at most."""
 
 
@@ -126,7 +126,7 @@ def frame_of_saved(saved: SavedCapture, present: SavedCapture) -> Frame:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:HELD_OUT_NAMES]) + (", ..." if len(names) > HELD_OUT_NAMES else "")
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def describe_change(saved: SavedCapture, present: SavedCapture) -> str:

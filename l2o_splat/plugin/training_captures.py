@@ -1,4 +1,4 @@
-"""Captures that nerfstudio's dataparsers read, for meta-training: all in memory, in the conventions of this package."""
+"""Captures for training that nerfstudio's dataparsers read: all in memory, in the conventions of this package."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def read_training_capture(
     The folder is only read. Images with an alpha channel are put on black.
 
     Args:
-        data: Folder of the capture; None for a dataparser that needs none.
+        data: Folder of the capture; None if the dataparser needs none.
         dataparser: Name of nerfstudio's dataparser and its options, as on the command line.
-        scale: Images and cameras are scaled by this factor, 1 at most.
-        hold_out: Leave out what ``l2o bench`` holds out, every 8th view in the order of file names.
+        scale: Factor by which images and cameras are scaled, above 0 and at most 1.
+        hold_out: Leave out the views that ``l2o bench`` holds out: every 8th in the order of file names.
 
     Raises:
-        CaptureError: when it cannot be read, has no points, or has images of several sizes.
-        SystemExit: when there is no such dataparser or option; what is wrong was printed.
+        CaptureError: If the capture cannot be read, has no points, or has images of several sizes.
+        SystemExit: If there is no such dataparser or option; tyro has printed what is wrong.
     """
     if not 0 < scale <= 1:
         raise CaptureError(f"The scale is {scale}; a factor above 0 and at most 1 is needed.")
@@ -47,7 +47,7 @@ def read_training_capture(
     _check_names_points(config)
     manager = L2ODataManagerConfig(dataparser=config, camera_res_scale_factor=scale).setup(
         device="cpu",
-        test_mode="test",  # Images are read when they are asked for.
+        test_mode="test",  # Reads images at their first use.
     )
     points = _points(manager.train_dataparser_outputs, config.data)
     return Capture(_views(manager, hold_out, config.data), points)
@@ -79,11 +79,11 @@ def _no_points(data: Path) -> CaptureError:
 
 
 def _views(manager: L2ODataManager, hold_out: bool, data: Path) -> Views:
-    """The views in the order of file names."""
+    """Return the views in the order of file names."""
     datasets = [manager.train_dataset] if hold_out else [manager.train_dataset, manager.eval_dataset]
     _check_one_size([dataset.cameras for dataset in datasets], data)
     images = [manager.cached_train] if hold_out else [manager.cached_train, manager.cached_eval]
-    # Again: undistorting crops.
+    # Check again, because undistorting crops.
     _check_one_size([dataset.cameras for dataset in datasets], data)
     black = torch.zeros(3)
     parts = [stack_views(dataset.cameras, loaded, black) for dataset, loaded in zip(datasets, images, strict=True)]

@@ -39,7 +39,17 @@ def check_transforms(meta: Any, path: Path) -> None:
     _check_top(meta, path)
     for number, frame in enumerate(frames):
         _check_frame(meta, frame, path, number)
+    _check_masks(frames, path)
     _check_poses(frames, path)
+
+
+def _check_masks(frames: list[dict], path: Path) -> None:
+    without = [frame["file_path"] for frame in frames if "mask_path" not in frame]
+    if 0 < len(without) < len(frames):
+        raise CaptureError(
+            f"{path} gives {len(frames) - len(without)} of {len(frames)} frames a mask_path, the first without is "
+            f"{without[0]}; give every frame one (all white if it leaves nothing out) or none."
+        )
 
 
 def _check_top(meta: dict, path: Path) -> None:
@@ -141,7 +151,12 @@ def _check_texts(values: dict, names: Iterable[str], path: Path, where: str) -> 
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # JSON's integers have no bound.
+        return math.inf
 
 
 def _short(value: Any) -> str:

@@ -21,6 +21,8 @@ from PIL import Image
 from plyfile import PlyData, PlyElement, PlyParseError
 from torch import Tensor
 
+from l2o_splat.scenes.orientation import PosedHeaders, decide_turning
+from l2o_splat.scenes.pixels import on_black, read_header, read_photograph
 from l2o_splat.views import PinholeCameras, Views, opencv_from_opengl, opengl_from_opencv
 
 _COLOURS = ("red", "green", "blue")
@@ -95,9 +97,12 @@ def write_transforms(directory: Path, names: Sequence[str], cameras: PinholeCame
 def read_capture(directory: Path) -> Capture:
     """Read a capture of undistorted photographs of one size, in the order of their names.
 
+    Photographs may be of any kind (:mod:`l2o_splat.scenes.pixels`); those with an alpha channel are put on black.
+
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: The cameras have distortion, or the images differ in size from ``transforms.json``.
+        ValueError: The cameras have distortion, or an image cannot be read or differs in size from
+            ``transforms.json``.
     """
     path = directory / "transforms.json"
     if not path.is_file():
@@ -109,16 +114,18 @@ def read_capture(directory: Path) -> Capture:
     if "ply_file_path" not in meta:
         raise FileNotFoundError(f"{path} names no points (ply_file_path); make the capture with its sparse points.")
     width, height = int(frames[0]["w"]), int(frames[0]["h"])
-    images = np.empty((len(frames), height, width, 3), np.float32)
-    for frame, image in zip(frames, images, strict=True):
-        with Image.open(directory / frame["file_path"]) as photograph:
-            if photograph.size != (width, height):
-                raise ValueError(
-                    f"{frame['file_path']} has {photograph.size} pixels but {path} says {(width, height)}; "
-                    "all photographs of a capture need one size."
-                )
-            image[:] = np.asarray(photograph.convert("RGB"), np.float32) / 255
     poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64)
+    headers = [read_header(directory / frame["file_path"]) for frame in frames]
+    turning = decide_turning(PosedHeaders(headers, [(width, height)] * len(frames), poses[:, :3, :3].numpy()))
+    images = np.empty((len(frames), height, width, 3), np.float32)
+    for frame, image, reason in zip(frames, images, turning, strict=True):
+        pixels = on_black(read_photograph(directory / frame["file_path"], upright=reason.upright))
+        if pixels.shape != image.shape:
+            raise ValueError(
+                f"{frame['file_path']} has {pixels.shape[1::-1]} pixels but {path} says {(width, height)}; "
+                "all photographs of a capture need one size."
+            )
+        image[:] = pixels.astype(np.float32) / 255
     Ks = torch.eye(3).repeat(len(frames), 1, 1)
     for K, frame in zip(Ks, frames, strict=True):
         K[0, 0], K[1, 1], K[0, 2], K[1, 2] = (float(frame[key]) for key in ("fl_x", "fl_y", "cx", "cy"))

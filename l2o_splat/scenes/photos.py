@@ -19,16 +19,19 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from l2o_splat.errors import L2OError
 from l2o_splat.scenes.capture import Points, new_directory, write_transforms
+from l2o_splat.scenes.pixels import HEIF_SUFFIXES, PixelsError, on_black, read_exif, read_header, read_photograph
 from l2o_splat.views import PinholeCameras
 
 Matcher = Literal["exhaustive", "sequential"]
 
 _SEED = 0
 _JPEG_QUALITY = 95
+_NO_PHOTOGRAPHS = {"__MACOSX", "@eaDir", "mask", "masks"}
+"""Subfolders of these names are not searched."""
 
 
 class PhotosError(L2OError, ValueError):
@@ -69,7 +72,8 @@ def pose_photos(
     ``nerfstudio-data`` read it. It appears complete or not at all; the photographs are only read.
 
     Args:
-        photos: Folder of photographs of one size from one camera; subfolders are not searched.
+        photos: Folder of photographs of one size from one camera, in itself or in subfolders; EXIF orientations are
+            honoured.
         out: Folder of the capture: new or empty, not within ``photos``.
         max_size: Longer photographs are reduced to this many pixels on the long side.
         matcher: ``exhaustive`` compares every pair; ``sequential`` each photograph with the next 10 in the
@@ -148,33 +152,35 @@ def _quiet(pycolmap: ModuleType):
 
 def _prepare(photos: Path, folder: Path, max_size: int, report: Callable[[str], None]) -> dict[str, str]:
     """Upright JPEG copies of at most ``max_size`` pixels; returns the original name of each copy."""
-    report(f"Reading the photographs in {photos}.")
+    paths = find_photographs(photos)
+    report(f"Reading the photographs in {photos}{_subfolders(paths)}.")
     folder.mkdir(parents=True)
-    paths = sorted(path for path in photos.iterdir() if path.is_file() and _looks_like_image(path))
-    stems = Counter(path.stem for path in paths)
     names: dict[str, str] = {}
-    unreadable: list[str] = []
+    unreadable, transparent, several = [], [], []
     sizes: Counter[tuple[int, int]] = Counter()
-    for path in paths:
-        name = f"{path.stem if stems[path.stem] == 1 else path.name}.jpg"
+    for path, name in zip(paths, copy_names(paths), strict=True):
+        original = path.as_posix()
         try:
-            with Image.open(path) as photograph:
-                upright = ImageOps.exif_transpose(photograph)
-                exif, size = upright.getexif(), upright.size
-                upright = upright.convert("RGB")
-                upright.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            unreadable.append(path.name)
+            header, pixels = read_header(photos / path), read_photograph(photos / path)
+        except PixelsError:
+            unreadable.append(original)
             continue
+        if pixels.shape[2] == 4 and pixels[..., 3].min() < 255:
+            transparent.append(original)
+        if header.num_pictures > 1:
+            several.append(original)
+        upright = Image.fromarray(on_black(pixels))
+        sizes[upright.size] += 1
+        upright.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
         # COLMAP takes its first guess of the focal length from the EXIF data.
+        exif = read_exif(photos / path)
         upright.save(folder / name, quality=_JPEG_QUALITY, subsampling=0, exif=exif)
-        names[name] = path.name
-        sizes[size] += 1
-    listed = ", ".join(unreadable[:8]) + (f" and {len(unreadable) - 8} more" if len(unreadable) > 8 else "")
+        names[name] = original
     if len(names) < 2:
-        found = f"; these could not be read: {listed}" if unreadable else ""
+        found = f"; these could not be read: {_listed(unreadable)}" if unreadable else ""
         raise PhotosError(
-            f"{photos} holds {len(names)} readable photographs{found}; at least 2 are needed, in JPEG, PNG or TIFF."
+            f"{photos} holds {len(names)} readable photographs{found}; at least 2 are needed, in JPEG, PNG or "
+            f"TIFF{_heif_remark(unreadable)}."
         )
     if len(sizes) > 1:
         counts = ", ".join(f"{count} of {width} x {height}" for (width, height), count in sizes.most_common(4))
@@ -183,13 +189,68 @@ def _prepare(photos: Path, folder: Path, max_size: int, report: Callable[[str], 
             "leave the others out or crop them."
         )
     if unreadable:
-        report(f"Left out {len(unreadable)} files that could not be read: {listed}.")
+        remark = _heif_remark(unreadable)
+        report(f"Left out {len(unreadable)} files that could not be read: {_listed(unreadable)}{remark}.")
+    if several:
+        report(f"The first picture counts of files that hold several: {_listed(several)}.")
+    if transparent:
+        report(f"Transparent pixels become black in {len(transparent)} photographs: {_listed(transparent)}.")
     return names
+
+
+def find_photographs(folder: Path) -> list[Path]:
+    """Paths of the image files in a folder and its subfolders, relative to it, sorted.
+
+    Hidden files and folders, what systems leave behind (``__MACOSX``, ``@eaDir``), folders of masks and links to
+    folders are left out; of several links to one file the first counts.
+    """
+    found: dict[Path, Path] = {}
+    for directory, subfolders, files in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name not in _NO_PHOTOGRAPHS)
+        for name in sorted(files):
+            path = Path(directory) / name
+            if _looks_like_image(path) and path.is_file():
+                found.setdefault(path.resolve(), path.relative_to(folder))
+    return sorted(found.values())
+
+
+def copy_names(paths: list[Path]) -> list[str]:
+    """A name of its own for the JPEG copy of each path: ``walk0/IMG_000.JPG`` becomes ``walk0_IMG_000.jpg``."""
+    flat = ["_".join(path.parts) for path in paths]
+    stems = Counter(Path(name).stem.casefold() for name in flat)
+    names: list[str] = []
+    taken: set[str] = set()
+    for name in flat:
+        stem = Path(name).stem
+        base = stem if stems[stem.casefold()] == 1 else name
+        unique, number = base, 2
+        while unique.casefold() in taken:
+            unique, number = f"{base}_{number}", number + 1
+        taken.add(unique.casefold())
+        names.append(f"{unique}.jpg")
+    return names
+
+
+def _subfolders(paths: list[Path]) -> str:
+    counts = Counter(path.parent.as_posix() for path in paths if path.parent != Path())
+    listed = _listed([f"{name} ({count})" for name, count in counts.items()])
+    return f" and its subfolders {listed}" if counts else ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _heif_remark(names: list[str]) -> str:
+    if any(Path(name).suffix.lower() in HEIF_SUFFIXES for name in names):
+        return " (HEIC photographs must be converted to JPEG first)"
+    return ""
 
 
 def _looks_like_image(path: Path) -> bool:
     kind = mimetypes.guess_type(path.name)[0] or ""
-    return not path.name.startswith(".") and (kind.startswith("image/") or path.suffix.lower() in (".heic", ".webp"))
+    known = kind.startswith("image/") or path.suffix.lower() in (*HEIF_SUFFIXES, ".webp")
+    return known and not path.name.startswith(".")
 
 
 def _reconstruct(pycolmap: ModuleType, work: Path, names: dict[str, str], matcher: Matcher, report):

@@ -17,9 +17,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.options import OuterOptions, Schedule
 from l2o_splat.training.saved_state import ResumeError, latest_state, load_state, save_state
 from l2o_splat.training.statistics import IterationReport, StepStatistics
+
+MAX_UNUSABLE = 50
+"""After so many captures in a row that no step could use, the training ends."""
 
 _STATEFUL = ("network", "average", "optimizer", "scheduler")
 
@@ -57,6 +61,11 @@ class OuterLoop(ABC):
         self.best = -math.inf
         """Highest PSNR (dB) on the validation captures so far."""
         self.stopping = False
+        self.unusable = 0
+        """Captures that no step of this process could use so far."""
+        self.reason = ""
+        """Why the last of them could not be used."""
+        self._unusable_in_row = 0
 
     @abstractmethod
     def captures(self) -> AbstractContextManager[Any]:
@@ -98,12 +107,14 @@ class OuterLoop(ABC):
 
         Raises:
             ResumeError: If the saved state in the folder does not fit this run.
+            TrainingError: If no process could use any of its last ``MAX_UNUSABLE`` captures.
         """
         self._resume()
         with self.captures() as captures, self._stop_signals():
             while self.iteration < self.options.iterations and not self.stopping:
                 start = time.perf_counter()
                 statistics = self.iterate(captures)
+                self._check_usable()
                 self.iteration += 1
                 self.seconds += time.perf_counter() - start
                 done = self.iteration == self.options.iterations
@@ -132,6 +143,25 @@ class OuterLoop(ABC):
         """Move the rate along its cycle and leave the weights alone: the iteration has no gradient."""
         self.scheduler.step()
 
+    def use(self) -> None:
+        """Note that a step was made from a capture."""
+        self._unusable_in_row = 0
+
+    def leave_out(self, reason: str) -> None:
+        """Note that no step could be made from a capture, and why."""
+        self.unusable += 1
+        self.reason = reason
+        self._unusable_in_row += 1
+
+    def _check_usable(self) -> None:
+        # All processes end together; one that ended alone would leave the others waiting.
+        fewest = self.fabric.all_reduce(torch.tensor(float(self._unusable_in_row)), reduce_op="min")
+        if fewest >= MAX_UNUSABLE:
+            raise TrainingError(
+                f"None of the last {self._unusable_in_row} captures could be used. The last one: {self.reason} Change "
+                "the captures, or the options that choose views and points from them."
+            )
+
     def save(self) -> None:
         """Save the state of the training; it appears as a whole or not at all."""
         shared = {
@@ -140,7 +170,7 @@ class OuterLoop(ABC):
             "seconds": self.seconds,
             "best": self.best,
         } | {name: getattr(self, name).state_dict() for name in _STATEFUL}
-        save_state(self.fabric, self.folder / "states", self.iteration, shared, self.own_state())
+        save_state(self.fabric, self.folder / "states", self.iteration, shared, self._own())
 
     def _resume(self) -> None:
         state = latest_state(self.folder / "states")
@@ -158,7 +188,11 @@ class OuterLoop(ABC):
                 f"{state} was saved by another version of the package ({what}); go on with that version, or train "
                 "into another folder."
             ) from error
+        self.unusable, self.reason = own.get("unusable", 0), own.get("reason", "")
         self.restore_own(own)
+
+    def _own(self) -> dict[str, Any]:
+        return self.own_state() | {"unusable": self.unusable, "reason": self.reason}
 
     @contextmanager
     def _stop_signals(self) -> Iterator[None]:

@@ -17,8 +17,10 @@ from l2o_splat.meta.record import MetaRecord
 from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
 from l2o_splat.meta.unroll import DivergedEpisodeError
 from l2o_splat.optim.gain import GainRule
+from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.saved_state import ResumeError
+from l2o_splat.training.sources import Source
 from l2o_splat.weights import load_weights
 from tests.meta.scenes import OPTIONS, SOURCE, small_rule
 
@@ -111,6 +113,40 @@ def test_a_scene_that_diverges_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr("l2o_splat.meta.trainer.unroll", lambda *_: (_ for _ in ()).throw(FloatingPointError("a bug")))
     with pytest.raises(FloatingPointError, match="a bug"):
         make_trainer(tmp_path / "other", replace(TRAINING, iterations=2)).run(ignore)
+
+
+class WithFewViews(Source):
+    """Captures of which every ``period``-th has views for a step, or none has."""
+
+    def __init__(self, period: int | None) -> None:
+        self.period = period
+
+    def capture(self, index):
+        capture = SOURCE.capture(index)
+        usable = self.period is not None and index % self.period == 0
+        return capture if usable else replace(capture, views=capture.views[[0]])
+
+
+@pytest.mark.parametrize("period", [2, None])
+def test_captures_that_no_step_can_use_are_counted_and_end_a_training_that_has_no_others(tmp_path, monkeypatch, period):
+    monkeypatch.setattr("l2o_splat.training.outer_loop.MAX_UNUSABLE", 3)
+    trainer, seen = make_trainer(tmp_path, replace(TRAINING, buffer=BufferOptions(capacity=50))), []
+    trainer.source = WithFewViews(period)
+    if period is None:
+        with pytest.raises(TrainingError, match="None of the last 3 captures .* Capture 2 has 1 views; .* needed"):
+            trainer.run(ignore)
+        return
+    trainer.run(lambda trainer, report: seen.append(report.step.skipped))
+    assert seen == [0, 1] * 3 and trainer.unusable == 3
+
+
+def test_scenes_that_all_diverge_end_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("l2o_splat.training.outer_loop.MAX_UNUSABLE", 4)
+    monkeypatch.setattr(
+        "l2o_splat.meta.trainer.unroll", lambda *_: (_ for _ in ()).throw(DivergedEpisodeError("not finite"))
+    )
+    with pytest.raises(TrainingError, match="None of the last 4 captures could be used. The last one: not finite"):
+        make_trainer(tmp_path).run(ignore)
 
 
 PROCESSES = """

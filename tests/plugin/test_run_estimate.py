@@ -40,8 +40,8 @@ def run(kinds, cost, rule=lambda step: 0.0, steps=None, pause=0.0):
 
 def test_it_is_told_early_and_again_after_a_tenth():
     estimate, told = run([""] * 2000, lambda step: 30.0 if step == 0 else 0.1, pause=77.0)
-    assert [step for step, _ in told] == [6, 200]
-    assert told[0][1].startswith("This run takes about 4 min for 2000 steps, judging by the first 6 of them; ")
+    assert [step for step, _ in told] == [11, 200]
+    assert told[0][1].startswith("This run takes about 4 min for 2000 steps, judging by the first 11 of them; ")
     assert told[1][1].startswith("After 200 of 2000 steps: about 3 min left, 4 min for the whole run; ")
     assert all("evaluations and saves come on top" in text for _, text in told)
     assert estimate.told == pytest.approx([229.9, 229.9]) and estimate.spent == pytest.approx(229.9)
@@ -54,7 +54,7 @@ def test_slow_steps_are_told_of_sooner():
 
 def test_it_is_told_again_when_it_has_changed_by_half():
     _, told = run([""] * 300, lambda step: 1.0 if step < 50 else 4.0)
-    assert told[0][0] == 6 and "5 min" in told[0][1]
+    assert told[0][0] == 11 and "5 min" in told[0][1]
     changed = next(step for step, _ in told if step > 30)
     assert 50 < changed < 90
     assert 3 <= len(told) <= 7
@@ -63,7 +63,7 @@ def test_it_is_told_again_when_it_has_changed_by_half():
 @pytest.mark.parametrize("cost", [lambda step: 0.1, lambda step: 0.08 + 0.04 * (step % 2)])
 def test_a_steady_run_is_told_of_twice_alone(cost):
     estimate, told = run([""] * 400, cost)
-    assert [step for step, _ in told] == [6, 40]
+    assert [step for step, _ in told] == [11, 40]
     assert estimate.told == pytest.approx([estimate.spent] * 2, rel=0.05)
 
 

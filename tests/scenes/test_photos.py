@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from l2o_splat.scenes.capture import read_capture
-from l2o_splat.scenes.photos import PhotosError, pose_photos
+from l2o_splat.scenes.photos import PhotosError, copy_names, find_photographs, pose_photos
 
 FOX = Path(__file__).resolve().parents[3] / "shared" / "data" / "fox"
 
@@ -67,6 +67,63 @@ def test_too_few_readable_photographs_are_counted_and_the_others_named(photos, t
     with pytest.raises(PhotosError, match=r"1 readable photographs.*b\.jpg, c\.heic;"):
         pose_photos(photos, tmp_path / "out", report=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_photographs_in_subfolders_are_found(photos):
+    for name in (
+        "walk1/IMG_0.JPG",
+        "walk0/IMG_0.JPG",
+        "walk0/a/b.png",
+        ".hidden/a.png",
+        "__MACOSX/a.png",
+        "masks/a.png",
+    ):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(photos / name)
+    picture(photos / "._top.png")
+    picture(photos / "top.png")
+    (photos / "loop").symlink_to(photos, target_is_directory=True)
+    (photos / "again.png").symlink_to(photos / "top.png")
+    found = [path.as_posix() for path in find_photographs(photos)]
+    assert found == ["again.png", "walk0/IMG_0.JPG", "walk0/a/b.png", "walk1/IMG_0.JPG"]
+
+
+def test_copies_have_names_of_their_own():
+    names = [
+        "a.png",
+        "walk0/IMG_0.JPG",
+        "walk1/IMG_0.JPG",
+        "walk1_IMG_0.png",
+        "x.jpg",
+        "X.png",
+        "x.jpg.png",
+        "a/b.c.png",
+    ]
+    copies = copy_names([Path(name) for name in names])
+    assert copies[:2] == ["a.jpg", "walk0_IMG_0.jpg"]
+    assert len({name.casefold() for name in copies}) == len(names)
+    assert copies[-1] == "a_b.c.jpg"
+
+
+def test_photographs_of_every_folder_and_kind_become_upright_copies(photos, tmp_path):
+    """Equal names do not collide; the pixels are those of the pictures as shown."""
+    from l2o_splat.scenes.photos import _prepare
+
+    tag = Image.Exif()
+    tag[0x112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120), dtype=np.uint8)
+    for folder in ("one", "two"):
+        (photos / folder).mkdir()
+    Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90).save(photos / "one/a.png", exif=tag)
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(photos / "two/a.png")
+    lines: list[str] = []
+    names = _prepare(photos, tmp_path / "copies", 200, lines.append)
+    assert names == {"one_a.jpg": "one/a.png", "two_a.jpg": "two/a.png"}
+    assert "one (1), two (1)" in lines[0]
+    for name in names:
+        with Image.open(tmp_path / "copies" / name) as copy:
+            assert copy.getexif().get(0x112) is None
+            assert np.abs(np.array(copy.convert("L")).astype(int) - pixels).mean() < 3
 
 
 def test_photographs_of_two_sizes_are_counted(photos, tmp_path):

@@ -30,7 +30,13 @@ class SmallRecord(TrainingRecord):
 def trainer():
     options = SimpleNamespace(iterations=4)
     return SimpleNamespace(
-        iteration=0, seconds=7.26, best=-1e9, options=options, plain_options=lambda: {"iterations": 4}
+        iteration=0,
+        seconds=7.26,
+        best=-1e9,
+        unusable=0,
+        reason="",
+        options=options,
+        plain_options=lambda: {"iterations": 4},
     )
 
 
@@ -52,6 +58,43 @@ def test_the_newest_and_the_best_weights_are_kept(tmp_path):
         assert recorded["options"] == {"iterations": 4} and recorded["hours"] == pytest.approx(0.002)
         assert recorded["quality"] == {"best": 22.0, "last": 21.0}[name]
         assert {"command", "commit", "machine", "date"} <= recorded["environment"].keys()
+
+
+def report(psnr: float) -> IterationReport:
+    return IterationReport(StepStatistics(0.5), {"psnr": psnr})
+
+
+def curve(folder) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return [(line["iteration"], line["psnr"]) for line in lines]
+
+
+@pytest.mark.parametrize("tail", ["", '{"iteration": 4, "ps'])
+def test_evaluations_after_the_last_saved_state_are_not_repeated(tmp_path, tail):
+    record, training = SmallRecord(tmp_path), trainer()
+    for training.iteration in (1, 2, 3):
+        record(training, report(20.0 + training.iteration))
+    with (tmp_path / "curve.jsonl").open("a") as file:
+        file.write(tail)
+    # The run was killed, and its last saved state is that of the first iteration.
+    resumed, training.iteration = SmallRecord(tmp_path), 2
+    resumed(training, IterationReport(StepStatistics(0.5)))
+    assert curve(tmp_path) == [(1, 21.0)]
+    training.iteration = 3
+    resumed(training, report(30.0))
+    assert curve(tmp_path) == [(1, 21.0), (3, 30.0)]
+    recorded = load_weights(tmp_path / "last.safetensors", "learn2splat").card.training["curve"]
+    assert [(line["iteration"], line["psnr"]) for line in recorded] == [(1, 21.0), (3, 30.0)]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_new_run_in_an_old_folder_has_a_curve_of_its_own(tmp_path):
+    training = trainer()
+    training.iteration = 3
+    SmallRecord(tmp_path)(training, report(20.0))
+    training.iteration = 1
+    SmallRecord(tmp_path)(training, report(25.0))
+    assert curve(tmp_path) == [(1, 25.0)]
 
 
 def test_the_outcome_says_whether_the_training_is_done(tmp_path):
