@@ -11,6 +11,7 @@ from l2o_splat.commands.check import Check
 from l2o_splat.commands.demo import Demo
 from l2o_splat.commands.meta_train import MetaTrainCommand
 from l2o_splat.commands.photos import Photos
+from l2o_splat.commands.saved_scenes import Eval, Export
 from l2o_splat.commands.weights import WeightsCommand
 from l2o_splat.errors import L2OError
 from l2o_splat.initializer_training.command import TrainInitializer
@@ -19,6 +20,8 @@ COMMANDS = {
     "check": Check,
     "demo": Demo,
     "photos": Photos,
+    "eval": Eval,
+    "export": Export,
     "weights": WeightsCommand,
     "meta-train": MetaTrainCommand,
     "train-initializer": TrainInitializer,

@@ -24,10 +24,22 @@ class CaptureError(PluginError):
     """The capture cannot be trained on; the message says what was found, what is needed and what to do."""
 
 
-def check_data_path(path: Path) -> None:
-    """Refuse a ``--data`` that does not exist."""
-    if not path.exists():
-        raise CaptureError(f"--data {path} does not exist; give the folder of a capture (or no --data for l2o-demo).")
+def check_data_path(path: Path, trained: bool = False) -> None:
+    """Refuse a capture that does not exist.
+
+    Args:
+        path: The capture.
+        trained: Whether it is that of a run that is evaluated or shown.
+    """
+    if path.exists():
+        return
+    if trained:
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise CaptureError(
+            f"The capture {path} of this run does not exist{where}; put it back, or run the command in the folder in "
+            "which the run was started (exporting needs no photographs)."
+        )
+    raise CaptureError(f"--data {path} does not exist; give the folder of a capture (or no --data for l2o-demo).")
 
 
 def check_training_split(outputs: DataparserOutputs) -> None:
@@ -85,6 +97,8 @@ def check_cameras(outputs: DataparserOutputs) -> None:
             f"{len(missing)} of {len(outputs.image_filenames)} images do not exist, the first is {missing[0]}; "
             "put them there or take their poses out of the capture."
         )
+    if not outputs.image_filenames:
+        return
     cameras = outputs.cameras
     names = [path.name for path in outputs.image_filenames]
     intrinsics = torch.cat([cameras.fx, cameras.fy, cameras.cx, cameras.cy], dim=1)

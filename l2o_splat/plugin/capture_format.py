@@ -16,7 +16,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 
 from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.plugin.errors import PluginError, raised_by_us
+from l2o_splat.plugin.errors import OptionError, PluginError, raised_by_us
 
 _MODEL_FOLDERS = ("sparse/0", "colmap/sparse/0", "sparse", "colmap/sparse", ".")
 _PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic"}
@@ -50,6 +50,7 @@ def check_format(config: DataParserConfig, data: Path) -> None:
 
     Raises:
         CaptureError: If ``transforms.json`` or the COLMAP model is missing or cannot be read.
+        OptionError: If smaller copies of the photographs are asked for and do not exist.
     """
     if isinstance(config, NerfstudioDataParserConfig):
         _check_transforms_file(config, data)
@@ -67,6 +68,13 @@ def _check_transforms_file(config: DataParserConfig, data: Path) -> None:
         raise CaptureError(
             f"{path} cannot be read as JSON ({_detail(error)}); it may be cut short: write the capture anew."
         ) from error
+
+    factor, folder = config.downscale_factor, path.parent
+    if factor is not None and factor > 1 and not (folder / f"images_{factor}").is_dir():
+        raise OptionError(
+            f"--downscale-factor is {factor}, but there is no images_{factor} with smaller copies in {folder}; leave "
+            f"it out and use --pipeline.datamanager.camera-res-scale-factor {1 / factor:.3g}."
+        )
 
 
 def _check_colmap_files(config: ColmapDataParserConfig, data: Path) -> None:
@@ -143,9 +151,15 @@ def fault_named(config: DataParserConfig) -> Iterator[None]:
         if raised_by_us(error):
             raise
         raise CaptureError(
-            f"{parser_name(config)} cannot read {config.data}: {_detail(error)}. Repair the file, or write the capture "
-            "anew."
+            f"{parser_name(config)} cannot read {config.data}: {_detail(error)}. {_remedy(config)}"
         ) from error
+
+
+def _remedy(config: DataParserConfig) -> str:
+    named = (NerfstudioDataParserConfig, ColmapDataParserConfig)
+    if not isinstance(config, named) and (config.data / "transforms.json").is_file():
+        return _advice(config.data)
+    return "Repair the file, or write the capture anew."
 
 
 def _detail(error: BaseException) -> str:

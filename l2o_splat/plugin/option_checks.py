@@ -20,9 +20,9 @@ def check_data_options(config: FullImageDatamanagerConfig) -> None:
         OptionError: The message names the option.
     """
     scale = config.camera_res_scale_factor
-    if not 0 < scale <= 1:  # NaN is neither.
+    if not (isinstance(scale, int | float) and 0 < scale <= 1):  # NaN is neither.
         raise OptionError(f"{SCALE} is {scale}; a factor above 0 and at most 1 is needed (0.5 halves the sides).")
-    if config.views_per_step < 1:
+    if not (isinstance(config.views_per_step, int) and config.views_per_step >= 1):
         raise OptionError(
             f"--pipeline.datamanager.views-per-step is {config.views_per_step}; a step needs at least 1 view."
         )
