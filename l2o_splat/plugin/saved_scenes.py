@@ -90,7 +90,8 @@ class Crop:
 
     def within(self, means: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
         """Which centres nerfstudio's exporter keeps."""
-        return OrientedBox.from_params(self.center, self.rotation, self.scale).within(means)
+        box = OrientedBox.from_params(*(tuple(map(float, part)) for part in (self.center, self.rotation, self.scale)))
+        return box.within(means)
 
 
 def check_something_is_exported(gaussians: Gaussians, crop: Crop | None) -> None:
