@@ -151,7 +151,12 @@ def _check_texts(values: dict, names: Iterable[str], path: Path, where: str) -> 
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # JSON's integers have no limit.
+        return math.inf
 
 
 def _short(value: Any) -> str:
