@@ -11,7 +11,7 @@ from l2o_splat import cli
 from l2o_splat.commands.check import Check
 from l2o_splat.errors import L2OError
 
-INTERNAL = {"UnusableCaptureError", "DivergedEpisodeError"}
+INTERNAL = {"UnusableCaptureError", "DivergedEpisodeError", "NotForPillowError"}
 """Signals within the two trainings, which handle them."""
 
 
