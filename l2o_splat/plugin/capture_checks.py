@@ -16,10 +16,6 @@ MODELLED_CAMERAS = {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value}
 """Camera types whose images are undistorted to a pinhole, which is all that the rasterizer draws."""
 
 
-LARGEST_POSITION = 1e12
-"""Scene units; beside numbers that large, the size of a Gaussian would vanish in float32."""
-
-
 class CaptureError(PluginError):
     """The capture cannot be trained on; the message says what was found, what is needed and what to do."""
 
@@ -75,18 +71,6 @@ def check_places(centres: Float[np.ndarray, "v 3"], capture: str) -> None:
             f"All {len(centres)} cameras of {capture} are in one place, as in a panorama; depth shows only between "
             "photographs from different places: add some, or check the poses."
         )
-
-
-def check_magnitudes(outputs: DataparserOutputs) -> None:
-    """Refuse positions whose squares float32 cannot hold."""
-    positions = {"cameras": outputs.cameras.camera_to_worlds[:, :3, 3], "points": outputs.metadata.get("points3D_xyz")}
-    for what, values in positions.items():
-        reach = float(values.abs().max()) if values is not None and len(values) else 0.0
-        if reach > LARGEST_POSITION:
-            raise CaptureError(
-                f"The {what} of the capture reach {reach:.1g} scene units, and {LARGEST_POSITION:.0g} is the most that "
-                "can be computed with; check its scale ('applied_scale', --scale-factor) and positions."
-            )
 
 
 def check_cameras(outputs: DataparserOutputs) -> None:

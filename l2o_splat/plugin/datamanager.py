@@ -19,7 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from l2o_splat.frame import Frame
-from l2o_splat.plugin.capture_checks import check_cameras, check_data_path, check_magnitudes, check_training_split
+from l2o_splat.plugin.capture_checks import check_cameras, check_data_path, check_training_split
 from l2o_splat.plugin.capture_format import check_format
 from l2o_splat.plugin.dataset import CheckedDataset
 from l2o_splat.plugin.errors import NO_RAYS, PluginError
@@ -213,7 +213,6 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         metadata = usable_points(outputs.metadata, centres)
         warn_of_narrow_base(metadata, centres)
         self.train_dataparser_outputs = replace(outputs, metadata=metadata)
-        check_magnitudes(self.train_dataparser_outputs)
         return super().create_train_dataset()
 
     def create_eval_dataset(self) -> CheckedDataset:

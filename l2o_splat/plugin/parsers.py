@@ -189,24 +189,29 @@ def _transformed(
 
 @contextmanager
 def _whole(folder: Path, *names: str) -> Iterator[None]:
-    """Name the file of a COLMAP model that is cut short."""
+    """Name the file of a COLMAP model that is cut short, or whose numbers lead beyond its end."""
     try:
         yield
-    except struct.error as error:
+    except DAMAGE as error:
+        detail = str(error) or "it lists more than fits in memory"
         raise CaptureError(
-            f"{_cut_file(folder, names)} is cut short ({error}); copy the COLMAP model again, or reconstruct anew."
+            f"{_damaged_file(folder, names)} is cut short or damaged ({detail}); copy the COLMAP model again, or "
+            "reconstruct anew."
         ) from error
 
 
-def _cut_file(folder: Path, names: tuple[str, ...]) -> Path:
+def _damaged_file(folder: Path, names: tuple[str, ...]) -> Path:
     readers = {"cameras": colmap_parsing_utils.read_cameras_binary}
     for name in names[:-1]:
         try:
             readers[name](folder / f"{name}.bin")
-        except struct.error:
+        except DAMAGE:
             return folder / f"{name}.bin"
     return folder / f"{names[-1]}.bin"
 
+
+DAMAGE = (struct.error, MemoryError, OverflowError, UnicodeDecodeError)
+"""What nerfstudio's readers of binary COLMAP files raise for bytes that mean nothing."""
 
 CHECKED: dict[type[DataParser], type[DataParser]] = {Nerfstudio: CheckedNerfstudio, ColmapDataParser: CheckedColmap}
 """Parsers of nerfstudio, and those of ours in their place."""

@@ -16,6 +16,8 @@ from l2o_splat.plugin.capture_checks import CaptureError
 FAR_OUT = 1000
 """Points this many times farther from the middle than the median point are left out: as wide as they are apart, their
 Gaussians would cover the scene."""
+OTHER_SCALE = 1e6
+"""Distance of the points from the cameras, in units of the cameras' own distances, from which on nothing fits."""
 FEWEST_DISTINCT = 4
 """Points that a Gaussian's size is measured from: itself and three neighbours."""
 GRAY = 128
@@ -85,11 +87,28 @@ def usable_points(metadata: dict[str, Any], centres: torch.Tensor) -> dict[str, 
     metadata = _keep(metadata, torch.isfinite(xyz).all(dim=1), "NaN or infinite coordinates")
     xyz = metadata["points3D_xyz"].double()
     if len(xyz):
+        _check_scale(xyz, centres.double())
         distances = (xyz - xyz.median(dim=0).values).norm(dim=1)
         cameras = (centres.double() - xyz.median(dim=0).values).norm(dim=1)
         limit = FAR_OUT * max(float(distances.median()), float(cameras.max()))
         metadata = _keep(metadata, distances <= limit, f"more than {FAR_OUT} times as far out as the median point")
     return _distinct(metadata)
+
+
+def _check_scale(xyz: Float[torch.Tensor, "p 3"], centres: Float[torch.Tensor, "v 3"]) -> None:
+    """Refuse points that have another scale than the cameras.
+
+    Raises:
+        CaptureError: If they are so far away that the cameras could as well be in one place.
+    """
+    middle = centres.mean(dim=0)
+    reach, away = (float((places - middle).norm(dim=1).median()) for places in (centres, xyz))
+    if away > OTHER_SCALE * reach:
+        raise CaptureError(
+            f"The {len(xyz)} points are {away:.2g} away from the cameras, which are {reach:.2g} away from each other; "
+            "points and cameras must have the same unit: check applied_scale and the file of the points, or start from "
+            "random points with --pipeline.initialization.source random."
+        )
 
 
 def warn_of_narrow_base(metadata: dict[str, Any], centres: Float[torch.Tensor, "v 3"]) -> None:

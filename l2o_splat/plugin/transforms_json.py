@@ -155,7 +155,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:  # JSON's integers have no bound.
+    except OverflowError:  # JSON's integers have no limit.
         return math.inf
 
 

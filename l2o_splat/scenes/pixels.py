@@ -97,7 +97,7 @@ def read_header(path: Path) -> PhotographHeader:
     """
     try:
         opened = _open(path)
-    except _NotForPillow:
+    except NotForPillowError:
         height, width = _float_colours(path).shape[:2]
         return PhotographHeader((width, height), 1, 1)
     with opened as image:
@@ -116,7 +116,7 @@ def read_exif(path: Path) -> Image.Exif:
     """The EXIF data of a file without its orientation; empty if it has none or it is broken."""
     try:
         opened = _open(path)
-    except _NotForPillow:
+    except NotForPillowError:
         return Image.Exif()
     with opened as image:
         try:
@@ -141,7 +141,7 @@ def read_photograph(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "h
     try:
         with _decoded(path) as (image, turn):
             pixels = _shown(image, path)
-    except _NotForPillow:
+    except NotForPillowError:
         pixels, turn = _float_colours(path), None
     return _turned(pixels, turn, upright)
 
@@ -176,7 +176,7 @@ def read_mask(path: Path, *, upright: bool = True) -> Bool[np.ndarray, "h w"]:
                 half = 0.5 if image.mode == "F" else 32767.5
             else:
                 brightness, half = _brightness(_shown(image, path)), 127.5
-    except _NotForPillow:
+    except NotForPillowError:
         brightness, half, turn = _brightness(_float_colours(path)), 127.5, None
     kept = brightness > half
     return _turned(kept if kept.any() else brightness > 0, turn, upright)
@@ -202,7 +202,7 @@ class _Turn:
     """The pixels have been turned by Pillow."""
 
 
-class _NotForPillow(Exception):
+class NotForPillowError(Exception):
     """A TIFF that Pillow does not know."""
 
 
@@ -228,7 +228,7 @@ def _open(path: Path) -> Image.Image:
         image = Image.open(path)
     except UnidentifiedImageError as error:
         if _starts_as_tiff(path):
-            raise _NotForPillow from error
+            raise NotForPillowError from error
         raise _unreadable(path, error) from error
     except (*_BROKEN_FILE, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error

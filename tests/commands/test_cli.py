@@ -11,8 +11,8 @@ from l2o_splat import cli
 from l2o_splat.commands.check import Check
 from l2o_splat.errors import L2OError
 
-INTERNAL = {"UnusableCaptureError", "DivergedEpisodeError", "_NotForPillow"}
-"""Signals within the two trainings and the reader of photographs, which handle them."""
+INTERNAL = {"UnusableCaptureError", "DivergedEpisodeError", "NotForPillowError"}
+"""Signals within the two trainings, which handle them."""
 
 
 def test_help_lists_every_subcommand(capsys):

@@ -50,21 +50,17 @@ def test_unbroken_it_loads_in_both_formats(capture):
 
 
 def test_broken_captures_load_with_checked_content_or_are_refused_in_one_sentence(capture, tmp_path):
-    wrong, outcomes = [], {"loaded": 0, "refused": 0}
+    outcomes = {"loaded": 0, "refused": 0}
     for mutate, times in MUTATIONS:
         for seed in range(times):
             folder = copy_of(capture, tmp_path / "broken")
             what = mutate(folder, np.random.default_rng([seed, len(mutate.__name__)]))
+            # Shown if any other error, or wrong content, ends the test.
+            print(f"{mutate.__name__} {seed}: {what}")
             try:
                 load(folder, colmap=mutate is broken_colmap)
                 outcomes["loaded"] += 1
             except CaptureError as error:
                 outcomes["refused"] += 1
-                if "\n" in str(error).strip() or len(str(error)) > 600:
-                    wrong.append(f"{mutate.__name__} {seed} ({what}): not one sentence: {error}")
-            except AssertionError as error:
-                wrong.append(f"{mutate.__name__} {seed} ({what}): wrong content: {error}")
-            except Exception as error:  # Any other kind of error is what this test looks for.
-                wrong.append(f"{mutate.__name__} {seed} ({what}): {type(error).__name__}: {error}")
-    assert not wrong, f"{len(wrong)} of {sum(outcomes.values()) + len(wrong)}:\n" + "\n".join(wrong)
-    assert min(outcomes.values()) > 50, outcomes
+                assert "\n" not in str(error).strip() and len(str(error)) < 600
+    assert sum(outcomes.values()) >= 300 and min(outcomes.values()) > 50, outcomes
