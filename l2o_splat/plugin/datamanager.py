@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -22,11 +22,16 @@ from l2o_splat.frame import Frame
 from l2o_splat.plugin.capture_checks import check_cameras, check_data_path, check_training_split
 from l2o_splat.plugin.capture_format import check_format
 from l2o_splat.plugin.dataset import CheckedDataset
-from l2o_splat.plugin.errors import NO_RAYS, PluginError
 from l2o_splat.plugin.large_coordinates import OFFSET, check_rounding
 from l2o_splat.plugin.option_checks import check_data_options, check_image_sizes
 from l2o_splat.plugin.parsers import checked_parser, is_checked
-from l2o_splat.plugin.rendered_datasets import ComparedDataset, PathDataset, ShownDataset, rendering_runs
+from l2o_splat.plugin.rendered_datasets import (
+    ComparedDataset,
+    NoPixelSampler,
+    PathDataset,
+    ShownDataset,
+    rendering_runs,
+)
 from l2o_splat.plugin.saved_capture import (
     SavedCapture,
     describe_change,
@@ -68,6 +73,8 @@ class L2ODataManagerConfig(FullImageDatamanagerConfig):
     saved_capture: SavedCapture | None = field(init=False, default=None, repr=False)
     """Capture of the checkpoint that was loaded last, so that data managers that nerfstudio makes later (`ns-render
     dataset`) show the cameras in its frame."""
+    saved_background: tuple[float, float, float] = field(init=False, default=(0.0, 0.0, 0.0), repr=False)
+    """Colour behind its scene, which they put under photographs with an alpha channel."""
 
 
 class UnreadDataset:
@@ -101,6 +108,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     """
 
     config: L2ODataManagerConfig
+    train_pixel_sampler = NoPixelSampler()
 
     def __init__(self, config: L2ODataManagerConfig, device="cpu", test_mode="val", **kwargs) -> None:
         if test_mode == "inference":
@@ -115,8 +123,11 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         if config.saved_capture is not None:
             self.follow(config.saved_capture)
             if rendering_runs():
-                self.train_dataset = ComparedDataset(self.train_dataset, lambda: self.cached_train)
-                self.eval_dataset = ComparedDataset(self.eval_dataset, lambda: self.cached_eval)
+                background = torch.tensor(config.saved_background)
+                for split in ("train", "eval"):
+                    dataset = getattr(self, f"{split}_dataset")
+                    read = partial(self._photographs_on, split, background)
+                    setattr(self, f"{split}_dataset", ComparedDataset(dataset, read))
                 return
         if test_mode == "val":
             # Read now: a broken image must not stop a run that has begun.
@@ -132,16 +143,16 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         )
         super(FullImageDatamanager, self).__init__()
 
+    def _photographs_on(self, split: Literal["train", "eval"], background: Tensor) -> list[dict]:
+        """The photographs of a split in nerfstudio's form, undistorted, on a background where they have alpha."""
+        cached = {"train": lambda: self.cached_train, "eval": lambda: self.cached_eval}[split]()
+        return [data | {"image": photograph_and_mask(data, background.to(data["image"].device))[0]} for data in cached]
+
     def offer_paths(self) -> None:
         """Let `ns-render interpolate` find cameras that make a video; evaluation sees the photographs' own."""
         if self.test_mode != "inference" and rendering_runs():
             training, held_out = self.train_dataset, self.eval_dataset
             self.train_dataset, self.eval_dataset = PathDataset(training, training), PathDataset(held_out, training)
-
-    @property
-    def train_pixel_sampler(self) -> None:
-        """Needed by `ns-export pointcloud` and `poisson`, which must not be told that an attribute is missing."""
-        raise PluginError(NO_RAYS)
 
     def capture(self) -> SavedCapture:
         """The capture in the frame that it is in now, for a checkpoint."""

@@ -68,6 +68,7 @@ class L2OPipeline(VanillaPipeline):
         """
         scene_of(loaded_state)
         super().load_pipeline(loaded_state, step)
+        self.datamanager.config.saved_background = tuple(self.model.background.tolist())
         self.datamanager.offer_paths()
 
     def start_scene(self, plan: RunPlan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,11 +13,19 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.plugin.capture_checks import CaptureError
+from l2o_splat.plugin.errors import NO_RAYS, PluginError
 
 
 def rendering_runs() -> bool:
     """Whether this process is `ns-render`."""
     return "nerfstudio.scripts.render" in sys.modules
+
+
+class NoPixelSampler:
+    """Stands where `ns-export pointcloud` and `poisson` set the number of rays per batch."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise PluginError(NO_RAYS)
 
 
 class ShownDataset:
@@ -93,7 +102,7 @@ class ComparedDataset(ShownDataset):
             read: Gives the undistorted photographs.
         """
         super().__init__(dataset)
-        self._read = read
+        self._read = cache(read)
 
     @property
     def cameras(self) -> Cameras:

@@ -6,6 +6,7 @@ import sys
 import threading
 import types
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
@@ -14,6 +15,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.plugins.registry import discover_methods
+from PIL import Image
 
 from l2o_splat.initializers.points import gaussians_from_points
 from l2o_splat.plugin.capture_checks import CaptureError
@@ -96,6 +98,21 @@ def test_renders_are_compared_with_undistorted_photographs(within_ns_render, tin
         assert not math.isclose(float(camera.fx), 50.0, rel_tol=1e-4)
 
 
+def test_renders_are_compared_with_transparent_photographs_on_the_background(within_ns_render, tiny_capture):
+    wanted = {}
+    for path in (tiny_capture / "images").iterdir():
+        image = Image.open(path).convert("RGB")
+        wanted[path.name] = (torch.from_numpy(np.array(image)).float() / 255 * 51 + 204) / 255
+        image.putalpha(51)
+        image.save(path)
+    config = copy.deepcopy(discover_methods()[0]["l2o-adam"].pipeline.datamanager)
+    config.data, config.saved_capture = tiny_capture, data_manager(tiny_capture).capture()
+    config.saved_background = (1.0, 1.0, 1.0)
+    shown = config.setup(device="cpu", test_mode="test").eval_dataset
+    for path, (_, batch) in zip(shown.image_filenames, FixedIndicesEvalDataloader(shown), strict=True):
+        torch.testing.assert_close(batch["image"], wanted[path.name], atol=1e-3, rtol=0)
+
+
 def test_a_split_of_nothing_to_render(within_ns_render, tiny_capture):
     options = {"eval_mode": "fraction", "train_split_fraction": 1.0}
     saved = data_manager(tiny_capture, **options).capture()
@@ -104,8 +121,10 @@ def test_a_split_of_nothing_to_render(within_ns_render, tiny_capture):
 
 
 def test_pointcloud_export_says_what_it_lacks(tiny_capture):
+    sampler = data_manager(tiny_capture).train_pixel_sampler  # The viewer looks at every attribute.
+    assert sampler is not None
     with pytest.raises(PluginError, match="`ns-export gaussian-splat` exports the Gaussians"):
-        _ = data_manager(tiny_capture).train_pixel_sampler
+        sampler.num_rays_per_batch = 8
 
 
 @pytest.fixture
