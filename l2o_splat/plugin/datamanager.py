@@ -115,7 +115,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             self._start_unread(config, device)
             return
         data = config.data or config.dataparser.data
-        check_data_path(data, trained=test_mode == "test")
+        check_data_path(data, trained=config.saved_capture is not None)
         check_data_options(config)
         check_format(config.dataparser, data)
         with checked_parser(config.dataparser):

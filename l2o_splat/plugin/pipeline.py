@@ -12,6 +12,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.optim.joint_optimizer import JointOptimizer
+from l2o_splat.plugin.capture_checks import check_data_path
 from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
@@ -51,6 +52,8 @@ class L2OPipeline(VanillaPipeline):
                 f"{world_size} processes were asked for; a joint optimizer moves a scene in one process: use "
                 "--machine.num-devices 1."
             )
+        if test_mode == "test":
+            check_data_path(config.datamanager.data or config.datamanager.dataparser.data, trained=True)
         super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
         self._optimizer: JointOptimizer | None = None
         self._start: SceneStart | None = None

@@ -120,6 +120,17 @@ def test_a_method_that_is_not_installed(run):
     assert "its method of-tomorrow is not installed" in refused("eval", "--load-config", run)
 
 
+def test_a_capture_that_was_moved_is_needed_for_evaluation_alone(run, tmp_path):
+    text = run.read_text()
+    assert text.count("- capture\n") >= 1
+    run.write_text(text.replace("- capture\n", "- elsewhere\n"))
+    message = refused("eval", "--load-config", run, "--output-path", tmp_path / "metrics.json")
+    assert "elsewhere of this run does not exist; put it back" in message and "--data" not in message
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["export", "--load-config", str(run), "--output-dir", str(tmp_path / "exports")])
+    assert not caught.value.code and len(read_ply(tmp_path / "exports/splat.ply")) == 60
+
+
 def test_a_folder_without_checkpoints(run):
     checkpoint_of(run).unlink()
     assert "holds no checkpoint" in refused("eval", "--load-config", run)
