@@ -259,7 +259,8 @@ def _one_sentence() -> Iterator[None]:
 
 def _refuse_options(config: TrainerConfig) -> None:
     steps = config.max_num_iterations
-    if steps is not None and steps < 1:
+    # The benchmark resumes a run that lacks its report alone, and takes no step.
+    if steps is not None and (steps < 0 or (steps == 0 and config.load_dir is None)):
         raise SystemExit(f"l2o_splat: --max-num-iterations is {steps}; a run takes at least 1 step.")
     accumulated = {group: steps for group, steps in config.gradient_accumulation_steps.items() if steps != 1}
     if accumulated:
