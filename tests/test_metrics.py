@@ -29,7 +29,7 @@ def test_masked_pixels_do_not_count():
 
 
 def test_ssim_under_a_mask_is_the_mean_over_its_whole_windows():
-    """Of flat halves, where it has a closed form wherever no window reaches across the middle."""
+    """For two flat halves it has a closed form wherever no window reaches across the middle."""
     rendered, photograph = torch.full((24, 40, 3), 0.5), torch.full((24, 40, 3), 0.5)
     rendered[:, :20], photograph[:, :20] = 0.3, 0.8
     different = (2 * 0.3 * 0.8 + 1e-4) / (0.3**2 + 0.8**2 + 1e-4)

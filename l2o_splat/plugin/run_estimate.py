@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 MEASURED_STEPS = 10
-"""Steps after the first one that are measured before the time is told."""
+"""Steps after the first one that are measured before the estimate is printed."""
 ENOUGH_SECONDS = 20.0
-"""Measured time after which it is told earlier."""
+"""Measured time after which the estimate is printed even with fewer steps."""
 CHANGE = 1.5
-"""Factor by which the estimate must change to be told again before or after a tenth of the run."""
+"""Factor by which the estimate must change to be printed again before or after a tenth of the run."""
 RECENT_STEPS = 50
 """Steps of a kind that count, since the cost changes with the scene."""
 OUTLIER = 3.0
@@ -41,7 +41,7 @@ class RunEstimate:
         self.spent = 0.0
         """Seconds of the steps so far."""
         self.told: list[float] = []
-        """Seconds of the whole run, each time that they were told."""
+        """Estimates that were printed: seconds of the whole run."""
         self._done, self._measured_seconds = 0, 0.0
         self._left = Counter(kinds)
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT_STEPS))

@@ -76,7 +76,7 @@ class L2OTrainer(Trainer):
         self._publish_plan()
 
     def _new_estimate(self) -> RunEstimate:
-        """The estimate of the time of this run, told when the update of the scene begins and ends."""
+        """The estimate of the time of this run, which is notified when the update of the scene begins and ends."""
         optimizer = self.optimizers.optimizers["gaussians"]
         steps = range(optimizer.inner_step, optimizer.inner_step + self.config.max_num_iterations)
         estimate = RunEstimate([optimizer.rule.work_at(step) for step in steps], CONSOLE.log)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from l2o_splat.environment import environment
-from l2o_splat.files import write_whole
+from l2o_splat.files import write_text_whole
 from l2o_splat.training.outer_loop import OuterLoop
 from l2o_splat.training.statistics import IterationReport
 from l2o_splat.weights.format import Weights, save_weights
@@ -104,7 +104,7 @@ class TrainingRecord(ABC):
 
     def _write_curve(self) -> None:
         text = "".join(json.dumps(line) + "\n" for line in self._curve)
-        write_whole(self.folder / CURVE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text_whole(self.folder / CURVE_NAME, text)
 
     def _training(self, trainer: OuterLoop, report: IterationReport) -> dict[str, Any]:
         return {

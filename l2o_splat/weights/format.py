@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from l2o_splat.errors import L2OError
-from l2o_splat.files import write_whole
+from l2o_splat.files import write_text_whole, write_whole
 from l2o_splat.frame import FrameConvention
 from l2o_splat.rendering.settings import RasterSettings
 
@@ -143,7 +143,7 @@ def save_weights(path: str | Path, weights: Weights) -> WeightsCard:
     write_whole(tensor_file, lambda target: save_file(tensors, target))
     card = replace(weights.card, sha256=hash_of(tensor_file), format_version=FORMAT_VERSION)
     text = json.dumps(asdict(card), indent=2, sort_keys=True, default=str) + "\n"
-    write_whole(card_file, lambda target: target.write_text(text))
+    write_text_whole(card_file, text)
     return card
 
 

@@ -99,7 +99,7 @@ def test_weights_come_back_as_they_went_and_predict_per_squared_footprint(shape,
 
 
 def test_masked_pixels_have_no_say_in_the_precision():
-    """Of a scene without the Gaussians of masked cells: one row for each that is left, whatever is under the mask."""
+    """A scene without the Gaussians of masked cells has one row for each that is left, whatever is under the mask."""
     views, masks = context(num_views=3), torch.ones(3, 64, 64, 1)
     masks[0, :, 40:], masks[1:, 10:31, 12:40] = 0, 0
     head = UncertaintyHead(NARROW.width, torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))

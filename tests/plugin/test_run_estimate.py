@@ -1,4 +1,4 @@
-"""The time of a run is told early, once, and again only where it changes."""
+"""The estimate of a run is printed early, once, and again only when it changes."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.plugin.console import printed
 
 
 class Clock:
-    """Seconds that pass when it is told so."""
+    """A clock that stands still until a test moves it on."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
