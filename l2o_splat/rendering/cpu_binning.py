@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from l2o_splat.rendering.cpu_kernel import kernel
+from l2o_splat.kernel import kernel
 from l2o_splat.rendering.cpu_records import DEPTH
 
 

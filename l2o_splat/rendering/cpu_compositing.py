@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from l2o_splat.rendering.cpu_kernel import inlined, kernel
+from l2o_splat.kernel import inlined, kernel
 from l2o_splat.rendering.cpu_records import (
     BLUE,
     CENTRE_X,

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
+from l2o_splat.kernel import helper, kernel
 from l2o_splat.rendering.cpu_harmonics import sh_basis, sh_gradient
-from l2o_splat.rendering.cpu_kernel import helper, kernel
 from l2o_splat.rendering.cpu_records import (
     CENTRE_X,
     CENTRE_Y,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from l2o_splat.rendering.cpu_kernel import helper
+from l2o_splat.kernel import helper
 
 
 @helper

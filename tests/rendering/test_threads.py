@@ -2,16 +2,14 @@
 
 import importlib.util
 import multiprocessing
-import shutil
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
 from l2o_splat import threads
-from l2o_splat.rendering import RasterSettings, cpu_kernel, get_num_threads, linearize, set_num_threads
+from l2o_splat.rendering import RasterSettings, get_num_threads, linearize, set_num_threads
 from tests.rendering.scenes import images_of, random_like, random_scene
 
 SETTINGS = RasterSettings(depth=True, background=(0.2, 0.5, 0.9))
@@ -116,17 +114,16 @@ def test_errors_come_back(failing):
 
 def test_machine_code_is_not_reused_after_an_edit(tmp_path):
     """numba looks at the file of a kernel alone; an edit in another file must give the kernel another name."""
-    source = Path(cpu_kernel.__file__)
     names = []
-    for edit in ("WIDTH = 1", "WIDTH = 2"):
-        shutil.copy(source, tmp_path / "cpu_kernel.py")
-        (tmp_path / "cpu_constants.py").write_text(edit)
-        spec = importlib.util.spec_from_file_location("copied_cpu_kernel", tmp_path / "cpu_kernel.py")
+    for number, edit in enumerate(("WIDTH = 1", "WIDTH = 2")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "doubling.py").write_text(
+            "from l2o_splat.kernel import kernel\n\n@kernel\ndef double(x):\n    return 2 * x\n"
+        )
+        (folder / "constants.py").write_text(edit)
+        spec = importlib.util.spec_from_file_location("doubling", folder / "doubling.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-
-        def double(x):
-            return 2 * x
-
-        names.append(module.kernel(double).py_func.__qualname__)
+        names.append(module.double.py_func.__qualname__)
     assert names[0] != names[1]

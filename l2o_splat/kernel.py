@@ -1,15 +1,14 @@
-"""How the functions of the cpu backend are compiled."""
+"""How the functions that run as machine code on the CPU are compiled."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numba
-
-_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("cpu_*.py"))))
 
 # "contract" fuses multiplications and additions; unlike all of fastmath it leaves infinities and NaN as they are.
 _OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy"}
@@ -20,11 +19,12 @@ def kernel(function: Callable) -> Callable:
 
     Kernels release the global interpreter lock, so that :mod:`l2o_splat.threads` can run several at a time.
     The code is kept beside the source, or in the user's cache folder where that is read-only, or in
-    ``NUMBA_CACHE_DIR``.
+    ``NUMBA_CACHE_DIR``. Helpers and constants of a kernel belong in its own folder.
     """
     # numba looks for edits in the file of the kernel alone, yet constants and helpers come from other files. So the
     # name under which the machine code is kept says which version of all of them it was made from.
-    function.__qualname__ = f"{function.__qualname__}_{_SOURCES.hexdigest()[:8]}"
+    version = _version_of(Path(function.__code__.co_filename).parent)
+    function.__qualname__ = f"{function.__qualname__}_{version}"
     try:
         return numba.njit(nogil=True, cache=True, **_OPTIONS)(function)
     except RuntimeError:
@@ -44,3 +44,10 @@ def helper(function: Callable) -> Callable:
 def inlined(function: Callable) -> Callable:
     """Compile ``function`` for use in kernels, and always copy it into them: needed where every instruction counts."""
     return numba.njit(inline="always", **_OPTIONS)(function)
+
+
+@functools.cache
+def _version_of(folder: Path) -> str:
+    """A short hash of this file and of the sources in a folder."""
+    sources = [Path(__file__), *sorted(folder.glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
