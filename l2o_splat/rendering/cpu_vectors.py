@@ -17,11 +17,9 @@ def row(array, index):
 
 
 @helper
-def add_to_row(array, index, vector):
-    """Add to a row of an ``[n, 3]`` array."""
-    array[index, 0] += vector[0]
-    array[index, 1] += vector[1]
-    array[index, 2] += vector[2]
+def write_row(array, index, vector):
+    """Write a vector into a row of an ``[n, 3]`` array."""
+    array[index, 0], array[index, 1], array[index, 2] = vector
 
 
 @helper
@@ -66,6 +64,12 @@ def product(a, b):
     """Matrix product."""
     columns = transposed(b)
     return apply(columns, a[0]), apply(columns, a[1]), apply(columns, a[2])
+
+
+@helper
+def scaled_columns(matrix, scales):
+    """The matrix with each column multiplied by a number."""
+    return times(matrix[0], scales), times(matrix[1], scales), times(matrix[2], scales)
 
 
 @helper
@@ -123,7 +127,7 @@ def rotation_jvp(quaternion, length, d_quats, index):
 
 @helper
 def rotation_vjp(quaternion, length, v, v_quats, index):
-    """Add to a row of ``v_quats`` ``[n, 4]`` what the gradient ``v`` of the rotation matrix makes of it."""
+    """Write into a row of ``v_quats`` ``[n, 4]`` what the gradient ``v`` of the rotation matrix makes of it."""
     w, x, y, z = quaternion
     v_w = 2 * (x * (v[2][1] - v[1][2]) + y * (v[0][2] - v[2][0]) + z * (v[1][0] - v[0][1]))
     v_x = 2 * (
@@ -136,7 +140,7 @@ def rotation_vjp(quaternion, length, v, v_quats, index):
         w * (v[1][0] - v[0][1]) + x * (v[2][0] + v[0][2]) + y * (v[2][1] + v[1][2]) - 2 * z * (v[0][0] + v[1][1])
     )
     radial = v_w * w + v_x * x + v_y * y + v_z * z
-    v_quats[index, 0] += (v_w - radial * w) / length
-    v_quats[index, 1] += (v_x - radial * x) / length
-    v_quats[index, 2] += (v_y - radial * y) / length
-    v_quats[index, 3] += (v_z - radial * z) / length
+    v_quats[index, 0] = (v_w - radial * w) / length
+    v_quats[index, 1] = (v_x - radial * x) / length
+    v_quats[index, 2] = (v_y - radial * y) / length
+    v_quats[index, 3] = (v_z - radial * z) / length
