@@ -243,6 +243,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             images = super()._load_images(split, "gpu" if on_cpu else cache_images_device)
         if images and "mask" in images[0]:
             dataset.check_kept([data["mask"] for data in images])
+        dataset.cached = images
         return images
 
     @property

@@ -34,6 +34,17 @@ class CheckedDataset(InputDataset):
     companions: tuple[CheckedDataset, ...] = ()
     """Datasets of other photographs of the same capture, which help to decide how photographs are turned."""
 
+    cached: list[dict] | None = None
+    """All photographs as they are held for training, undistorted; None if they have not been read so far."""
+
+    def __getitem__(self, image_idx: int) -> dict:
+        """A photograph in floats, for the viewer, which need not read the file again."""
+        if self.cached is None:
+            return super().__getitem__(image_idx)
+        data = self.cached[image_idx]
+        image = data["image"]
+        return data | {"image": image.float() / 255 if image.dtype == torch.uint8 else image}
+
     def prepare(self) -> None:
         """Refuse masks that do not exist, and say once which photographs are turned or hold several pictures."""
         self._check_masks_exist()

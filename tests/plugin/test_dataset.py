@@ -205,3 +205,15 @@ def test_a_mask_colour(tiny_capture):
     refuse(tiny_capture, "no masks to apply it to", mask_color=(1.0, 0.0, 0.0))
     with_masks(tiny_capture, Image.fromarray(half_mask()))
     assert images(read(tiny_capture, mask_color=(1.0, 0.0, 0.0)))[0, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_photographs_that_are_read_are_not_read_again(tiny_capture):
+    """The viewer asks for them in floats, of the size of their cameras, also where they were undistorted."""
+    edit_transforms(tiny_capture, lambda meta: meta.update(k1=-0.2))
+    manager = read(tiny_capture)
+    for path in (tiny_capture / "images").iterdir():
+        path.unlink()
+    for i, data in enumerate(manager.cached_train):
+        shown = manager.train_dataset[i]["image"]
+        assert torch.equal(shown, data["image"].float() / 255)
+        assert shown.shape[1] == int(manager.train_dataset.cameras.width[i])
