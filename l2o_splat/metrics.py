@@ -24,6 +24,8 @@ from l2o_splat.losses import WINDOW, equal_where_masked
 logger = logging.getLogger(__name__)
 
 DOWNLOAD_TIMEOUT_SECONDS = 20.0
+STRIP_ROWS = 64
+"""Rows of an image whose SSIM is computed together."""
 
 
 def psnr(
@@ -63,10 +65,20 @@ def ssim(
     if whole is not None and not whole.any():
         return None
     rendered, photograph = equal_where_masked(rendered, photograph, mask)
-    _, similarity = structural_similarity_index_measure(
-        rendered.movedim(-1, 0)[None], photograph.movedim(-1, 0)[None], data_range=1.0, return_full_image=True
-    )
-    return float(_mean(similarity[0].movedim(0, -1), whole))
+    return float(_mean(_similarity(rendered, photograph), whole))
+
+
+def _similarity(rendered: Float[Tensor, "h w 3"], photograph: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w 3"]:
+    """SSIM of the window around every pixel, a strip of rows at a time: that of a whole photograph takes gigabytes."""
+    height, border = len(rendered), WINDOW // 2
+    strips = []
+    for first in range(0, height, STRIP_ROWS):
+        # With the rows that its windows reach, and enough of them to be reflected at the border of the image.
+        top, bottom = max(first - WINDOW, 0), min(first + STRIP_ROWS + border, height)
+        pair = (image[top:bottom].movedim(-1, 0)[None] for image in (rendered, photograph))
+        _, similarity = structural_similarity_index_measure(*pair, data_range=1.0, return_full_image=True)
+        strips.append(similarity[0, :, first - top : first - top + STRIP_ROWS].movedim(0, -1))
+    return torch.cat(strips)
 
 
 def mean_of_measured(values: Iterable[float | None]) -> float | None:

@@ -7,11 +7,13 @@ y down, z forward), as gsplat and COLMAP do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 
@@ -145,9 +147,25 @@ class PinholeCameras:
         return PinholeCameras(negate[:, None] * self.viewmats * negate, Ks, self.width, self.height)
 
 
+class Photographs(Protocol):
+    """Cameras of one image size and their photographs, of which one at a time is looked at."""
+
+    @property
+    def cameras(self) -> PinholeCameras:
+        """The cameras, in the order of the photographs."""
+
+    def __len__(self) -> int: ...
+
+    def photograph(self, v: int) -> tuple[Float[Tensor, "h w 3"], Bool[Tensor, "h w"] | None]:
+        """Photograph ``v``, sRGB 0 to 1, and where it counts in the loss; None if it counts everywhere."""
+
+    def views(self) -> Views:
+        """All of them together."""
+
+
 @dataclass(frozen=True)
 class Views:
-    """Cameras with their photographs."""
+    """Cameras with their photographs, which are :class:`Photographs` that lie in memory together."""
 
     cameras: PinholeCameras
     images: Float[Tensor, "v h w 3"]
@@ -174,6 +192,14 @@ class Views:
         masks = None if self.masks is None else self.masks.to(*args, **kwargs)
         return Views(self.cameras.to(*args, **kwargs), self.images.to(*args, **kwargs), masks)
 
+    def photograph(self, v: int) -> tuple[Float[Tensor, "h w 3"], Bool[Tensor, "h w"] | None]:
+        """Photograph ``v`` and where it counts, see :class:`Photographs`."""
+        return self.images[v], None if self.masks is None else self.masks[v, ..., 0] > 0.5
+
+    def views(self) -> Views:
+        """The views themselves."""
+        return self
+
     @property
     def counted(self) -> Bool[Tensor, "v h w 1"] | None:
         """Where masks exceed 0.5, so that the photograph counts; None counts everywhere."""
@@ -190,3 +216,53 @@ class Views:
         """The views in a mirror: images left to right, cameras as in :meth:`PinholeCameras.mirrored`."""
         masks = None if self.masks is None else self.masks.flip(2)
         return Views(self.cameras.mirrored(), self.images.flip(2), masks)
+
+
+@dataclass(frozen=True)
+class StoredPhotographs:
+    """:class:`Photographs` as a capture stores them, 8 bits a channel, each made floats only when it is asked for.
+
+    Raises:
+        ValueError: If there are not as many photographs, and masks, as cameras.
+    """
+
+    cameras: PinholeCameras
+    stored: Sequence[UInt8[Tensor, "h w c"] | Float[Tensor, "h w c"]]
+    """RGB or RGBA, 0 to 255, or 0 to 1 if they are floats; on any device."""
+    masks: Sequence[Bool[Tensor, "h w 1"]] | None
+    """True where a photograph counts in the loss; None counts everywhere."""
+    background: Float[Tensor, " 3"]
+    """Put under photographs with an alpha channel, sRGB 0 to 1; what is handed out is on its device."""
+
+    def __post_init__(self) -> None:
+        for name, found in (("photographs", self.stored), ("masks", self.masks)):
+            if found is not None and len(found) != len(self.cameras):
+                raise ValueError(f"There are {len(found)} {name} of {len(self.cameras)} cameras; give each camera one.")
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def photograph(self, v: int) -> tuple[Float[Tensor, "h w 3"], Bool[Tensor, "h w"] | None]:
+        """Photograph ``v`` and where it counts, see :class:`Photographs`."""
+        mask = None if self.masks is None else self.masks[v].to(self.background.device)[..., 0]
+        return image_of_stored(self.stored[v], self.background), mask
+
+    def views(self) -> Views:
+        """All of them as floats, in memory together."""
+        images, masks = zip(*(self.photograph(v) for v in range(len(self))), strict=True)
+        stacked_masks = None if self.masks is None else torch.stack(masks)[..., None].float()
+        return Views(self.cameras, torch.stack(images), stacked_masks)
+
+
+def image_of_stored(
+    pixels: UInt8[Tensor, "h w c"] | Float[Tensor, "h w c"], background: Float[Tensor, " 3"]
+) -> Float[Tensor, "h w 3"]:
+    """Stored RGB or RGBA (0 to 255, or 0 to 1 if floats) as sRGB 0 to 1, on the background where it has alpha."""
+    image = pixels.to(background.device)
+    if image.dtype == torch.uint8:
+        # By a tensor: CUDA would multiply by the reciprocal of a number, which rounds otherwise than the CPU.
+        image = image.float().div_(torch.full((), 255.0, device=image.device))
+    if image.shape[-1] == 4:
+        alpha = image[..., 3:]
+        image = alpha * image[..., :3] + (1 - alpha) * background
+    return image

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from l2o_splat.metrics import Lpips, mean_of_measured, psnr, ssim
 
@@ -98,3 +99,13 @@ def test_lpips_without_its_backbone_is_left_out_with_one_line(tmp_path, monkeypa
         assert metric(image, image) is None
         assert metric(image, image) is None
     assert [record.message.startswith("LPIPS is left out") for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("height", [11, 65, 150])
+def test_ssim_is_that_of_torchmetrics_however_many_strips_the_image_has(height):
+    generator = torch.Generator().manual_seed(height)
+    image = torch.rand(1, 3, height, 40, generator=generator)
+    noisy = (image + 0.2 * torch.randn(1, 3, height, 40, generator=generator)).clamp(0, 1)
+    _, expected = structural_similarity_index_measure(noisy, image, data_range=1.0, return_full_image=True)
+    noisy, image = (picture[0].movedim(0, -1) for picture in (noisy, image))
+    assert ssim(noisy, image) == pytest.approx(float(expected.mean()), abs=1e-6)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
-from l2o_splat.views import PinholeCameras, Views, opencv_from_opengl, opengl_from_opencv
+from l2o_splat.views import PinholeCameras, StoredPhotographs, Views, opencv_from_opengl, opengl_from_opencv
 
 
 def random_poses(v: int) -> torch.Tensor:
@@ -138,3 +138,43 @@ def test_shapes_that_do_not_fit_are_refused():
         PinholeCameras(torch.eye(4)[None], torch.eye(3)[None], 0, 6)
     with pytest.raises(ValueError, match="are needed"):
         PinholeCameras(torch.eye(4)[None], torch.eye(3).repeat(2, 1, 1), 8, 6)
+
+
+def stored_photographs(channels: int = 3, masked: bool = True) -> StoredPhotographs:
+    generator = torch.Generator().manual_seed(0)
+    stored = torch.randint(256, (3, 48, 64, channels), generator=generator, dtype=torch.uint8)
+    masks = list(torch.rand(3, 48, 64, 1, generator=generator) > 0.3) if masked else None
+    return StoredPhotographs(some_cameras(3), list(stored), masks, torch.tensor([0.25, 0.5, 1.0]))
+
+
+def test_every_stored_value_is_the_nearest_float_to_its_255th():
+    stored = torch.arange(256, dtype=torch.uint8).repeat(3)[: 48 * 16].reshape(16, 16, 3)
+    cameras = PinholeCameras(torch.eye(4)[None], torch.eye(3)[None], 16, 16)
+    image, mask = StoredPhotographs(cameras, [stored], None, torch.zeros(3)).photograph(0)
+    assert mask is None
+    assert torch.equal(image, (stored.double() / 255).float())
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_stored_photographs_one_by_one_are_those_of_their_views(channels, masked):
+    photographs = stored_photographs(channels, masked)
+    views = photographs.views()
+    assert len(views) == len(photographs) == 3 and views.views() is views
+    for v in range(3):
+        for found, expected in zip(photographs.photograph(v), views.photograph(v), strict=True):
+            assert found is expected is None or found.equal(expected)
+    assert (views.masks is None) != masked
+
+
+def test_transparent_pixels_show_the_background_and_opaque_ones_do_not():
+    photographs = stored_photographs(4)
+    photographs.stored[1][..., 3] = 255
+    photographs.stored[2][..., 3] = 0
+    assert torch.equal(photographs.photograph(1)[0], photographs.stored[1][..., :3].float() / 255)
+    assert torch.equal(photographs.photograph(2)[0], photographs.background.expand(48, 64, 3))
+
+
+def test_there_is_one_photograph_for_each_camera():
+    with pytest.raises(ValueError, match="2 photographs of 3 cameras"):
+        StoredPhotographs(some_cameras(3), list(torch.zeros(2, 48, 64, 3)), None, torch.zeros(3))

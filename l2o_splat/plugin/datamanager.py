@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.scene_box import SceneBox
@@ -21,7 +22,7 @@ from torch import Tensor
 from l2o_splat.frame import Frame
 from l2o_splat.plugin.capture_checks import check_cameras, check_data_path, check_training_split
 from l2o_splat.plugin.capture_format import check_format
-from l2o_splat.plugin.dataset import CheckedDataset
+from l2o_splat.plugin.dataset import UNDERLAY, CheckedDataset
 from l2o_splat.plugin.large_coordinates import OFFSET, check_rounding
 from l2o_splat.plugin.option_checks import check_data_options, check_image_sizes
 from l2o_splat.plugin.parsers import checked_parser, is_checked
@@ -42,7 +43,7 @@ from l2o_splat.plugin.saved_capture import (
 )
 from l2o_splat.plugin.seed_points import usable_points, warn_of_narrow_base
 from l2o_splat.view_sampling import ViewSampler, ViewStrategy
-from l2o_splat.views import PinholeCameras, Views, opencv_from_opengl
+from l2o_splat.views import PinholeCameras, StoredPhotographs, Views, image_of_stored, opencv_from_opengl
 
 
 def pinhole_cameras(cameras: Cameras) -> PinholeCameras:
@@ -66,6 +67,8 @@ class L2ODataManagerConfig(FullImageDatamanagerConfig):
     """How they are chosen: farthest point sampling over camera centres, random, sequential or neighbours."""
     view_seed: int = 0
     """Another seed gives another order of views."""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """How photographs lie in memory; uint8 needs a quarter. Undistorted ones are rounded to it."""
     # Drawing views is ours; nerfstudio's own options for it would have no effect.
     train_cameras_sampling_strategy: tyro.conf.Suppress[Literal["random", "fps"]] = "random"
     train_cameras_sampling_seed: tyro.conf.Suppress[int] = 42
@@ -126,8 +129,8 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
                 background = torch.tensor(config.saved_background)
                 for split in ("train", "eval"):
                     dataset = getattr(self, f"{split}_dataset")
-                    read = partial(self._photographs_on, split, background)
-                    setattr(self, f"{split}_dataset", ComparedDataset(dataset, read))
+                    read = partial(getattr, self, f"cached_{split}")
+                    setattr(self, f"{split}_dataset", ComparedDataset(dataset, read, partial(_on, background)))
                 return
         if test_mode == "val":
             # Read now: a broken image must not stop a run that has begun.
@@ -142,11 +145,6 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             for name in ("train_dataset", "eval_dataset")
         )
         super(FullImageDatamanager, self).__init__()
-
-    def _photographs_on(self, split: Literal["train", "eval"], background: Tensor) -> list[dict]:
-        """The photographs of a split in nerfstudio's form, undistorted, on a background where they have alpha."""
-        cached = {"train": lambda: self.cached_train, "eval": lambda: self.cached_eval}[split]()
-        return [data | {"image": photograph_and_mask(data, background.to(data["image"].device))[0]} for data in cached]
 
     def offer_paths(self) -> None:
         """Let `ns-render interpolate` find cameras that make a video; evaluation sees the photographs' own."""
@@ -212,7 +210,8 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         if hasattr(self, "train_cameras"):
             moved = self.train_dataset.cameras.camera_to_worlds
             self.train_cameras.camera_to_worlds = moved.to(self.train_cameras.camera_to_worlds)
-        self.__dict__.pop("view_sampler", None)
+        for made_of_cameras in ("view_sampler", "_pinholes"):
+            self.__dict__.pop(made_of_cameras, None)
 
     def create_train_dataset(self) -> CheckedDataset:
         outputs = self.train_dataparser_outputs
@@ -244,6 +243,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             images = super()._load_images(split, "gpu" if on_cpu else cache_images_device)
         if images and "mask" in images[0]:
             dataset.check_kept([data["mask"] for data in images])
+        dataset.cached = images
         return images
 
     @property
@@ -273,43 +273,76 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         indices = self.view_sampler.views(step)
         return self.train_cameras[torch.tensor(indices)], {"views": [self.cached_train[i] for i in indices]}
 
-    def next_train_views(self, step: int, background: Tensor) -> list[Views]:
-        """The views of a step, one entry per image size.
+    @cached_property
+    def _pinholes(self) -> _Pinholes:
+        """The training cameras as they are drawn, in the frame that they are in now."""
+        _ = self.cached_train  # Undistorting changes cameras.
+        return _Pinholes.of(self.train_cameras)
+
+    def next_train_photographs(self, step: int, background: Tensor) -> list[StoredPhotographs]:
+        """The photographs of a step, one entry per image size; each is converted when it is asked for.
 
         Args:
             step: Training step.
             background: ``[3]``, put under photographs with an alpha channel, sRGB 0 to 1.
         """
-        cameras, batch = self.next_train(step)
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for position, size in enumerate(zip(cameras.height.flatten(), cameras.width.flatten(), strict=True)):
-            by_size[tuple(map(int, size))].append(position)
-        return [
-            stack_views(cameras[torch.tensor(positions)], (batch["views"][i] for i in positions), background)
-            for positions in by_size.values()
-        ]
+        for index in self.view_sampler.views(step):
+            by_size[self._pinholes.sizes[index]].append(index)
+        return [self.train_photographs(indices, background) for indices in by_size.values()]
+
+    def next_train_views(self, step: int, background: Tensor) -> list[Views]:
+        """The same as views that lie in memory together, see :meth:`next_train_photographs`."""
+        return [photographs.views() for photographs in self.next_train_photographs(step, background)]
+
+    def train_photographs(self, indices: list[int], background: Tensor) -> StoredPhotographs:
+        """Training photographs of one size, see :meth:`next_train_photographs`."""
+        cameras = self._pinholes.cameras(indices).to(background.device)
+        return stored_photographs(cameras, [self.cached_train[i] for i in indices], background)
 
     def train_views(self, indices: list[int], background: Tensor) -> Views:
-        """Training views of one size, see :meth:`next_train_views`."""
-        return stack_views(
-            self.train_cameras[torch.tensor(indices)], (self.cached_train[i] for i in indices), background
-        )
+        """Training views of one size, see :meth:`next_train_photographs`."""
+        return self.train_photographs(indices, background).views()
+
+
+@dataclass(frozen=True)
+class _Pinholes:
+    """Matrices and image sizes of cameras of any size, made once."""
+
+    viewmats: Float[Tensor, "n 4 4"]
+    Ks: Float[Tensor, "n 3 3"]
+    sizes: list[tuple[int, int]]
+    """Width and height of each image in pixels."""
+
+    @classmethod
+    def of(cls, cameras: Cameras) -> _Pinholes:
+        sizes = zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True)
+        matrices = pinhole_cameras(cameras)
+        return cls(matrices.viewmats, matrices.Ks, list(sizes))
+
+    def cameras(self, indices: list[int]) -> PinholeCameras:
+        """Cameras of one size."""
+        return PinholeCameras(self.viewmats[indices], self.Ks[indices], *self.sizes[indices[0]])
 
 
 def photograph_and_mask(data: dict, background: Tensor) -> tuple[Tensor, Tensor | None]:
     """Image ``[h, w, 3]``, sRGB 0 to 1, on the background where it has alpha, and mask ``[h, w, 1]`` or None."""
-    image = data["image"].to(background.device)
-    if image.dtype == torch.uint8:
-        image = image.float() / 255
-    if image.shape[-1] == 4:
-        alpha = image[..., 3:]
-        image = alpha * image[..., :3] + (1 - alpha) * background
-    mask = data["mask"].to(background.device).float() if "mask" in data else None
-    return image, mask
+    image = image_of_stored(data["image"], _background(data, background))
+    return image, data["mask"].to(background.device).float() if "mask" in data else None
 
 
-def stack_views(cameras: Cameras, photographs: Iterable[dict], background: Tensor) -> Views:
-    """Cameras and photographs of one size, in nerfstudio's form, as :class:`Views` on the device of ``background``."""
-    images, masks = zip(*(photograph_and_mask(data, background) for data in photographs), strict=True)
-    stacked_masks = None if masks[0] is None else torch.stack(masks)
-    return Views(pinhole_cameras(cameras.to(background.device)), torch.stack(images), stacked_masks)
+def stored_photographs(cameras: PinholeCameras, photographs: list[dict], background: Tensor) -> StoredPhotographs:
+    """Photographs of one size in nerfstudio's form, handed out on the device of ``background``."""
+    masks = [data["mask"] for data in photographs] if "mask" in photographs[0] else None
+    background = _background(photographs[0], background)
+    return StoredPhotographs(cameras, [data["image"] for data in photographs], masks, background)
+
+
+def _on(background: Tensor, data: dict) -> dict:
+    """A photograph in nerfstudio's form as floats, on a background where it has alpha."""
+    return data | {"image": photograph_and_mask(data, background.to(data["image"].device))[0]}
+
+
+def _background(data: dict, background: Tensor) -> Tensor:
+    """What is put under a photograph with alpha: a colour that the capture names, else ``background``."""
+    return data[UNDERLAY].to(background) if UNDERLAY in data else background

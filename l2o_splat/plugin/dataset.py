@@ -18,6 +18,8 @@ from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.scenes.orientation import PosedHeaders, Turning, decide_turning
 from l2o_splat.scenes.pixels import PhotographHeader, PixelsError, read_header, read_mask, read_photograph
 
+UNDERLAY = "background"
+"""Key of what a capture itself wants under photographs with alpha, ``[3]``, sRGB 0 to 1."""
 _NAMED = 3
 """A message names this many files."""
 
@@ -31,6 +33,17 @@ class CheckedDataset(InputDataset):
 
     companions: tuple[CheckedDataset, ...] = ()
     """Datasets of other photographs of the same capture, which help to decide how photographs are turned."""
+
+    cached: list[dict] | None = None
+    """All photographs as they are held for training, undistorted; None if they have not been read so far."""
+
+    def __getitem__(self, image_idx: int) -> dict:
+        """A photograph in floats, for the viewer, which need not read the file again."""
+        if self.cached is None:
+            return super().__getitem__(image_idx)
+        data = self.cached[image_idx]
+        image = data["image"]
+        return data | {"image": image.float() / 255 if image.dtype == torch.uint8 else image}
 
     def prepare(self) -> None:
         """Refuse masks that do not exist, and say once which photographs are turned or hold several pictures."""
@@ -96,9 +109,15 @@ class CheckedDataset(InputDataset):
         scaled = self._scaled(kept.astype(np.uint8), Image.Resampling.NEAREST)
         return torch.from_numpy(scaled).unsqueeze(-1).bool()
 
+    def get_image_uint8(self, image_idx: int) -> Tensor:
+        """RGB or RGBA ``[h, w, c]``; nerfstudio would cut to 8 bits what lies on the colour of the capture."""
+        return torch.from_numpy(self.get_numpy_image(image_idx))
+
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict:
         image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
         data = {"image_idx": image_idx, "image": image}
+        if image.shape[-1] == 4 and self._dataparser_outputs.alpha_color is not None:
+            data[UNDERLAY] = self._dataparser_outputs.alpha_color
         if self._dataparser_outputs.mask_filenames is not None:
             data["mask"] = self.get_mask(image_idx)
         if self.mask_color:
@@ -145,8 +164,9 @@ class CheckedDataset(InputDataset):
                 "A mask color is set, but the capture has no masks to apply it to; leave --mask-color of the "
                 "dataparser out or give every photograph a mask."
             )
-        scale = 255 if image.dtype == torch.uint8 else 1
-        colour = torch.tensor([*self.mask_color, 1.0][: image.shape[-1]]) * scale
+        colour = torch.tensor([*self.mask_color, 1.0][: image.shape[-1]])
+        if image.dtype == torch.uint8:
+            colour = (255 * colour).round()
         return torch.where(data["mask"], image, colour.to(image.dtype))
 
     def _check_masks_exist(self) -> None:

@@ -94,15 +94,18 @@ def path_cameras(parts: list[Cameras]) -> Cameras:
 class ComparedDataset(ShownDataset):
     """A dataset whose photographs and cameras `ns-render dataset` sees undistorted, as they were trained on."""
 
-    def __init__(self, dataset: InputDataset, read: Callable[[], list[dict]]) -> None:
+    def __init__(
+        self, dataset: InputDataset, read: Callable[[], list[dict]], to_floats: Callable[[dict], dict]
+    ) -> None:
         """Take over a dataset.
 
         Args:
             dataset: Its cameras are undistorted in place by reading.
-            read: Gives the undistorted photographs.
+            read: Gives the undistorted photographs as they are cached.
+            to_floats: Makes one of them what a render is compared with.
         """
         super().__init__(dataset)
-        self._read = cache(read)
+        self._read, self._to_floats = cache(read), to_floats
 
     @property
     def cameras(self) -> Cameras:
@@ -110,7 +113,7 @@ class ComparedDataset(ShownDataset):
         return self._dataset.cameras
 
     def __getitem__(self, index: int) -> dict:
-        return dict(self._read()[index])
+        return self._to_floats(self._read()[index])
 
     @property
     def _dataparser_outputs(self):

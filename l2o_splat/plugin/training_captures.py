@@ -12,7 +12,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, Datapa
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig, stack_views
+from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig, pinhole_cameras, stored_photographs
 from l2o_splat.plugin.dataparsers import dataparser_config
 from l2o_splat.plugin.protocol_split import use_protocol_split
 from l2o_splat.scenes.capture import Capture, Points
@@ -86,7 +86,10 @@ def _views(manager: L2ODataManager, hold_out: bool, data: Path) -> Views:
     # Check again, because undistorting crops.
     _check_one_size([dataset.cameras for dataset in datasets], data)
     black = torch.zeros(3)
-    parts = [stack_views(dataset.cameras, loaded, black) for dataset, loaded in zip(datasets, images, strict=True)]
+    parts = [
+        stored_photographs(pinhole_cameras(dataset.cameras), loaded, black).views()
+        for dataset, loaded in zip(datasets, images, strict=True)
+    ]
     names = [name for dataset in datasets for name in dataset.image_filenames]
     order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
     cameras = PinholeCameras(

@@ -10,7 +10,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 
 from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
+from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig, photograph_and_mask
 from l2o_splat.scenes.orientation import Turning
 from tests.plugin.captures import edit_transforms
 
@@ -21,7 +21,9 @@ def read(capture, scale=1.0, **options) -> L2ODataManager:
 
 
 def images(manager) -> torch.Tensor:
-    return torch.stack([data["image"] for data in (*manager.cached_train, *manager.cached_eval)])
+    return torch.stack(
+        [photograph_and_mask(data, torch.zeros(3))[0] for data in (*manager.cached_train, *manager.cached_eval)]
+    )
 
 
 def with_masks(capture, mask: Image.Image, name="mask.png"):
@@ -45,9 +47,43 @@ def test_ordinary_photographs_are_those_of_nerfstudio(tiny_capture, mode, scale)
         image.save(path)
     manager = read(tiny_capture, scale)
     theirs = InputDataset(manager.train_dataparser_outputs, scale)
+    background = torch.tensor([0.1, 0.5, 1.0])
     for i, data in enumerate(manager.cached_train):
-        assert torch.equal(data["image"], theirs.get_image_float32(i))
+        expected = theirs.get_image_float32(i)
+        if mode == "RGBA":
+            expected = expected[..., 3:] * expected[..., :3] + (1 - expected[..., 3:]) * background
+        assert data["image"].dtype == torch.uint8
+        assert torch.equal(photograph_and_mask(data, background)[0], expected)
         assert (manager.train_dataset.get_numpy_image(i) == theirs.get_numpy_image(i)).all()
+
+
+def test_the_colour_that_a_capture_wants_under_its_photographs(tiny_capture):
+    """As nerfstudio puts it there in floats; our background does not show."""
+    for path in (tiny_capture / "images").iterdir():
+        image = Image.open(path)
+        image.putalpha(77)
+        image.save(path)
+    dataset = read(tiny_capture).train_dataset
+    dataset._dataparser_outputs.alpha_color = torch.tensor([1.0, 0.5, 0.25])
+    stored, floats = (dataset.get_data(3, image_type) for image_type in ("uint8", "float32"))
+    assert torch.equal(photograph_and_mask(stored, torch.zeros(3))[0], floats["image"])
+
+
+@pytest.mark.parametrize("model", [{"k1": -0.2}, {"camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k2": 0.02}])
+def test_undistorted_photographs_are_those_of_floats_rounded_to_8_bits(tiny_capture, model):
+    with_masks(tiny_capture, Image.fromarray(half_mask()))
+    edit_transforms(tiny_capture, lambda meta: meta.update(model))
+    parser = NerfstudioDataParserConfig(data=tiny_capture, eval_mode="interval")
+    managers = [
+        L2ODataManagerConfig(dataparser=parser, cache_images_type=kind).setup(device="cpu")
+        for kind in ("uint8", "float32")
+    ]
+    stored, floats = (manager.cached_train[0] for manager in managers)
+    assert (stored["image"].dtype, stored["mask"].dtype) == (torch.uint8, torch.bool)
+    assert torch.equal(stored["mask"], floats["mask"])
+    rounding = photograph_and_mask(stored, torch.zeros(3))[0] - floats["image"]
+    assert 0.4 / 255 < rounding.abs().max() < 0.501 / 255
+    assert torch.equal(managers[0].train_cameras.fx, managers[1].train_cameras.fx)
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK", "I;16"])
@@ -169,3 +205,15 @@ def test_a_mask_colour(tiny_capture):
     refuse(tiny_capture, "no masks to apply it to", mask_color=(1.0, 0.0, 0.0))
     with_masks(tiny_capture, Image.fromarray(half_mask()))
     assert images(read(tiny_capture, mask_color=(1.0, 0.0, 0.0)))[0, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_photographs_that_are_read_are_not_read_again(tiny_capture):
+    """The viewer asks for them in floats, of the size of their cameras, also where they were undistorted."""
+    edit_transforms(tiny_capture, lambda meta: meta.update(k1=-0.2))
+    manager = read(tiny_capture)
+    for path in (tiny_capture / "images").iterdir():
+        path.unlink()
+    for i, data in enumerate(manager.cached_train):
+        shown = manager.train_dataset[i]["image"]
+        assert torch.equal(shown, data["image"].float() / 255)
+        assert shown.shape[1] == int(manager.train_dataset.cameras.width[i])

@@ -11,10 +11,10 @@ from PIL import Image
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.optim.rule import RenderedViews
-from l2o_splat.plugin import datamanager, model
+from l2o_splat.plugin import model
 from l2o_splat.plugin.bench.measured_run import MeasuredRun
 from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.views import Views
+from l2o_splat.views import StoredPhotographs, Views
 from l2o_splat.weights import Weights, WeightsCard, save_weights
 from tests.plugin.captures import HEIGHT, WIDTH, edit_transforms, method_config, train
 from tests.plugin.console import printed
@@ -44,14 +44,18 @@ def banded_capture(tiny_capture):
 @pytest.fixture
 def nan_under_masks(monkeypatch):
     """Photographs hold NaN where they are masked, which nothing survives that so much as adds it."""
-    read = datamanager.photograph_and_mask
+    read, read_stored = model.photograph_and_mask, StoredPhotographs.photograph
 
     def spoiled(data, background):
         image, mask = read(data, background)
         return torch.where(mask > 0.5, image, torch.nan), mask
 
-    monkeypatch.setattr(datamanager, "photograph_and_mask", spoiled)
+    def spoiled_stored(self, v):
+        image, mask = read_stored(self, v)
+        return torch.where(mask[..., None], image, torch.nan), mask
+
     monkeypatch.setattr(model, "photograph_and_mask", spoiled)
+    monkeypatch.setattr(StoredPhotographs, "photograph", spoiled_stored)
 
 
 def narrow_weights(folder, system):
@@ -97,7 +101,7 @@ def test_quality_is_that_of_the_pixels_that_count(banded_capture, tmp_path, caps
     pipeline = train(method_config(banded_capture, tmp_path / "out", steps=1)).pipeline
     cached, evaluate = pipeline.datamanager.cached_eval, pipeline.get_average_eval_image_metrics
     before = evaluate(get_std=True)
-    cached[0]["image"] = torch.where(cached[0]["mask"], cached[0]["image"], torch.nan)
+    cached[0]["image"] = torch.where(cached[0]["mask"], cached[0]["image"].float() / 255, torch.nan)
     after = evaluate(get_std=True)
     for name in ("psnr", "ssim", "psnr_std", "ssim_std"):
         assert after[name] == pytest.approx(before[name], abs=1e-6), name

@@ -93,7 +93,7 @@ def test_renders_are_compared_with_undistorted_photographs(within_ns_render, tin
     found = list(FixedIndicesEvalDataloader(shown))
     assert len(found) == len(wanted)
     for index, (camera, batch) in enumerate(found):
-        torch.testing.assert_close(batch["image"], wanted[index]["image"])
+        torch.testing.assert_close(batch["image"], wanted[index]["image"].float() / 255)
         torch.testing.assert_close(camera.fx[0], getattr(trained, split).cameras.fx[index])
         assert not math.isclose(float(camera.fx), 50.0, rel_tol=1e-4)
 
