@@ -28,7 +28,7 @@ def render(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettin
     Raises:
         ValueError: If a tensor is not float32 on the CPU, or the cameras require a gradient.
     """
-    _check(gaussians, cameras)
+    check(gaussians, cameras)
     tensors = differentiable_once("cpu", *(tensor for _, tensor in gaussians.items()))
     return Rendering(*_Render.apply(cameras, settings, *tensors))
 
@@ -39,11 +39,16 @@ def linearize(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSet
     Raises:
         ValueError: If a tensor is not float32 on the CPU, or the cameras require a gradient.
     """
-    _check(gaussians, cameras)
+    check(gaussians, cameras)
     return CpuLinearization(gaussians.map(lambda tensor: tensor.detach().clone()), cameras, settings)
 
 
-def _check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
+def check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
+    """Refuse what this backend cannot draw or differentiate.
+
+    Raises:
+        ValueError: If a tensor is not float32 on the CPU, or the cameras require a gradient.
+    """
     for name, tensor in (*gaussians.items(), ("viewmats", cameras.viewmats), ("Ks", cameras.Ks)):
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
             raise ValueError(

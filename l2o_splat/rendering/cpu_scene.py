@@ -64,6 +64,11 @@ class Images:
     depth: np.ndarray | None
 
 
+def empty_images(size: tuple[int, int]) -> Images:
+    """Room for colour and alpha of one view of a height and width."""
+    return Images(np.empty((*size, 3), np.float32), np.empty(size, np.float32), None)
+
+
 class ProjectedScene:
     """A scene seen by some cameras, ready to be drawn view by view.
 
