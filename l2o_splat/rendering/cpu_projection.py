@@ -53,11 +53,12 @@ MOST_BANDS = 32
 
 
 @helper
-def limited_slopes(point, camera):
+def limited_slopes(slope_x, slope_y, camera):
     """x / z and y / z, kept within the field of view and a margin."""
-    slope_x = min(max(point[0] / point[2], camera.lowest_slope[0]), camera.highest_slope[0])
-    slope_y = min(max(point[1] / point[2], camera.lowest_slope[1]), camera.highest_slope[1])
-    return slope_x, slope_y
+    return (
+        min(max(slope_x, camera.lowest_slope[0]), camera.highest_slope[0]),
+        min(max(slope_y, camera.lowest_slope[1]), camera.highest_slope[1]),
+    )
 
 
 @helper
@@ -67,9 +68,14 @@ def sizes_of(scales, index):
 
 
 @helper
-def image_rows(axes, point, slopes, camera):
-    """The two rows whose inner products are the projected covariance. ``axes`` has the Gaussian's axes as columns."""
-    scale_x, scale_y = camera.focal[0] / point[2], camera.focal[1] / point[2]
+def image_rows(axes, scale_x, scale_y, slopes):
+    """The two rows whose inner products are the projected covariance.
+
+    Args:
+        axes: The Gaussian's axes in the camera as columns.
+        scale_x, scale_y: Pixels per scene unit at its depth.
+        slopes: From :func:`limited_slopes`.
+    """
     return (
         combined(scale_x, axes[0], -scale_x * slopes[0], axes[2]),
         combined(scale_y, axes[1], -scale_y * slopes[1], axes[2]),
@@ -125,7 +131,10 @@ def project(begin, end, parameters, cameras, rules, records, tiles):
             if not rules.near <= z <= rules.far:
                 continue
             axes = product(camera.rotation, axes_in_world)
-            row_x, row_y = image_rows(axes, point, limited_slopes(point, camera), camera)
+            inverse_z = 1 / z
+            scale_x, scale_y = camera.focal[0] * inverse_z, camera.focal[1] * inverse_z
+            slopes = limited_slopes(point[0] * inverse_z, point[1] * inverse_z, camera)
+            row_x, row_y = image_rows(axes, scale_x, scale_y, slopes)
             xx, xy, yy = dot(row_x, row_x), dot(row_x, row_y), dot(row_y, row_y)
             sharp_determinant = xx * yy - xy * xy
             xx, yy = xx + rules.eps2d, yy + rules.eps2d
@@ -138,11 +147,11 @@ def project(begin, end, parameters, cameras, rules, records, tiles):
             if not log_opacity >= 0:
                 continue
 
-            centre_x = camera.focal[0] * point[0] / z + camera.principal[0]
-            centre_y = camera.focal[1] * point[1] / z + camera.principal[1]
+            centre_x = scale_x * point[0] + camera.principal[0]
+            centre_y = scale_y * point[1] + camera.principal[1]
             # The bounding box of the ellipse on which alpha is 1/255, and a margin for rounding.
-            half_x = math.sqrt(2 * log_opacity * xx) + 0.01
-            half_y = math.sqrt(2 * log_opacity * yy) + 0.01
+            half_x = np.sqrt(F(2 * log_opacity * xx)) + F(0.01)
+            half_y = np.sqrt(F(2 * log_opacity * yy)) + F(0.01)
             first_column, last_column = np.ceil(centre_x - half_x - 0.5), np.floor(centre_x + half_x - 0.5)
             first_row, last_row = np.ceil(centre_y - half_y - 0.5), np.floor(centre_y + half_y - 0.5)
             if rules.three_sigma_tiles:
@@ -168,8 +177,9 @@ def project(begin, end, parameters, cameras, rules, records, tiles):
             for c in range(3):
                 record[RED + c] = max(colour[c], F(0))
             record[CENTRE_X], record[CENTRE_Y], record[DEPTH] = centre_x, centre_y, z
-            record[PRECISION_X], record[SLOPE], record[PRECISION_Y] = yy / determinant, xy / yy, 1 / yy
-            record[LOG_OPACITY], record[REACH] = log_opacity, math.sqrt(8 * determinant / yy)
+            precision_y = 1 / yy
+            record[PRECISION_X], record[SLOPE], record[PRECISION_Y] = yy / determinant, xy * precision_y, precision_y
+            record[LOG_OPACITY], record[REACH] = log_opacity, np.sqrt(F(8 * determinant * precision_y))
             record[FIRST_COLUMN], record[FIRST_ROW] = first_column, first_row
             record[LAST_COLUMN], record[LAST_ROW] = last_column, last_row
             tiles[view, g, 0], tiles[view, g, 1] = int(first_column) // TILE_WIDTH, int(first_row) // TILE_HEIGHT

@@ -38,10 +38,11 @@ F, U = np.float32, np.uint64
 
 
 @kernel
-def add_up(begin, end, pair_starts, entries, entry_sums, splat_sums):
+def add_up(begin, end, records, pair_starts, entries, entry_sums, splat_sums):
     """Sum up what the tiles of a view know about Gaussians ``begin`` to ``end``, always in the same order.
 
     Args:
+        records: ``[n, 16]``; a colour that was clamped at 0 has no gradient.
         pair_starts: ``[n + 1]`` first pair of every Gaussian.
         entries: ``[pairs]`` where each pair is to be found in ``entry_sums``.
         entry_sums: ``[pairs, 16]`` what :func:`cpu_compositing_vjp.composite_vjp` has summed up in each tile.
@@ -54,6 +55,10 @@ def add_up(begin, end, pair_starts, entries, entry_sums, splat_sums):
             for pair in range(pair_starts[g], pair_starts[g + 1]):
                 sums = sums + load(flat_entries, U(entries[pair]) * U(SUMS_WIDTH) + column)
             store(flat_splats, U(g) * U(SUMS_WIDTH) + column, sums)
+        if pair_starts[g] < pair_starts[g + 1]:
+            for c in range(RED, RED + 3):
+                if not records[g, c] > 0:
+                    splat_sums[g, c] = 0
 
 
 @helper
@@ -72,11 +77,11 @@ def write_zeros(gradients, g):
 
 
 @kernel
-def project_vjp(begin, end, parameters, cameras, rules, records, tiles, splat_sums, gradients):
+def project_vjp(begin, end, parameters, cameras, rules, tiles, splat_sums, gradients):
     """Write the gradients of all views together to ``gradients`` of Gaussians ``begin`` to ``end``.
 
     Args:
-        records, tiles: What :func:`cpu_projection.project` has written.
+        tiles: What :func:`cpu_projection.project` has written.
         splat_sums: ``[v, n, 16]`` what :func:`add_up` has found.
     """
     basis, coefficients = np.zeros(MOST_BANDS, np.float32), np.zeros(3 * MOST_BANDS, np.float32)
@@ -97,7 +102,7 @@ def project_vjp(begin, end, parameters, cameras, rules, records, tiles, splat_su
             write_zeros(gradients, g)
             continue
         mean = row(parameters.means, g)
-        quaternion, length = unit_quaternion(parameters.quats, g)
+        quaternion, inverse_length = unit_quaternion(parameters.quats, g)
         sizes, turn = sizes_of(parameters.scales, g), rotation(quaternion)
         axes_in_world = scaled_columns(turn, sizes)
         split_channels(parameters, g, bands, coefficients)
@@ -110,12 +115,16 @@ def project_vjp(begin, end, parameters, cameras, rules, records, tiles, splat_su
             point = add(apply(camera.rotation, mean), camera.translation)
             z = point[2]
             axes = product(camera.rotation, axes_in_world)
-            slope_x, slope_y = limited_slopes(point, camera)
-            row_x, row_y = image_rows(axes, point, (slope_x, slope_y), camera)
+            inverse_z = 1 / z
+            scale_x, scale_y = camera.focal[0] * inverse_z, camera.focal[1] * inverse_z
+            exact_x, exact_y = point[0] * inverse_z, point[1] * inverse_z
+            slope_x, slope_y = limited_slopes(exact_x, exact_y, camera)
+            row_x, row_y = image_rows(axes, scale_x, scale_y, (slope_x, slope_y))
             sharp_xx, xy, sharp_yy = dot(row_x, row_x), dot(row_x, row_y), dot(row_y, row_y)
             xx, yy = sharp_xx + rules.eps2d, sharp_yy + rules.eps2d
             sharp_determinant, determinant = sharp_xx * sharp_yy - xy * xy, xx * yy - xy * xy
-            precision_x, slope, precision_y = yy / determinant, xy / yy, 1 / yy
+            precision_y, inverse_determinant = 1 / yy, 1 / determinant
+            precision_x, slope = yy * inverse_determinant, xy * precision_y
 
             # From moments of d loss / d ln(alpha) to the splat; see cpu_strips for the exponent.
             v_log_opacity = float(sums[0])
@@ -129,21 +138,21 @@ def project_vjp(begin, end, parameters, cameras, rules, records, tiles, splat_su
             v_xy = precision_y * v_slope - 2 * slope * v_xx
             v_yy = slope * slope * v_xx - precision_y * (slope * v_slope - 0.5 * precision_y * sums[5])
             if rules.antialiased and sharp_determinant > rules.compensation_floor**2 * determinant:
-                v_xx += 0.5 * v_log_opacity * (sharp_yy / sharp_determinant - yy / determinant)
-                v_yy += 0.5 * v_log_opacity * (sharp_xx / sharp_determinant - xx / determinant)
-                v_xy += v_log_opacity * xy * (1 / determinant - 1 / sharp_determinant)
+                v_xx += 0.5 * v_log_opacity * (sharp_yy / sharp_determinant - yy * inverse_determinant)
+                v_yy += 0.5 * v_log_opacity * (sharp_xx / sharp_determinant - xx * inverse_determinant)
+                v_xy += v_log_opacity * xy * (inverse_determinant - 1 / sharp_determinant)
 
             # From the covariance to the axes and the centre in the camera.
             v_row_x, v_row_y = combined(2 * v_xx, row_x, v_xy, row_y), combined(2 * v_yy, row_y, v_xy, row_x)
-            scale_x, scale_y = camera.focal[0] / z, camera.focal[1] / z
             v_x, v_y = v_centre_x * scale_x, v_centre_y * scale_y
-            v_z = sums[9] - (v_x * point[0] + v_y * point[1] + dot(v_row_x, row_x) + dot(v_row_y, row_y)) / z
-            if slope_x == point[0] / z:
-                v_slope_x = scale_x * dot(v_row_x, axes[2]) / z
+            from_rows = v_x * point[0] + v_y * point[1] + dot(v_row_x, row_x) + dot(v_row_y, row_y)
+            v_z = sums[9] - from_rows * inverse_z
+            if slope_x == exact_x:
+                v_slope_x = scale_x * dot(v_row_x, axes[2]) * inverse_z
                 v_x -= v_slope_x
                 v_z += v_slope_x * slope_x
-            if slope_y == point[1] / z:
-                v_slope_y = scale_y * dot(v_row_y, axes[2]) / z
+            if slope_y == exact_y:
+                v_slope_y = scale_y * dot(v_row_y, axes[2]) * inverse_z
                 v_y -= v_slope_y
                 v_z += v_slope_y * slope_y
             v_axes_x, v_axes_y = scaled(scale_x, v_row_x), scaled(scale_y, v_row_y)
@@ -158,10 +167,10 @@ def project_vjp(begin, end, parameters, cameras, rules, records, tiles, splat_su
             v_mean = add(v_mean, apply(to_world, (v_x, v_y, v_z)))
 
             # From the colour to its spherical harmonics and the direction.
-            direction, distance = normalized(add(mean, scaled(-1.0, camera.centre)))
+            direction, inverse_distance = normalized(add(mean, scaled(-1.0, camera.centre)))
             sh_basis(direction, rules.degree, basis)
             for c in range(3):
-                v_colour[c] = F(sums[6 + c]) if records[view, g, RED + c] > 0 else F(0)
+                v_colour[c] = sums[RED + c]
             for k in range(U(0), U(bands), U(LANES)):
                 values = load(basis, k)
                 for c in range(3):
@@ -179,7 +188,7 @@ def project_vjp(begin, end, parameters, cameras, rules, records, tiles, splat_su
                     along_z = along_z + v_basis * load(by_z, k)
                 v_direction = float(total(along_x)), float(total(along_y)), float(total(along_z))
                 radial = dot(v_direction, direction)
-                v_mean = add(v_mean, combined(1 / distance, v_direction, -radial / distance, direction))
+                v_mean = add(v_mean, combined(inverse_distance, v_direction, -radial * inverse_distance, direction))
 
         # From the axes to sizes and rotation, and the sums of all views to their places.
         v_sizes = add(
@@ -188,7 +197,7 @@ def project_vjp(begin, end, parameters, cameras, rules, records, tiles, splat_su
         )
         write_row(gradients.means, g, v_mean)
         write_row(gradients.scales, g, times(v_sizes, sizes))
-        rotation_vjp(quaternion, length, scaled_columns(v_axes_in_world, sizes), gradients.quats, g)
+        rotation_vjp(quaternion, inverse_length, scaled_columns(v_axes_in_world, sizes), gradients.quats, g)
         minus = exp_minus(parameters.opacities, g)
         gradients.opacities[g, 0] = v_logit * minus / (1 + minus)
         for c in range(3):

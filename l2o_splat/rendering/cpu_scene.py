@@ -160,7 +160,9 @@ class ProjectedScene:
             )  # fmt: skip
 
         def add_up(begin: int, end: int) -> None:
-            cpu_projection_vjp.add_up(begin, end, tiles.pair_starts, tiles.entries, entry_sums, splat_sums)
+            cpu_projection_vjp.add_up(
+                begin, end, self.records[view], tiles.pair_starts, tiles.entries, entry_sums, splat_sums
+            )  # fmt: skip
 
         self.run_over_tiles(composite)
         self.run_over_gaussians(add_up)
@@ -171,7 +173,7 @@ class ProjectedScene:
 
         def project(begin: int, end: int) -> None:
             cpu_projection_vjp.project_vjp(
-                begin, end, self.parameters, self.cameras, self.rules, self.records, self.tiles, splat_sums, gradients
+                begin, end, self.parameters, self.cameras, self.rules, self.tiles, splat_sums, gradients
             )  # fmt: skip
 
         self.run_over_gaussians(project)
