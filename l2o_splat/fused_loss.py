@@ -27,13 +27,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from l2o_splat import threads
-from l2o_splat.kernel import helper, inlined, kernel
+from l2o_splat.kernel import helper, kernel
 from l2o_splat.lanes import LANES, filled, load, magnitude, store, total, transpose, with_sign_of
 from l2o_splat.losses import C1, C2, WINDOW, WINDOW_WEIGHTS, require_whole_window
 
 F = np.float32
-ONE, TWO, HALF = F(1), F(2), F(0.5)
-STABILISER_1, STABILISER_2 = F(C1), F(C2)
+ONE, TWO = F(1), F(2)
+TWICE_C1, TWICE_C2 = F(2 * C1), F(2 * C2)
 W0, W1, W2, W3, W4, W5 = (F(weight) for weight in WINDOW_WEIGHTS[: WINDOW // 2 + 1])
 REACH = WINDOW - 1
 BLOCK = 4
@@ -47,7 +47,8 @@ SEGMENT = STRIP_WIDTH // LANES
 PIXEL = 3 * LANES
 """Numbers per pixel of all segments: red, green and blue."""
 HALO = REACH * PIXEL
-ROW = SEGMENT * PIXEL
+ROW = SEGMENT * PIXEL + 16
+"""Numbers per row. Rows a multiple of 2048 bytes apart would drive each other out of the first-level cache."""
 RING_ROWS = 16
 RING = RING_ROWS * ROW
 WIDE_ROW = ROW + HALO
@@ -201,16 +202,25 @@ def _count(mask, whole):
 def _l1(begin, end, rendered, image, mask, masked, height, width, gradient, with_gradient, l1_scale, sums):
     """Rows ``begin`` to ``end`` of the loss without its SSIM term; ``sums`` as in :func:`_l1_and_ssim`."""
     for row in range(begin, end):
-        absolute, squared = 0.0, 0.0
-        for i in range(row * width * 3, (row + 1) * width * 3):
-            difference = rendered[i] - image[i]
-            if masked and not mask[row, i // 3 % width]:
-                difference = F(0)
-            absolute += abs(difference)
+        start, size = row * width * 3, width * 3
+        absolute, squared = filled(F(0)), filled(F(0))
+        vectors = 0 if masked else size // LANES
+        for i in range(start, start + vectors * LANES, LANES):
+            difference = load(rendered, i) - load(image, i)
+            absolute += magnitude(difference)
             squared += difference * difference
             if with_gradient:
-                gradient[i] = l1_scale * np.sign(difference)
-        sums[0, row, 0], sums[0, row, 1] = absolute, squared
+                store(gradient, i, with_sign_of(l1_scale, difference))
+        absolute_sum, squared_sum = total(absolute), total(squared)
+        for k in range(vectors * LANES, size):
+            difference = rendered[start + k] - image[start + k]
+            if masked and not mask[row, k // 3]:
+                difference = F(0)
+            absolute_sum += abs(difference)
+            squared_sum += difference * difference
+            if with_gradient:
+                gradient[start + k] = l1_scale * np.sign(difference)
+        sums[0, row, 0], sums[0, row, 1] = absolute_sum, squared_sum
 
 
 @kernel
@@ -235,8 +245,7 @@ def _l1_and_ssim(
         first = height * chunk // chunks // BLOCK * BLOCK
         last = height * (chunk + 1) // chunks // BLOCK * BLOCK if chunk < chunks - 1 else height
         columns = right - left
-        # The last window of the last segment is not whole: it reaches into nothing, and so do those before the first.
-        segment = max(columns // LANES + 1, WINDOW)
+        segment = max(-(-columns // LANES), WINDOW)
         own = own_left - left, own_right - left
         for i in range(BY_MEAN, AVERAGES):
             work[i] = 0
@@ -341,13 +350,13 @@ def _mark_windows(whole, masked, row, left, columns, own, segment, ssim_scale, w
     _to_segments(LINE_2, COUNTED, segment, work)
 
 
-@inlined
+@helper
 def _average(a, b, c, d, e, f, g, h, i, j, k):
     """The weighted mean of eleven vectors."""
     return W0 * (a + k) + W1 * (b + j) + W2 * (c + i) + W3 * (d + h) + W4 * (e + g) + W5 * f
 
 
-@inlined
+@helper
 def _averages(a, b, c, d, e, f, g, h, i, j, k, l, m, n):  # noqa: E741
     """The weighted means of four neighbouring windows."""
     return (
@@ -358,7 +367,7 @@ def _averages(a, b, c, d, e, f, g, h, i, j, k, l, m, n):  # noqa: E741
     )
 
 
-@inlined
+@helper
 def _averages_along(work, p):
     """The weighted means of four neighbouring windows of a row, the first of which begins at ``p``."""
     return _averages(
@@ -369,7 +378,17 @@ def _averages_along(work, p):
     )  # fmt: skip
 
 
-@inlined
+@helper
+def _average_along(work, p):
+    """The weighted mean of one window of a row."""
+    return _average(
+        load(work, p), load(work, p + PIXEL), load(work, p + 2 * PIXEL), load(work, p + 3 * PIXEL),
+        load(work, p + 4 * PIXEL), load(work, p + 5 * PIXEL), load(work, p + 6 * PIXEL), load(work, p + 7 * PIXEL),
+        load(work, p + 8 * PIXEL), load(work, p + 9 * PIXEL), load(work, p + 10 * PIXEL),
+    )  # fmt: skip
+
+
+@helper
 def _store_four(work, p, step, values):
     store(work, p, values[0])
     store(work, p + step, values[1])
@@ -377,7 +396,7 @@ def _store_four(work, p, step, values):
     store(work, p + 3 * step, values[3])
 
 
-@inlined
+@helper
 def _ring_block(step):
     """Where the rows of a step are in a ring."""
     return step % (RING_ROWS // BLOCK) * (BLOCK * ROW)
@@ -429,9 +448,10 @@ def _compare(k, segment, with_gradient, work):
     mean_d, square_d = AVERAGES + k * WIDE_ROW, AVERAGES + (BLOCK + k) * WIDE_ROW
     mean_s, square_s = AVERAGES + (2 * BLOCK + k) * WIDE_ROW, AVERAGES + (3 * BLOCK + k) * WIDE_ROW
     result = filled(F(0))
-    for pixel in range(0, segment, BLOCK):
+    blocks = segment // BLOCK
+    for block in range(blocks):
         for channel in range(3):
-            p = pixel * PIXEL + channel * LANES
+            p = block * BLOCK * PIXEL + channel * LANES
             means_d = _averages_along(work, mean_d + p)
             squares_d = _averages_along(work, square_d + p)
             means_s = _averages_along(work, mean_s + p)
@@ -440,24 +460,29 @@ def _compare(k, segment, with_gradient, work):
             result += _compare_windows(means_d[1], squares_d[1], means_s[1], squares_s[1], work, p + PIXEL)
             result += _compare_windows(means_d[2], squares_d[2], means_s[2], squares_s[2], work, p + 2 * PIXEL)
             result += _compare_windows(means_d[3], squares_d[3], means_s[3], squares_s[3], work, p + 3 * PIXEL)
+    for p in range(blocks * BLOCK * PIXEL, segment * PIXEL, LANES):
+        mean_of_d, square_of_d = _average_along(work, mean_d + p), _average_along(work, square_d + p)
+        mean_of_s, square_of_s = _average_along(work, mean_s + p), _average_along(work, square_s + p)
+        result += _compare_windows(mean_of_d, square_of_d, mean_of_s, square_of_s, work, p)
     # What is left of a segment is the end of the one before, a lane back.
     for row in range(MAPS, MAPS + 3 * WIDE_ROW, WIDE_ROW):
         for i in range(row, row + HALO, LANES):
             store(work, i, load(work, segment * PIXEL + i - 1))
+        work[row] = F(0)  # Nothing is left of the first segment; the windows at the end of the last are not whole.
     return total(result)
 
 
-@inlined
+@helper
 def _compare_windows(mean_d, square_d, mean_s, square_s, work, p):
     """1 - SSIM of the windows at ``p``, 0 where they are not counted; the derivatives go to ``MAPS``."""
     squared_mean_d = mean_d * mean_d
     variance_d = square_d - squared_mean_d
     variance_s = square_s - mean_s * mean_s
     whole_mean_s = mean_s + ONE
-    denominator_1 = HALF * (whole_mean_s * whole_mean_s + squared_mean_d) + STABILISER_1
-    denominator_2 = HALF * (variance_s + variance_d) + STABILISER_2
-    inverse = ONE / (denominator_1 * denominator_2)
-    inverse_1, inverse_2 = inverse * denominator_2, inverse * denominator_1
+    twice_1 = whole_mean_s * whole_mean_s + (squared_mean_d + TWICE_C1)
+    twice_2 = variance_s + variance_d + TWICE_C2
+    inverse = TWO / (twice_1 * twice_2)
+    inverse_1, inverse_2 = inverse * twice_2, inverse * twice_1
     unlike_1, unlike_2 = squared_mean_d * inverse_1, variance_d * inverse_2
     like_1 = ONE - unlike_1
     # Derivatives of SSIM to the averages of d^2 and s^2, twice, and to those of d and s together.
@@ -476,15 +501,18 @@ def _compare_windows(mean_d, square_d, mean_s, square_s, work, p):
 @helper
 def _spread_along(target, segment, work):
     """Spread the derivatives over windows of columns; the window is symmetric, so this is an average again."""
-    for pixel in range(0, segment, BLOCK):
-        for channel in range(3):
-            p = pixel * PIXEL + channel * LANES
-            for k in range(3):
-                means = _averages_along(work, MAPS + k * WIDE_ROW + p)
-                _store_four(work, BY_MEAN + k * RING + target + p, PIXEL, means)
+    blocks = segment // BLOCK
+    for k in range(3):
+        maps, out = MAPS + k * WIDE_ROW, BY_MEAN + k * RING + target
+        for block in range(blocks):
+            for channel in range(3):
+                p = block * BLOCK * PIXEL + channel * LANES
+                _store_four(work, out + p, PIXEL, _averages_along(work, maps + p))
+        for p in range(blocks * BLOCK * PIXEL, segment * PIXEL, LANES):
+            store(work, out + p, _average_along(work, maps + p))
 
 
-@inlined
+@helper
 def _spread_one(p, q, r, s, work):
     return _averages(
         load(work, p + 2 * ROW), load(work, p + 3 * ROW),
@@ -515,7 +543,7 @@ def _spread_down(step, segment, l1_scale, work):
         _store_four(work, GRADIENT + i, ROW, values)
 
 
-@inlined
+@helper
 def _gradient(by_mean, by_difference, by_sum, l1_scale, p, work):
     difference, total_ = load(work, DIFFERENCES + p), load(work, SUMS + p)
     return by_mean + difference * by_difference + total_ * by_sum + with_sign_of(l1_scale, difference)
