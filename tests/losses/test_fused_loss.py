@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from l2o_splat import losses, threads
-from l2o_splat.fused_loss import STRIP_WIDTH, view_loss
+from l2o_splat.fused_loss import view_loss
 from l2o_splat.losses import l1, photometric_loss, ssim_loss
+from l2o_splat.ssim_kernel import STRIP_WIDTH
 
 SIZES = [(11, 11), (11, 300), (12, 40), (97, 131), (150, 16), (40, STRIP_WIDTH - 1), (30, STRIP_WIDTH), (75, 1100)]
 
