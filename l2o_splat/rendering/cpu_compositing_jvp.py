@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from l2o_splat.kernel import kernel
-from l2o_splat.rendering.cpu_lanes import least, load, select, store
+from l2o_splat.lanes import least, load, select, store
 from l2o_splat.rendering.cpu_records import (
     BLUE,
     CENTRE_X,

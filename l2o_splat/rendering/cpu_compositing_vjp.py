@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from l2o_splat.kernel import kernel
-from l2o_splat.rendering.cpu_lanes import least, load, select, spread, store, store_totals
+from l2o_splat.lanes import filled, least, load, select, store, store_totals
 from l2o_splat.rendering.cpu_records import (
     BLUE,
     CENTRE_X,
@@ -66,7 +66,7 @@ def composite_vjp(
     height, width = alpha.shape
     # The light that passes (0 when finished), what is behind, the gradients to red, green, blue and accumulated depth,
     # and the expected depth. Depths are taken relative to it: a weight w moves it by w (z - expected) / alpha.
-    pixels, columns_of, rows_of, zero = np.zeros(7 * PLANE, np.float32), lane_columns(), lane_rows(), spread(F(0))
+    pixels, columns_of, rows_of, zero = np.zeros(7 * PLANE, np.float32), lane_columns(), lane_rows(), filled(F(0))
     open_from, open_to = np.empty(NUM_STRIPS, np.int64), np.empty(NUM_STRIPS, np.int64)
     lows, highs = np.empty(BATCH * TILE_HEIGHT, np.float32), np.empty(BATCH * TILE_HEIGHT, np.float32)
     batch = np.empty((BATCH, RECORD_WIDTH), np.float32)

@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from l2o_splat.kernel import helper, inlined, kernel
+from l2o_splat.lanes import LANES, filled, load, total
 from l2o_splat.rendering.cpu_harmonics import sh_basis
-from l2o_splat.rendering.cpu_lanes import LANES, load, spread, total
 from l2o_splat.rendering.cpu_records import (
     CENTRE_X,
     CENTRE_Y,
@@ -100,7 +100,7 @@ def split_channels(parameters, g, bands, coefficients):
 def colour_of(basis, coefficients, bands, colour):
     """Write the colour, sRGB before the clamp at 0, for values of the SH functions."""
     for c in range(3):
-        products = spread(F(0))
+        products = filled(F(0))
         for k in range(U(0), U(bands), U(LANES)):
             products = products + load(basis, k) * load(coefficients, U(c * MOST_BANDS) + k)
         colour[c] = F(0.5) + total(products)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from l2o_splat.kernel import helper, kernel
+from l2o_splat.lanes import LANES, filled, load, store, total
 from l2o_splat.rendering.cpu_harmonics import sh_basis, sh_gradient
-from l2o_splat.rendering.cpu_lanes import LANES, load, spread, store, total
 from l2o_splat.rendering.cpu_projection import (
     MOST_BANDS,
     exp_minus,
@@ -51,7 +51,7 @@ def add_up(begin, end, records, pair_starts, entries, entry_sums, splat_sums):
     flat_entries, flat_splats = entry_sums.reshape(-1), splat_sums.reshape(-1)
     for g in range(begin, end):
         for column in range(U(0), U(SUMS_WIDTH), U(LANES)):
-            sums = spread(F(0))
+            sums = filled(F(0))
             for pair in range(pair_starts[g], pair_starts[g + 1]):
                 sums = sums + load(flat_entries, U(entries[pair]) * U(SUMS_WIDTH) + column)
             store(flat_splats, U(g) * U(SUMS_WIDTH) + column, sums)
@@ -178,7 +178,7 @@ def project_vjp(begin, end, parameters, cameras, rules, tiles, splat_sums, gradi
                     store(v_coefficients, place, load(v_coefficients, place) + values * v_colour[c])
             if rules.degree > 0:
                 sh_gradient(direction, rules.degree, by_x, by_y, by_z)
-                along_x, along_y, along_z = spread(F(0)), spread(F(0)), spread(F(0))
+                along_x, along_y, along_z = filled(F(0)), filled(F(0)), filled(F(0))
                 for k in range(U(0), U(bands), U(LANES)):
                     v_basis = load(coefficients, k) * v_colour[0]
                     v_basis = v_basis + load(coefficients, U(MOST_BANDS) + k) * v_colour[1]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from l2o_splat.kernel import inlined
-from l2o_splat.rendering.cpu_lanes import (
+from l2o_splat.lanes import (
     LANES,
     any_lane,
     ceiling,
