@@ -2,11 +2,17 @@
 
 The reduction makes a step on eight views see the sum of eight gradients, which is what learned
 rules are trained with. Rendered images are not clamped to 0..1.
+
+On the CPU, float32 images go through one pass that computes value and gradient view by view
+(:mod:`l2o_splat.fused_loss`). The torch version below is its twin, and works for every other type and device; on CUDA
+the package ``fused-ssim`` computes its SSIM term where it is installed and no mask is used.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +20,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+if TYPE_CHECKING:
+    from l2o_splat.fused_loss import ViewLoss
+
 WINDOW = 11
 """Side of the SSIM window in pixels; the map is ``WINDOW - 1`` pixels smaller than the images."""
 SIGMA = 1.5
 """Standard deviation of the Gaussian SSIM window, pixels."""
+_HEIGHTS = [math.exp(-((k - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for k in range(WINDOW)]
+WINDOW_WEIGHTS = [height / sum(_HEIGHTS) for height in _HEIGHTS]
+"""Weights of the window along one axis."""
 C1, C2 = 0.01**2, 0.03**2
 """Stabilisers of SSIM for intensities in 0..1 (Wang et al. 2004, equations 6 and 9)."""
 
@@ -38,9 +50,15 @@ def photometric_loss(
             touches a masked pixel does not count, and a view with nothing that counts contributes 0.
         ssim_weight: Share of the SSIM term, 0 to 1.
 
+    Differentiable once, with respect to ``rendered`` only; ``images`` are constants.
+
     Raises:
         ValueError: If the shapes differ, or the images are smaller than the SSIM window.
     """
+    _check_shapes(rendered, images, masks)
+    if _fused_view_loss() is not None and all(t.dtype == torch.float32 and t.is_cpu for t in (rendered, images)):
+        needed = rendered.requires_grad and torch.is_grad_enabled()
+        return _FusedLoss.apply(rendered, images, masks, ssim_weight, needed)
     rendered, images, counted = _prepare(rendered, images, masks)
     loss = (1 - ssim_weight) * _l1(rendered, images, counted)
     if ssim_weight:
@@ -87,12 +105,21 @@ def ssim_map(rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"
     Raises:
         ValueError: If the images are smaller than the window.
     """
-    if min(rendered.shape[1:3]) < WINDOW:
+    require_whole_window(*rendered.shape[1:3])
+    return _SsimMap.apply(rendered, images.detach())
+
+
+def require_whole_window(height: int, width: int) -> None:
+    """Refuse images that are smaller than the SSIM window.
+
+    Raises:
+        ValueError: If either side is.
+    """
+    if min(height, width) < WINDOW:
         raise ValueError(
-            f"The images are {rendered.shape[2]} x {rendered.shape[1]} pixels; "
+            f"The images are {width} x {height} pixels; "
             f"SSIM needs at least {WINDOW} x {WINDOW}: use larger images or ssim_weight=0."
         )
-    return _SsimMap.apply(rendered, images.detach())
 
 
 def equal_where_masked(
@@ -107,13 +134,17 @@ def equal_where_masked(
 
 def _prepare(rendered: Tensor, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Both images, equal where pixels do not count, and the pixels that do as [v h w 1] booleans (None: all)."""
+    _check_shapes(rendered, images, masks)
+    if masks is None:
+        return rendered, images, None
+    return *equal_where_masked(rendered, images, masks), masks > 0.5
+
+
+def _check_shapes(rendered: Tensor, images: Tensor, masks: Tensor | None) -> None:
     if rendered.shape != images.shape or (masks is not None and masks.shape != (*images.shape[:3], 1)):
         found = f"rendered {tuple(rendered.shape)}, images {tuple(images.shape)}"
         found += "" if masks is None else f", masks {tuple(masks.shape)}"
         raise ValueError(f"The loss got {found}; [v, h, w, 3] twice and masks [v, h, w, 1] are needed.")
-    if masks is None:
-        return rendered, images, None
-    return *equal_where_masked(rendered, images, masks), masks > 0.5
 
 
 def _l1(rendered: Tensor, images: Tensor, counted: Tensor | None) -> Tensor:
@@ -124,6 +155,10 @@ def _l1(rendered: Tensor, images: Tensor, counted: Tensor | None) -> Tensor:
 
 
 def _ssim_loss(rendered: Tensor, images: Tensor, counted: Tensor | None) -> Tensor:
+    if counted is None and _on_cuda(rendered) and rendered.dtype == torch.float32 and _fused_ssim() is not None:
+        require_whole_window(*rendered.shape[1:3])
+        planes = (batch.permute(0, 3, 1, 2).contiguous() for batch in (rendered, images.detach()))
+        return len(rendered) * (1 - _fused_ssim()(*planes, padding="valid", train=True))
     dissimilarity = 1 - ssim_map(rendered, images)
     if counted is None:
         return dissimilarity.mean(dim=(1, 2, 3)).sum()
@@ -132,26 +167,40 @@ def _ssim_loss(rendered: Tensor, images: Tensor, counted: Tensor | None) -> Tens
     return _masked_mean(dissimilarity, whole).sum()
 
 
+def _on_cuda(tensor: Tensor) -> bool:
+    return tensor.is_cuda
+
+
+def _fused_ssim() -> Callable[..., Tensor] | None:
+    """Mean SSIM of a batch of planes by the package fused-ssim (Taming 3DGS); None if it is not installed."""
+    try:
+        from fused_ssim import fused_ssim
+    except ImportError:
+        return None
+    return fused_ssim
+
+
+def _fused_view_loss() -> Callable[..., ViewLoss] | None:
+    """The loss of one view on the CPU; None if numba is not installed."""
+    try:
+        from l2o_splat.fused_loss import view_loss
+    except ImportError:
+        return None
+    return view_loss
+
+
 def _masked_mean(values: Float[Tensor, "v h w 3"], counted: Tensor) -> Float[Tensor, " v"]:
     """Mean of each view over the pixels that count; 0 for a view that has none."""
     total = torch.where(counted, values, values.new_zeros(())).sum(dim=(1, 2, 3))
     return total / (counted.sum(dim=(1, 2, 3)) * values.shape[3]).clamp(min=1)
 
 
-def _window_weights() -> list[float]:
-    weights = [math.exp(-((k - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for k in range(WINDOW)]
-    return [weight / sum(weights) for weight in weights]
-
-
-_WEIGHTS = _window_weights()
-
-
 def _blur_axis(values: Tensor, dim: int) -> Tensor:
     """Window average along one axis, whole windows only; sums of shifted copies outrun convolutions on CPUs."""
     size = values.shape[dim] - WINDOW + 1
-    blurred = values.narrow(dim, 0, size) * _WEIGHTS[0]
+    blurred = values.narrow(dim, 0, size) * WINDOW_WEIGHTS[0]
     for k in range(1, WINDOW):
-        blurred.add_(values.narrow(dim, k, size), alpha=_WEIGHTS[k])
+        blurred.add_(values.narrow(dim, k, size), alpha=WINDOW_WEIGHTS[k])
     return blurred
 
 
@@ -196,3 +245,45 @@ class _SsimMap(torch.autograd.Function):
         gradient.addcmul_(_blur_adjoint(grad * by_square), x, value=-2)
         gradient.addcmul_(_blur_adjoint(grad * by_product), y)
         return gradient, None
+
+
+class _FusedLoss(torch.autograd.Function):
+    """The photometric loss, view by view; its gradient is made together with its value."""
+
+    @staticmethod
+    def forward(
+        ctx, rendered: Tensor, images: Tensor, masks: Tensor | None, ssim_weight: float, needed: bool
+    ) -> Tensor:
+        view_loss, loss = _fused_view_loss(), 0.0
+        gradient = torch.empty_like(rendered, memory_format=torch.contiguous_format) if needed else None
+        for v in range(len(rendered)):
+            mask = None if masks is None else (masks[v, ..., 0] > 0.5).numpy()
+            view = rendered[v].contiguous().numpy(), images[v].contiguous().numpy()
+            loss += view_loss(*view, mask, ssim_weight, gradient[v].numpy() if needed else None).loss
+        if needed:
+            ctx.save_for_backward(rendered, gradient)
+        return rendered.new_tensor(loss)
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        rendered, gradient = ctx.saved_tensors
+        if upstream != 1:
+            gradient = gradient * upstream
+        if torch.is_grad_enabled():
+            gradient = _Once.apply(gradient, rendered)
+        return gradient, None, None, None, None
+
+
+class _Once(torch.autograd.Function):
+    """Refuses to be differentiated; without it, second derivatives would silently lack their part of the loss."""
+
+    @staticmethod
+    def forward(ctx, gradient: Tensor, rendered: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, unused: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError(
+            "The gradient of the photometric loss was differentiated, and it has no second derivatives for float32 "
+            "images on the CPU; use first derivatives only, or squared_loss."
+        )

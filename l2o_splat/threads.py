@@ -7,8 +7,10 @@ once (the viewer and the trainer), another kills forked children (data loader wo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -17,6 +19,10 @@ T = TypeVar("T")
 
 _num_threads: int | None = None
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_local = threading.local()
+_lock = threading.Lock()
+_working = 0
+"""Threads inside of :func:`run`."""
 
 
 def set_num_threads(count: int | None) -> None:
@@ -39,26 +45,51 @@ def get_num_threads() -> int:
 def run(function: Callable[[int], T], count: int) -> list[T]:
     """Call ``function(0)`` to ``function(count - 1)`` from this thread and those of the pool; return the results.
 
+    ``function`` may call this function again; it then works with threads that have nothing else to do.
+
     Raises:
         BaseException: Whatever ``function`` raises, raised again here.
     """
-    jobs = iter(range(count))
     results: list[T] = [None] * count
+    jobs = iter(range(count))
 
     def work() -> None:
-        for job in jobs:
-            results[job] = function(job)
+        with _counted():
+            for job in jobs:
+                results[job] = function(job)
 
-    helpers = min(get_num_threads(), count) - 1
-    pending = [_pool(get_num_threads()).submit(work) for _ in range(helpers)]
-    try:
-        work()
-    finally:
-        # A helper that has not started by now (the pool is busy with another call) is no longer needed.
-        started = [future for future in pending if not future.cancel()]
-        for future in started:
-            future.result()
+    with _counted():
+        helpers = min(get_num_threads() - _working, count - 1)
+        if helpers <= 0:
+            work()
+            return results
+        pending = [_pool(get_num_threads()).submit(work) for _ in range(helpers)]
+        try:
+            work()
+        finally:
+            # A helper that has not started by now (the pool is busy with another call) is no longer needed.
+            started = [future for future in pending if not future.cancel()]
+            for future in started:
+                future.result()
     return results
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Count this thread among those that work, once however deep it is in calls of :func:`run`."""
+    global _working
+    if getattr(_local, "counted", False):
+        yield
+        return
+    _local.counted = True
+    with _lock:
+        _working += 1
+    try:
+        yield
+    finally:
+        _local.counted = False
+        with _lock:
+            _working -= 1
 
 
 def _pool(count: int) -> ThreadPoolExecutor:
@@ -67,3 +98,14 @@ def _pool(count: int) -> ThreadPoolExecutor:
     if key not in _pools:
         _pools.setdefault(key, ThreadPoolExecutor(max_workers=max(count - 1, 1), thread_name_prefix="l2o-render"))
     return _pools[key]
+
+
+def _forget_threads() -> None:
+    """A forked child has none of its parent's threads, and none of them will release the lock."""
+    global _lock, _working
+    _lock, _working = threading.Lock(), 0
+    _local.counted = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

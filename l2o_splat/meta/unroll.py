@@ -23,6 +23,7 @@ from l2o_splat.meta.losses import stability_loss, uphill_loss
 from l2o_splat.optim.proposal import ProposingRule
 from l2o_splat.optim.rule import Feedback, UpdateRule
 from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.training.objective import Objective
 from l2o_splat.views import Views
 
@@ -72,8 +73,7 @@ class Unrolled:
 def inner_gradients(gaussians: Gaussians, views: Views, loop: InnerLoop) -> Gaussians:
     """Gradient of the inner loss with respect to every parameter."""
     leaves = _leaves(gaussians)
-    rendered = render(leaves, views.cameras, loop.raster).rgb
-    return _gradients(photometric_loss(rendered, views.images, views.masks, loop.ssim_weight), leaves)
+    return _gradients(rendered_loss(leaves, views, loop.raster, loop.ssim_weight).loss, leaves)
 
 
 def roll_out(rule: UpdateRule, episode: Episode, num_steps: int, loop: InnerLoop) -> Episode:

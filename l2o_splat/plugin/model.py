@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -27,7 +28,8 @@ from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin.datamanager import photograph_and_mask, pinhole_cameras
 from l2o_splat.plugin.errors import NO_RAYS, OptionError, PluginError
 from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
-from l2o_splat.views import PinholeCameras, Views
+from l2o_splat.rendering.rendered_loss import rendered_loss, squared_errors
+from l2o_splat.views import Photographs, PinholeCameras, Views
 
 
 @dataclass
@@ -177,21 +179,36 @@ class L2OModel(SplatfactoModel):
         """Photographs beside what the scene looks like now."""
         return RenderedViews(views, self.render(views.cameras).rgb)
 
-    def training_loss(self, shown: list[RenderedViews]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Loss (mean over pixels, sum over views) and metrics of one step's views, one entry per image size.
+    def step_loss(self, shown: Sequence[Photographs]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw some cameras and compare: loss (mean over pixels, sum over views) and metrics of a step.
 
         Masked pixels count in neither. There is no PSNR if nothing counts in any view.
+
+        Args:
+            shown: The photographs of the step, one entry per image size.
         """
-        loss, squared_error = torch.zeros((), device=self.device), []
-        for group in shown:
-            views = group.views
-            loss = loss + self._image_loss(group.images, views.images, views.masks)
-            squared_error.append(_squared_error(group.images.detach(), views))
+        if self.config.loss == "squared":
+            return self.training_loss([self.show(photographs.views()) for photographs in shown])
+        found = [
+            rendered_loss(self.gaussians, photographs, self.raster_settings(), self.config.ssim_weight)
+            for photographs in shown
+        ]
+        loss = torch.stack([part.loss for part in found]).sum()
+        return {self.config.loss: loss}, self._step_metrics([part.squared_errors for part in found])
+
+    def training_loss(self, shown: Sequence[RenderedViews]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Loss and metrics of views that are drawn already, see :meth:`step_loss`."""
+        losses = [self._image_loss(group.images, group.views.images, group.views.masks) for group in shown]
+        errors = [squared_errors(group.images.detach(), group.views) for group in shown]
+        return {self.config.loss: torch.stack(losses).sum()}, self._step_metrics(errors)
+
+    def _step_metrics(self, squared_errors: list[Float[Tensor, " v"]]) -> dict[str, Tensor]:
         metrics = {"gaussian_count": torch.tensor(float(self.num_points))}
-        errors = torch.cat(squared_error)
+        errors = torch.cat(squared_errors)
+        errors = errors[~errors.isnan()]
         if len(errors):
             metrics["psnr"] = -10 * torch.log10(errors).mean()
-        return {self.config.loss: loss}, metrics
+        return metrics
 
     def _image_loss(self, rendered: Tensor, images: Tensor, masks: Tensor | None) -> Float[Tensor, ""]:
         if self.config.loss == "squared":
@@ -278,14 +295,3 @@ class L2OModel(SplatfactoModel):
         found = {name: measure(rendered, photograph, mask) for name, measure in measures.items()}
         metrics = {name: value for name, value in found.items() if value is not None}
         return metrics, {"img": torch.cat([photograph, rendered], dim=1)}
-
-
-def _squared_error(rendered: Float[Tensor, "v h w 3"], views: Views) -> Float[Tensor, " m"]:
-    """Mean squared difference of each view over its pixels that count; without the views that have none."""
-    squared = (rendered - views.images).square()
-    if views.masks is None:
-        return squared.mean(dim=(1, 2, 3))
-    counted = views.masks > 0.5
-    number = counted.sum(dim=(1, 2, 3))
-    total = torch.where(counted, squared, 0).sum(dim=(1, 2, 3))
-    return total[number > 0] / (3 * number[number > 0])

@@ -127,11 +127,11 @@ class L2OPipeline(VanillaPipeline):
         if self._optimizer.feedback_kind == "renders":
             return self._show_context()
         if self._optimizer.rule.needs.only_context:
-            views = [self._start.context]
+            photographs = [self._start.context]
         else:
-            views = self.datamanager.next_train_views(step, self.model.background.to(self.device))
-        loss_dict, metrics_dict = self.model.training_loss([self.model.show(group) for group in views])
-        self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in views)
+            photographs = self.datamanager.next_train_photographs(step, self.model.background.to(self.device))
+        loss_dict, metrics_dict = self.model.step_loss(photographs)
+        self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in photographs)
         return {}, loss_dict, metrics_dict
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ __all__ = [
     "Linearization",
     "RasterSettings",
     "Rendering",
+    "backend_for",
     "get_num_threads",
     "linearize",
     "render",
@@ -69,7 +70,7 @@ def render(
         ImportError: If what the chosen backend needs is missing.
     """
     _check(gaussians, cameras)
-    return _module(backend or _choose(gaussians, products=False)).render(gaussians, cameras, settings)
+    return _module(backend or backend_for(gaussians)).render(gaussians, cameras, settings)
 
 
 def linearize(
@@ -83,7 +84,7 @@ def linearize(
     Arguments and errors as for :func:`render`; None chooses ``cpu`` if it can, ``reference`` otherwise.
     """
     _check(gaussians, cameras)
-    backend = backend or _choose(gaussians, products=True)
+    backend = backend or backend_for(gaussians, products=True)
     if backend == "gsplat":
         raise ValueError("The gsplat backend has no Jacobian products; use the 'reference' or 'cpu' backend.")
     return _module(backend).linearize(gaussians, cameras, settings)
@@ -114,8 +115,8 @@ def _check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
             )
 
 
-def _choose(gaussians: Gaussians, products: bool) -> Backend:
-    """The fastest backend that suits the Gaussians."""
+def backend_for(gaussians: Gaussians, products: bool = False) -> Backend:
+    """The fastest backend that suits the Gaussians, and gives products with the Jacobian if they are needed."""
     if gaussians.means.dtype != torch.float32:
         return "reference"
     if gaussians.device.type == "cuda" and not products:

@@ -1,10 +1,4 @@
-"""The CPU backend: fused numba kernels, float32.
-
-A rendering goes through three stages, each a kernel run by several threads: *project* every Gaussian into a record
-(:mod:`cpu_projection`), *bin* the records into tiles by depth (:mod:`cpu_binning`), *composite* the tiles
-(:mod:`cpu_compositing`). Gradients pass through the same stages backwards, tangents forwards. Results are the same bit
-for bit for any number of threads: tiles never add to the same number, and what they find for a Gaussian is summed in a
-fixed order.
+"""The CPU backend: fused numba kernels, float32; :mod:`cpu_scene` says how they work together.
 
 With several threads on a busy machine, set ``OMP_WAIT_POLICY=PASSIVE`` before Python starts: otherwise the idle
 threads of PyTorch's own pool take half of the time that the kernels could use.
@@ -12,34 +6,18 @@ threads of PyTorch's own pool take half of the time that the kernels could use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.rendering import cpu_binning, cpu_compositing, cpu_projection
-from l2o_splat.rendering.cpu_records import (
-    RECORD_WIDTH,
-    SPLAT_WIDTH,
-    TILE_HEIGHT,
-    TILE_WIDTH,
-    Camera,
-    Parameters,
-    Rules,
-)
+from l2o_splat.rendering.cpu_scene import Images, ProjectedScene, Tiles, parameters_of
 from l2o_splat.rendering.linearization import Linearization
 from l2o_splat.rendering.once import differentiable_once
 from l2o_splat.rendering.output import Rendering
 from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.views import PinholeCameras
-
-GAUSSIANS_PER_JOB = 2048
-JOBS_PER_VIEW = 32
-"""Jobs that the tiles of a view are split into; many, because some tiles take much longer than others."""
 
 
 def render(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Rendering:
@@ -50,7 +28,7 @@ def render(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettin
     Raises:
         ValueError: If a tensor is not float32 on the CPU, or the cameras require a gradient.
     """
-    _check(gaussians, cameras)
+    check(gaussians, cameras)
     tensors = differentiable_once("cpu", *(tensor for _, tensor in gaussians.items()))
     return Rendering(*_Render.apply(cameras, settings, *tensors))
 
@@ -61,11 +39,16 @@ def linearize(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSet
     Raises:
         ValueError: If a tensor is not float32 on the CPU, or the cameras require a gradient.
     """
-    _check(gaussians, cameras)
+    check(gaussians, cameras)
     return CpuLinearization(gaussians.map(lambda tensor: tensor.detach().clone()), cameras, settings)
 
 
-def _check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
+def check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
+    """Refuse what this backend cannot draw or differentiate.
+
+    Raises:
+        ValueError: If a tensor is not float32 on the CPU, or the cameras require a gradient.
+    """
     for name, tensor in (*gaussians.items(), ("viewmats", cameras.viewmats), ("Ks", cameras.Ks)):
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
             raise ValueError(
@@ -79,201 +62,90 @@ def _check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _View:
-    """What is known of one view before it is drawn; for the arrays see the kernels."""
-
-    camera: Camera
-    records: np.ndarray
-    pair_starts: np.ndarray
-    entries: np.ndarray
-    tile_starts: np.ndarray
-    tile_gaussians: np.ndarray
-
-
 class CpuLinearization(Linearization):
     """A scene that is projected, binned and drawn, ready for products with the Jacobian."""
 
     def __init__(self, gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> None:
         """Draw the scene. The tensors of ``gaussians`` must not change while this object is in use."""
-        self._parameters = _parameters(gaussians)
-        self._rules = _rules(gaussians, cameras, settings)
-        self._background = np.array(settings.background, np.float32)
-        self._with_depth = settings.depth
-        self._tiles_x, self._tiles_y = -(-cameras.width // TILE_WIDTH), -(-cameras.height // TILE_HEIGHT)
-        self._views = self._prepare(_cameras(cameras))
-        self._images = self._empty_images()
-
-        def composite(v: int, begin: int, end: int) -> None:
-            view = self._views[v]
-            cpu_compositing.composite(
-                begin, end, self._tiles_x, view.records, view.tile_starts, view.tile_gaussians,
-                self._rules.alpha_limit, self._background, *(image[v] for image in self._images),
-            )  # fmt: skip
-
-        self._run_over_tiles(composite, range(len(self._views)))
+        self._scene, self._with_depth = ProjectedScene(gaussians, cameras, settings), settings.depth
+        self._images = _Stack(self._scene, with_depth=True)
+        self._tiles = _draw(self._scene, self._images)
 
     @property
     def rendering(self) -> Rendering:
         # Copies: the images are read again by both products.
-        return self.images.map(torch.clone)
-
-    @property
-    def images(self) -> Rendering:
-        """The images in the memory that the products read."""
-        return self._as_rendering(self._images)
+        return self._images.as_rendering(self._with_depth).map(torch.clone)
 
     def jvp(self, tangents: Gaussians) -> Rendering:
-        d_parameters = _parameters(tangents)
-        d_splats = [np.empty((len(view.records), SPLAT_WIDTH), np.float32) for view in self._views]
-        d_images = self._empty_images()
-        _, alpha, depth = self._images
+        scene, d_parameters = self._scene, parameters_of(tangents)
+        d_images = _Stack(scene, with_depth=True)
 
-        def project(v: int, begin: int, end: int) -> None:
-            view = self._views[v]
-            cpu_projection.project_jvp(
-                begin, end, self._parameters, d_parameters, view.camera, self._rules, view.records, view.pair_starts,
-                d_splats[v],
-            )  # fmt: skip
+        def draw(view: int) -> None:
+            scene.draw_tangents(view, self._tiles[view], self._images[view], d_parameters, d_images[view])
 
-        def composite(v: int, begin: int, end: int) -> None:
-            view = self._views[v]
-            cpu_compositing.composite_jvp(
-                begin, end, self._tiles_x, view.records, d_splats[v], view.tile_starts, view.tile_gaussians,
-                self._rules.alpha_limit, self._background, alpha[v], depth[v], *(image[v] for image in d_images),
-            )  # fmt: skip
-
-        views = range(len(self._views))
-        self._run_over_gaussians(project, views)
-        self._run_over_tiles(composite, views)
-        return self._as_rendering(d_images)
+        threads.run(draw, len(scene))
+        return d_images.as_rendering(self._with_depth)
 
     def vjp(self, cotangents: Rendering) -> Gaussians:
-        gradients = Parameters(*(np.zeros(array.shape, np.float32) for array in self._parameters))
-        given = (cotangents.rgb, cotangents.alpha, cotangents.depth)
-        v_images = [
-            np.zeros_like(image) if tensor is None else tensor.detach().contiguous().numpy().reshape(image.shape)
-            for image, tensor in zip(self._images, given, strict=True)
-        ]
-        # What the tiles sum up takes much memory, so it is used for one view after the other.
-        pairs = max((len(view.entries) for view in self._views), default=0)
-        entry_sums = np.empty((pairs, SPLAT_WIDTH), np.float32)
-
-        def composite(v: int, begin: int, end: int) -> None:
-            view = self._views[v]
-            cpu_compositing.composite_vjp(
-                begin, end, self._tiles_x, view.records, view.tile_starts, view.tile_gaussians,
-                self._rules.alpha_limit, *(image[v] for image in (*self._images, *v_images)), entry_sums,
-            )  # fmt: skip
-
-        def project(v: int, begin: int, end: int) -> None:
-            view = self._views[v]
-            cpu_projection.project_vjp(
-                begin, end, self._parameters, view.camera, self._rules, view.records, view.pair_starts, view.entries,
-                entry_sums, gradients,
-            )  # fmt: skip
-
-        for v in range(len(self._views)):
-            self._run_over_tiles(composite, [v])
-            self._run_over_gaussians(project, [v])
-        return Gaussians(*(torch.from_numpy(array) for array in gradients))
-
-    def _prepare(self, cameras: list[Camera]) -> list[_View]:
-        """Project, bin and sort."""
-        n, views = len(self._parameters.means), range(len(cameras))
-        records = [np.empty((n, RECORD_WIDTH), np.float32) for _ in views]
-        tiles = [np.empty((n, 4), np.int16) for _ in views]
-
-        def project(v: int, begin: int, end: int) -> None:
-            cpu_projection.project(begin, end, self._parameters, cameras[v], self._rules, records[v], tiles[v])
-
-        def bin_into_tiles(v: int) -> tuple[np.ndarray, ...]:
-            return cpu_binning.bin_into_tiles(records[v], tiles[v], self._tiles_x, self._tiles_y)
-
-        def sort(v: int, begin: int, end: int) -> None:
-            _, *lists = binned[v]
-            cpu_binning.sort_tiles(begin, end, *lists, entries[v])
-
-        self._run_over_gaussians(project, views)
-        binned = threads.run(bin_into_tiles, len(views))
-        entries = [np.empty_like(gaussians) for _, _, gaussians, _, _ in binned]
-        self._run_over_tiles(sort, views)
-        return [
-            _View(cameras[v], records[v], pair_starts, entries[v], tile_starts, tile_gaussians)
-            for v, (pair_starts, tile_starts, tile_gaussians, _, _) in enumerate(binned)
-        ]
-
-    def _run_over_gaussians(self, function: Callable[[int, int, int], None], views: Iterable[int]) -> None:
-        """Call ``function(view, begin, end)`` for groups of Gaussians."""
-        _run(function, views, len(self._parameters.means), GAUSSIANS_PER_JOB)
-
-    def _run_over_tiles(self, function: Callable[[int, int, int], None], views: Iterable[int]) -> None:
-        """Call ``function(view, begin, end)`` for groups of tiles."""
-        tiles = self._tiles_x * self._tiles_y
-        _run(function, views, tiles, -(-tiles // JOBS_PER_VIEW))
-
-    def _empty_images(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Colour, alpha and depth of all views."""
-        shape = (len(self._views), self._rules.height, self._rules.width)
-        return np.empty((*shape, 3), np.float32), np.empty(shape, np.float32), np.empty(shape, np.float32)
-
-    def _as_rendering(self, images: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Rendering:
-        rgb, alpha, depth = (torch.from_numpy(image) for image in images)
-        return Rendering(rgb, alpha[..., None], depth[..., None] if self._with_depth else None)
+        return _differentiate(self._scene, self._tiles, self._images, cotangents)
 
 
-def _run(function: Callable[[int, int, int], None], views: Iterable[int], total: int, size: int) -> None:
-    jobs = [(view, begin, min(begin + size, total)) for view in views for begin in range(0, total, size)]
-    threads.run(lambda job: function(*jobs[job]), len(jobs))
+class _Stack:
+    """The images of all views, as arrays of the views and as tensors that share their memory."""
+
+    def __init__(self, scene: ProjectedScene, with_depth: bool) -> None:
+        shape = (len(scene), scene.rules.height, scene.rules.width)
+        self.rgb, self.alpha = np.empty((*shape, 3), np.float32), np.empty(shape, np.float32)
+        self.depth = np.empty(shape, np.float32) if with_depth else None
+
+    def __getitem__(self, view: int) -> Images:
+        return Images(self.rgb[view], self.alpha[view], None if self.depth is None else self.depth[view])
+
+    def as_rendering(self, with_depth: bool) -> Rendering:
+        rgb, alpha = torch.from_numpy(self.rgb), torch.from_numpy(self.alpha)[..., None]
+        return Rendering(rgb, alpha, torch.from_numpy(self.depth)[..., None] if with_depth else None)
 
 
-def _parameters(gaussians: Gaussians) -> Parameters:
-    return Parameters(*(tensor.detach().contiguous().numpy() for _, tensor in gaussians.items()))
+def _draw(scene: ProjectedScene, images: _Stack) -> list[Tiles]:
+    """Draw all views."""
+
+    def draw(view: int) -> Tiles:
+        tiles = scene.bin(view)
+        scene.draw(view, tiles, images[view])
+        return tiles
+
+    return threads.run(draw, len(scene))
 
 
-def _rules(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Rules:
-    newest = settings.image_rules == "1.6"
-    return Rules(
-        width=cameras.width,
-        height=cameras.height,
-        near=float(settings.near),
-        far=float(settings.far),
-        eps2d=float(settings.eps2d),
-        degree=settings.drawn_degree(gaussians.sh_degree),
-        antialiased=settings.rasterize_mode == "antialiased",
-        compensation_floor=0.005 if newest else 0.0,
-        three_sigma_tiles=settings.image_rules == "1.4",
-        alpha_limit=np.float32(0.99 if newest else 0.999),
-    )
+def _differentiate(scene: ProjectedScene, tiles: list[Tiles], images: _Stack, cotangents: Rendering) -> Gaussians:
+    """Gradients of the Gaussians from those of the images, any of which may be None."""
+    v_rgb = _array(cotangents.rgb, images.rgb)
+    # With fewer kinds of calls, fewer versions of the kernel have to be compiled.
+    plain = cotangents.alpha is None and cotangents.depth is None
+    v_alpha = None if plain else _array(cotangents.alpha, images.alpha)
+    v_depth = None if plain or images.depth is None else _array(cotangents.depth, images.depth)
+    splat_sums = scene.empty_splat_sums()
+
+    def differentiate(view: int) -> None:
+        given = [None if array is None else array[view] for array in (v_rgb, v_alpha, v_depth)]
+        scene.differentiate(view, tiles[view], images[view], *given, splat_sums[view])
+
+    threads.run(differentiate, len(scene))
+    return scene.gradients(splat_sums)
 
 
-def _cameras(cameras: PinholeCameras) -> list[Camera]:
-    size = np.array([cameras.width, cameras.height])
-    found = []
-    for viewmat, K in zip(
-        cameras.viewmats.detach().double().numpy(), cameras.Ks.detach().double().numpy(), strict=True
-    ):
-        focal, principal = np.array([K[0, 0], K[1, 1]]), np.array([K[0, 2], K[1, 2]])
-        margin = 0.15 * size / focal
-        found.append(
-            Camera(
-                rotation=tuple(tuple(row) for row in viewmat[:3, :3].tolist()),
-                translation=tuple(viewmat[:3, 3].tolist()),
-                centre=tuple(np.linalg.inv(viewmat)[:3, 3].tolist()),
-                focal=tuple(focal.tolist()),
-                principal=tuple(principal.tolist()),
-                lowest_slope=tuple((-principal / focal - margin).tolist()),
-                highest_slope=tuple(((size - principal) / focal + margin).tolist()),
-            )
-        )
-    return found
+def _array(tensor: Tensor | None, like: np.ndarray) -> np.ndarray:
+    """A cotangent in the shape of its image; zeros for None."""
+    return np.zeros_like(like) if tensor is None else tensor.detach().contiguous().numpy().reshape(like.shape)
 
 
 class _Render(torch.autograd.Function):
     @staticmethod
     def forward(ctx, cameras: PinholeCameras, settings: RasterSettings, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.linearization = CpuLinearization(Gaussians(*tensors), cameras, settings)
-        images = tuple(image for image in vars(ctx.linearization.images).values() if image is not None)
+        ctx.scene = ProjectedScene(Gaussians(*tensors), cameras, settings)
+        ctx.stack = _Stack(ctx.scene, settings.depth)
+        ctx.tiles = _draw(ctx.scene, ctx.stack)
+        images = tuple(image for image in vars(ctx.stack.as_rendering(settings.depth)).values() if image is not None)
         # The kernels read the memory of these; saving them lets autograd notice when one is changed in place.
         ctx.save_for_backward(*tensors, *images)
         ctx.set_materialize_grads(False)
@@ -282,5 +154,5 @@ class _Render(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.saved_tensors  # noqa: B018 - reading them is the check
-        gradients = ctx.linearization.vjp(Rendering(*cotangents))
+        gradients = _differentiate(ctx.scene, ctx.tiles, ctx.stack, Rendering(*cotangents))
         return None, None, *(tensor for _, tensor in gradients.items())

@@ -11,8 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from l2o_splat.kernel import helper
+
 RECORD_WIDTH = 16
 SPLAT_WIDTH = 10
+SUMS_WIDTH = 16
+"""Numbers per row of what tiles sum up about a Gaussian: as many as of a splat, and zeros up to one cache line."""
 
 CENTRE_X, CENTRE_Y = 0, 1
 """Projected mean, pixels."""
@@ -24,6 +28,8 @@ RED, GREEN, BLUE, DEPTH = 6, 7, 8, 9
 """Colour after the clamp at 0, and camera z in scene units."""
 FIRST_COLUMN, FIRST_ROW, LAST_COLUMN, LAST_ROW = 10, 11, 12, 13
 """Pixels in which the Gaussian may be drawn, inclusive."""
+REACH = 14
+"""sqrt(8 / precision_x)."""
 
 TILE_WIDTH, TILE_HEIGHT = 64, 16
 """Tile that is composited as one, pixels. The image does not depend on it."""
@@ -56,6 +62,21 @@ class Camera(NamedTuple):
     lowest_slope: tuple
     """x / z and y / z at which the affine projection stops following the Gaussian."""
     highest_slope: tuple
+
+
+@helper
+def camera_of(cameras, view):
+    """The camera of a view, out of ``[v, 23]`` numbers in the order of the fields of :class:`Camera`."""
+    c = cameras[view]
+    return Camera(
+        ((c[0], c[1], c[2]), (c[3], c[4], c[5]), (c[6], c[7], c[8])),
+        (c[9], c[10], c[11]),
+        (c[12], c[13], c[14]),
+        (c[15], c[16]),
+        (c[17], c[18]),
+        (c[19], c[20]),
+        (c[21], c[22]),
+    )
 
 
 class Rules(NamedTuple):

@@ -17,11 +17,9 @@ def row(array, index):
 
 
 @helper
-def add_to_row(array, index, vector):
-    """Add to a row of an ``[n, 3]`` array."""
-    array[index, 0] += vector[0]
-    array[index, 1] += vector[1]
-    array[index, 2] += vector[2]
+def write_row(array, index, vector):
+    """Write a vector into a row of an ``[n, 3]`` array."""
+    array[index, 0], array[index, 1], array[index, 2] = vector
 
 
 @helper
@@ -69,18 +67,24 @@ def product(a, b):
 
 
 @helper
+def scaled_columns(matrix, scales):
+    """The matrix with each column multiplied by a number."""
+    return times(matrix[0], scales), times(matrix[1], scales), times(matrix[2], scales)
+
+
+@helper
 def normalized(a):
-    """The unit vector, and the length."""
-    length = math.sqrt(dot(a, a))
-    return scaled(1 / length, a), length
+    """The unit vector, and 1 / length."""
+    inverse = 1 / math.sqrt(dot(a, a))
+    return scaled(inverse, a), inverse
 
 
 @helper
 def unit_quaternion(quats, index):
-    """Row of an ``[n, 4]`` array w, x, y, z scaled to length 1, and the length it had."""
+    """Row of an ``[n, 4]`` array w, x, y, z scaled to length 1, and 1 / the length it had."""
     w, x, y, z = float(quats[index, 0]), float(quats[index, 1]), float(quats[index, 2]), float(quats[index, 3])
-    length = math.sqrt(w * w + x * x + y * y + z * z)
-    return (w / length, x / length, y / length, z / length), length
+    inverse = 1 / math.sqrt(w * w + x * x + y * y + z * z)
+    return (w * inverse, x * inverse, y * inverse, z * inverse), inverse
 
 
 @helper
@@ -95,8 +99,8 @@ def rotation(quaternion):
 
 
 @helper
-def rotation_jvp(quaternion, length, d_quats, index):
-    """Tangent of :func:`rotation` for a tangent of the quaternion of any length."""
+def rotation_jvp(quaternion, inverse, d_quats, index):
+    """Tangent of :func:`rotation` for a tangent of the quaternion of length 1 / ``inverse``."""
     w, x, y, z = quaternion
     dw, dx, dy, dz = (
         float(d_quats[index, 0]),
@@ -106,10 +110,10 @@ def rotation_jvp(quaternion, length, d_quats, index):
     )
     radial = w * dw + x * dx + y * dy + z * dz
     dw, dx, dy, dz = (
-        (dw - radial * w) / length,
-        (dx - radial * x) / length,
-        (dy - radial * y) / length,
-        (dz - radial * z) / length,
+        (dw - radial * w) * inverse,
+        (dx - radial * x) * inverse,
+        (dy - radial * y) * inverse,
+        (dz - radial * z) * inverse,
     )
     wx, wy, wz = dw * x + w * dx, dw * y + w * dy, dw * z + w * dz
     xy, xz, yz = dx * y + x * dy, dx * z + x * dz, dy * z + y * dz
@@ -122,8 +126,8 @@ def rotation_jvp(quaternion, length, d_quats, index):
 
 
 @helper
-def rotation_vjp(quaternion, length, v, v_quats, index):
-    """Add to a row of ``v_quats`` ``[n, 4]`` what the gradient ``v`` of the rotation matrix makes of it."""
+def rotation_vjp(quaternion, inverse, v, v_quats, index):
+    """Write into a row of ``v_quats`` ``[n, 4]`` what the gradient ``v`` of the rotation matrix makes of it."""
     w, x, y, z = quaternion
     v_w = 2 * (x * (v[2][1] - v[1][2]) + y * (v[0][2] - v[2][0]) + z * (v[1][0] - v[0][1]))
     v_x = 2 * (
@@ -136,7 +140,7 @@ def rotation_vjp(quaternion, length, v, v_quats, index):
         w * (v[1][0] - v[0][1]) + x * (v[2][0] + v[0][2]) + y * (v[2][1] + v[1][2]) - 2 * z * (v[0][0] + v[1][1])
     )
     radial = v_w * w + v_x * x + v_y * y + v_z * z
-    v_quats[index, 0] += (v_w - radial * w) / length
-    v_quats[index, 1] += (v_x - radial * x) / length
-    v_quats[index, 2] += (v_y - radial * y) / length
-    v_quats[index, 3] += (v_z - radial * z) / length
+    v_quats[index, 0] = (v_w - radial * w) * inverse
+    v_quats[index, 1] = (v_x - radial * x) * inverse
+    v_quats[index, 2] = (v_y - radial * y) * inverse
+    v_quats[index, 3] = (v_z - radial * z) * inverse

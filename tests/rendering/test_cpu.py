@@ -201,13 +201,13 @@ def test_changes_in_place_are_noticed(changed):
 def test_memory_is_freed_at_once(monkeypatch):
     """No reference cycle keeps the records of a rendering until the garbage collector comes by."""
     made = []
-    original = cpu.CpuLinearization.__init__
+    original = cpu.ProjectedScene.__init__
 
     def remember(self, *arguments):
         original(self, *arguments)
         made.append(weakref.ref(self))
 
-    monkeypatch.setattr(cpu.CpuLinearization, "__init__", remember)
+    monkeypatch.setattr(cpu.ProjectedScene, "__init__", remember)
     gaussians, cameras = random_scene(30)
     leaves = gaussians.map(lambda tensor: tensor.clone().requires_grad_())
     gc.disable()

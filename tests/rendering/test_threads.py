@@ -100,6 +100,21 @@ def test_jobs_are_shared_and_in_order():
     assert threads.run(lambda index: index, 0) == []
 
 
+def test_jobs_inside_jobs_use_threads_that_are_free():
+    set_num_threads(2)
+
+    def outer(_):
+        return threads_used()
+
+    assert threads.run(outer, 1) == [2]
+    # Both threads are busy with the outer jobs until one of them has nothing else to do.
+    assert sum(threads.run(outer, 2)) <= 3
+    assert threads_used() == 2
+    with pytest.raises(KeyError):
+        threads.run(lambda _: threads.run({}.__getitem__, 2), 2)
+    assert threads_used() == 2
+
+
 @pytest.mark.parametrize("failing", range(3))
 def test_errors_come_back(failing):
     def job(index):

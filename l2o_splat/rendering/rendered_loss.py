@@ -1,0 +1,114 @@
+"""The photometric loss of a scene, view by view, so that no more than a view per thread is in memory at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o_splat import threads
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.losses import photometric_loss
+from l2o_splat.rendering import Backend, backend_for, render
+from l2o_splat.rendering.once import differentiable_once
+from l2o_splat.rendering.settings import RasterSettings
+from l2o_splat.views import Photographs, Views
+
+
+@dataclass(frozen=True)
+class RenderedLoss:
+    """How far a scene is from photographs."""
+
+    loss: Float[Tensor, ""]
+    """Photometric loss, mean over pixels, sum over views; differentiable once, to the Gaussians."""
+    squared_errors: Float[Tensor, " v"]
+    """Squared difference of each view, mean over the pixels that count and channels; NaN where none counts."""
+
+
+def rendered_loss(
+    gaussians: Gaussians,
+    photographs: Photographs,
+    settings: RasterSettings,
+    ssim_weight: float = 0.2,
+    backend: Backend | None = None,
+) -> RenderedLoss:
+    """Draw the cameras of some photographs and compare.
+
+    The same as :func:`l2o_splat.losses.photometric_loss` of what :func:`l2o_splat.rendering.render` draws. The ``cpu``
+    backend draws, compares and differentiates one view after the other in each of its threads, and keeps of a view
+    only what its splats have to do with the loss.
+
+    Args:
+        gaussians: Unactivated scene.
+        photographs: One image size, on the scene's device.
+        settings: What changes the image.
+        ssim_weight: Share of the SSIM term, 0 to 1.
+        backend: As for :func:`l2o_splat.rendering.render`.
+
+    Raises:
+        ValueError: As the two functions do.
+    """
+    backend = backend or backend_for(gaussians)
+    if backend == "cpu":
+        tensors = differentiable_once("cpu", *(tensor for _, tensor in gaussians.items()))
+        return RenderedLoss(*_RenderedLoss.apply(photographs, settings, ssim_weight, *tensors))
+    views = photographs.views()
+    images = render(gaussians, views.cameras, settings, backend).rgb
+    loss = photometric_loss(images, views.images, views.masks, ssim_weight)
+    return RenderedLoss(loss, squared_errors(images.detach(), views))
+
+
+def squared_errors(images: Float[Tensor, "v h w 3"], views: Views) -> Float[Tensor, " v"]:
+    """Squared difference of each view, mean over the pixels that count and channels; NaN where none counts."""
+    squared = (images - views.images).square()
+    if views.counted is None:
+        return squared.mean(dim=(1, 2, 3))
+    total = torch.where(views.counted, squared, 0).sum(dim=(1, 2, 3))
+    return total / (3 * views.counted.sum(dim=(1, 2, 3)))
+
+
+class _RenderedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, photographs: Photographs, settings: RasterSettings, ssim_weight: float, *tensors: Tensor):
+        from l2o_splat.fused_loss import view_loss
+        from l2o_splat.rendering.cpu import check
+        from l2o_splat.rendering.cpu_scene import ProjectedScene, empty_images
+
+        gaussians = Gaussians(*tensors)
+        check(gaussians, photographs.cameras)
+        scene = ProjectedScene(gaussians, photographs.cameras, settings)
+        splat_sums = scene.empty_splat_sums() if any(ctx.needs_input_grad) else None
+
+        def compare(view: int) -> tuple[float, float]:
+            image, mask = photographs.photograph(view)
+            images, tiles = empty_images(image.shape[:2]), scene.bin(view)
+            scene.draw(view, tiles, images)
+            v_rgb = None if splat_sums is None else torch.empty_like(image).numpy()
+            found = view_loss(images.rgb, image.numpy(), None if mask is None else mask.numpy(), ssim_weight, v_rgb)
+            if splat_sums is not None:
+                scene.differentiate(view, tiles, images, v_rgb, None, None, splat_sums[view])
+            return found.loss, float("nan") if found.squared_error is None else found.squared_error
+
+        losses, errors = zip(*threads.run(compare, len(scene)), strict=True)
+        ctx.gradients = None if splat_sums is None else scene.gradients(splat_sums)
+        ctx.set_materialize_grads(False)
+        # Saving them lets autograd notice when one is changed before the gradient is asked for.
+        ctx.save_for_backward(*tensors)
+        errors = torch.tensor(errors)
+        ctx.mark_non_differentiable(errors)
+        return torch.tensor(sum(losses)), errors
+
+    @staticmethod
+    def backward(ctx, v_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        ctx.saved_tensors  # noqa: B018 - reading them is the check
+        # Handed over, not kept: autograd may then take them for the parameters' own gradients without copying.
+        gradients, ctx.gradients = ctx.gradients, None
+        if v_loss is None:
+            return None, None, None, *(None for _ in ctx.needs_input_grad[3:])
+        if gradients is None:
+            raise RuntimeError("The gradient of a rendered loss can be asked for once; compute the loss again.")
+        if v_loss != 1:
+            gradients = gradients.map(lambda tensor: tensor.mul_(v_loss))
+        return None, None, None, *(tensor for _, tensor in gradients.items())
