@@ -28,6 +28,8 @@ import l2o_splat
 PACKAGE = Path(l2o_splat.__file__).parent
 PARTS = ("render", "loss", "backward", "update", "photographs", "rest")
 """Where the time of a step goes."""
+DIFFERENTIATING = ("backward", "vjp", "differentiate", "gradients")
+"""Functions in which a renderer goes backward."""
 SAMPLE_SECONDS = 0.002
 """Time between two looks at what runs."""
 MOST_STEPS = 1000
@@ -40,10 +42,10 @@ def part_of(frames: Sequence[tuple[str, str]]) -> str:
     Args:
         frames: File, relative to the package, and function of every call that is active, the innermost first.
     """
-    backward = any(function in ("backward", "vjp") for _, function in frames)
+    backward = any(function in DIFFERENTIATING for _, function in frames)
     for file, function in frames:
         room = file.split("/")[0].removesuffix(".py")
-        if room == "losses":
+        if room in ("losses", "fused_loss"):
             return "loss"
         if room == "rendering":
             return "backward" if backward else "render"

@@ -1,6 +1,7 @@
 """A checkpoint knows its capture: one that has grown is brought into its frame, another one is refused."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from plyfile import PlyData
 from scipy.spatial.transform import Rotation
 
 from l2o_splat.plugin.capture_checks import CaptureError
+from l2o_splat.plugin.datamanager import pinhole_cameras
 from l2o_splat.plugin.saved_capture import SavedCapture, frame_of_saved, photograph_names, poses_to_local
 from tests.plugin.captures import (
     colmap_parser,
@@ -180,3 +182,19 @@ def test_a_grown_capture_goes_on_and_evaluates_and_exports(tmp_path, capsys):
     vertices = PlyData.read(tmp_path / "ply/splat.ply")["vertex"]
     means = file["pipeline"]["_model.gauss_params.means"].numpy()
     assert np.array_equal(np.stack([vertices[axis] for axis in "xyz"], axis=1), means)
+
+
+def test_photographs_of_a_step_have_the_cameras_of_the_frame_that_the_capture_is_in(tiny_capture):
+    """Also if steps were taken before the capture was brought into the frame of a checkpoint."""
+    manager = data_manager(tiny_capture, test_mode="val")
+    (before,) = manager.next_train_photographs(3, torch.zeros(3))
+    present = manager.capture()
+    poses, centres = present.poses.clone(), present.centres + torch.tensor([0.5, -1.0, 2.0])
+    poses[:, :, 3] += torch.tensor([0.5, -1.0, 2.0])
+    manager.follow(replace(present, poses=poses, centres=centres))
+    (after,) = manager.next_train_photographs(3, torch.zeros(3))
+    moved = before.cameras.centres + torch.tensor([0.5, -1.0, 2.0])
+    torch.testing.assert_close(after.cameras.centres, moved, rtol=0, atol=1e-5)
+    indices = torch.tensor(manager.view_sampler.views(3))
+    assert after.cameras.viewmats.equal(pinhole_cameras(manager.train_cameras[indices]).viewmats)
+    assert after.cameras.Ks.equal(before.cameras.Ks) and all(map(torch.equal, after.stored, before.stored))
