@@ -80,7 +80,7 @@ def view_loss(
         threads.run(work, strips * chunks)
     else:
         sums = np.zeros((1, height, 3))
-        chunks = min(threads.get_num_threads(), height)
+        chunks = min(threads.get_free_threads(), height)
         bounds = [height * chunk // chunks for chunk in range(chunks + 1)]
         threads.run(lambda chunk: _l1(bounds[chunk], bounds[chunk + 1], *arguments, sums), chunks)
 
@@ -109,7 +109,7 @@ def _division(height: int, width: int) -> tuple[int, int]:
     strips = 1
     while -(-width // strips) + (2 * REACH if strips > 1 else 0) >= STRIP_WIDTH:
         strips += 1
-    count = threads.get_num_threads()
+    count = threads.get_free_threads()
     return strips, 1 if strips % count == 0 else max(min(count, height // LEAST_ROWS), 1)
 
 

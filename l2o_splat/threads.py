@@ -42,6 +42,12 @@ def get_num_threads() -> int:
     return torch.get_num_threads() if _num_threads is None else _num_threads
 
 
+def get_free_threads() -> int:
+    """Return how many threads a call of :func:`run` would use: this one and those that have nothing to do."""
+    others = _working - getattr(_local, "counted", False)
+    return max(get_num_threads() - others, 1)
+
+
 def run(function: Callable[[int], T], count: int) -> list[T]:
     """Call ``function(0)`` to ``function(count - 1)`` from this thread and those of the pool; return the results.
 
@@ -59,7 +65,7 @@ def run(function: Callable[[int], T], count: int) -> list[T]:
                 results[job] = function(job)
 
     with _counted():
-        helpers = min(get_num_threads() - _working, count - 1)
+        helpers = min(get_free_threads(), count) - 1
         if helpers <= 0:
             work()
             return results
