@@ -21,6 +21,7 @@ from torch import Tensor
 
 from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering import cpu_binning, cpu_compositing, cpu_projection
 from l2o_splat.rendering.cpu_records import (
     RECORD_WIDTH,
@@ -34,7 +35,6 @@ from l2o_splat.rendering.cpu_records import (
 from l2o_splat.rendering.linearization import Linearization
 from l2o_splat.rendering.once import differentiable_once
 from l2o_splat.rendering.output import Rendering
-from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.views import PinholeCameras
 
 GAUSSIANS_PER_JOB = 2048
