@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from l2o_splat.kernel_cache import machine_code_folder
 from l2o_splat.rendering.trial import compile_rasterizer
 
 TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer,)
@@ -63,13 +62,20 @@ def _missing(trials: Sequence[Callable[[], object]]) -> list[str]:
     return [
         f"{trial.__module__}:{trial.__name__}"
         for trial in trials
-        if machine_code_folder(trial) is not None and not _note(trial).exists()
+        if _folder(trial) is not None and not _note(trial).exists()
     ]
+
+
+def _folder(trial: Callable[[], object]) -> Path | None:
+    # Only here: `ns-train --help` imports this module and has no use for numba.
+    from l2o_splat.kernel_cache import machine_code_folder
+
+    return machine_code_folder(trial)
 
 
 def _note(trial: Callable[[], object]) -> Path:
     """The file that says that a trial has run with the sources and the machine of now."""
-    return machine_code_folder(trial) / f"{trial.__name__}.done"
+    return _folder(trial) / f"{trial.__name__}.done"
 
 
 def _start(names: Sequence[str]) -> list[subprocess.Popen]:
