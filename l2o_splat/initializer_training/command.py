@@ -16,6 +16,7 @@ from l2o_splat.initializer_training.options import (
     Start,
 )
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
+from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.options import Schedule
 
 if TYPE_CHECKING:
@@ -107,6 +108,22 @@ class TrainInitializer:
         Raises:
             TrainingError: If Lightning Fabric is not installed, or no initial model is named although one is needed.
         """
+        self._check_weights()
         from l2o_splat.initializer_training.run import train
 
         train(self)
+
+    def _check_weights(self) -> None:
+        """Refuse to train what needs an initial model if none is named, before anything slow is imported."""
+        if self.weights is not None:
+            return
+        if self.through_optimization:
+            raise TrainingError(
+                "--through-optimization trains on top of an initial model and none is named; give --weights those of "
+                "`l2o train-initializer`, or resplat-mini."
+            )
+        if self.stage == "update":
+            raise TrainingError(
+                "The update is trained on top of an initial model and none is named; give --weights those of "
+                "`l2o train-initializer --stage initial`."
+            )

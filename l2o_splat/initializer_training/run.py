@@ -22,7 +22,6 @@ from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
-from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.processes import start_fabric
 from l2o_splat.training.sources import Source
 from l2o_splat.weights import Weights, load_weights
@@ -67,11 +66,6 @@ def _stage(options: TrainInitializer, weights: Weights | None, device: torch.dev
     if options.stage == "initial":
         model = _initial_model(options, weights)
         return InitialStage(model, options.losses), model.config
-    if weights is None:
-        raise TrainingError(
-            "The update is trained on top of an initial model and none is named; give --weights those of "
-            "`l2o train-initializer --stage initial`."
-        )
     initializer = ReSplatInitializer.from_weights(weights).to(device).requires_grad_(False)
     read = read_tensors(weights, {})
     if read.shape.update is None:
@@ -113,11 +107,6 @@ def _refined_stage(
     options: TrainInitializer, weights: Weights | None, source: Source, device: torch.device
 ) -> tuple[RefinedStage, ReSplatConfig]:
     """A new head on top of an initial model."""
-    if weights is None:
-        raise TrainingError(
-            "--through-optimization trains on top of an initial model and none is named; give --weights those of "
-            "`l2o train-initializer`, or resplat-mini."
-        )
     model = ReSplatInitializer.from_weights(weights).model.to(device)
     scenes = _batches(options, source, options.refinement.reference_scenes, device)
     torch.manual_seed(options.training.seed)

@@ -73,7 +73,7 @@ class DataOptions:
         procedural = ProceduralSource(self.seed, self.ranges)
         if not self.captures:
             return procedural
-        captures = CapturesSource([CaptureLoader(read, source, self.scale) for source in self._named()])
+        captures = CapturesSource([CaptureLoader(read, source, self.scale) for source in self.named_captures()])
         if self.capture_share == 1:
             return captures
         return MixtureSource([(self.capture_share, captures), (1 - self.capture_share, procedural)], self.seed)
@@ -82,11 +82,16 @@ class DataOptions:
         """Description for the training record."""
         text = f"procedural scenes, seed {self.seed}, {self.ranges}"
         if self.captures:
-            names = ", ".join(source.scene for source in self._named())
+            names = ", ".join(source.scene for source in self.named_captures())
             text = f"{self.capture_share:.0%} captures ({names}) at scale {self.scale}, otherwise {text}"
         return text
 
-    def _named(self) -> list[CaptureSource]:
+    def named_captures(self) -> list[CaptureSource]:
+        """Where the captures are.
+
+        Raises:
+            TrainingError: If an entry of ``captures`` names none.
+        """
         try:
             return [find_capture(text) for text in self.captures]
         except CaptureNameError as error:

@@ -61,6 +61,9 @@ def test_help_and_wrong_options_of_a_subcommand_load_nothing_slow(command):
         ["bench", "--data", "l2o-demo", "--steps", "0"],
         ["bench", "compare", "no-such-folder", "other"],
         ["meta-train", "--out", "o", "--data.capture-share", "0"],
+        ["meta-train", "--out", "o", "--data.captures", "no-such-folder"],
+        ["train-initializer", "--out", "o", "--stage", "update"],
+        ["train-initializer", "--out", "o", "--through-optimization"],
     ],
 )
 def test_errors_of_values_load_nothing_slow(words):
