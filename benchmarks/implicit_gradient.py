@@ -27,7 +27,8 @@ import tyro
 from l2o_splat import __version__
 from l2o_splat.bench.memory import PeakMemory
 from l2o_splat.gaussians import SH_C0, Gaussians
-from l2o_splat.implicit.layer import BackwardMode, proximal_refine
+from l2o_splat.implicit.backward_mode import BackwardMode
+from l2o_splat.implicit.layer import proximal_refine
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.pcg import PCG
 from l2o_splat.implicit.solvers import AdamSolver

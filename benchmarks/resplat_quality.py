@@ -47,7 +47,8 @@ from l2o_splat.initializers.points import gaussians_from_points
 from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.evaluation import held_out_psnr
-from l2o_splat.meta.unroll import InnerLoop, roll_out
+from l2o_splat.meta.options import InnerLoop
+from l2o_splat.meta.unroll import roll_out
 from l2o_splat.nets.resplat.depth import DepthFeatures
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.resplat import ReSplatRule

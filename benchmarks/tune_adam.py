@@ -14,7 +14,7 @@ import torch
 import tyro
 
 from l2o_splat.meta.evaluation import Evaluation
-from l2o_splat.meta.unroll import InnerLoop
+from l2o_splat.meta.options import InnerLoop
 from l2o_splat.optim.adam import AdamOptions, AdamRule, Rates, adam_options
 from l2o_splat.training.sources import ProceduralSource
 

@@ -9,9 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-MAX_DEGREE = 4
-"""Highest degree that any backend draws."""
-
 
 def sh_basis(directions: Float[Tensor, "n 3"], degree: int) -> Float[Tensor, "n k"]:
     """The first k = (degree + 1)^2 basis functions at unit vectors. ``degree`` is at most 4."""

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numba
+
+from l2o_splat.kernel_cache import keep_machine_code
 
 # "contract" fuses multiplications and additions; unlike all of fastmath it leaves infinities and NaN as they are.
 _OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 
-def kernel(function: Callable) -> Callable:
-    """Compile ``function`` on first use and keep the machine code on disk.
+def kernel(function: Callable, **options: object) -> Callable:
+    """Compile ``function`` on first use and keep the machine code on disk, see :mod:`l2o_splat.kernel_cache`.
 
     Kernels release the global interpreter lock, so that :mod:`l2o_splat.threads` can run several at a time.
-    The code is kept beside the source, or in the user's cache folder where that is read-only, or in
-    ``NUMBA_CACHE_DIR``. Helpers and constants of a kernel belong in its own folder.
+    Helpers and constants of a kernel belong in its own folder: an edit there compiles the kernel again.
+
+    Args:
+        function: The function.
+        options: Those of ``numba.njit`` that differ from the usual ones.
     """
-    # numba looks for edits in the file of the kernel alone, yet constants and helpers come from other files. So the
-    # name under which the machine code is kept says which version of all of them it was made from.
-    version = _version_of(Path(function.__code__.co_filename).parent)
-    function.__qualname__ = f"{function.__qualname__}_{version}"
-    try:
-        return numba.njit(nogil=True, cache=True, **_OPTIONS)(function)
-    except RuntimeError:
-        warnings.warn(
-            "No folder can be written to keep compiled kernels in, so every process will compile them again for about "
-            "20 seconds; set NUMBA_CACHE_DIR to a folder that can.",
-            stacklevel=2,
-        )
-        return numba.njit(nogil=True, **_OPTIONS)(function)
+    return keep_machine_code(function, nogil=True, **_OPTIONS | options)
 
 
 def helper(function: Callable) -> Callable:
@@ -44,10 +33,3 @@ def helper(function: Callable) -> Callable:
 def inlined(function: Callable) -> Callable:
     """Compile ``function`` for use in kernels, and always copy it into them: needed where every instruction counts."""
     return numba.njit(inline="always", **_OPTIONS)(function)
-
-
-@functools.cache
-def _version_of(folder: Path) -> str:
-    """A short hash of this file and of the sources in a folder."""
-    sources = [Path(__file__), *sorted(folder.glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]

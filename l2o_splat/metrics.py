@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from l2o_splat.losses import WINDOW, equal_where_masked
 
@@ -64,6 +63,8 @@ def ssim(
     whole = None if mask is None else _whole_windows(mask)
     if whole is not None and not whole.any():
         return None
+    # Only here: it takes seconds, and commands that measure nothing import this module too.
+
     rendered, photograph = equal_where_masked(rendered, photograph, mask)
     return float(_mean(_similarity(rendered, photograph), whole))
 

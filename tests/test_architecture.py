@@ -109,3 +109,14 @@ print(configs.learn2splat.config.method_name, [name for name in sys.modules if n
 """
     # nerfstudio prints a line of its own before.
     assert run(code).splitlines()[-1] == "learn2splat ['gsplat', 'gsplat.strategy']"
+
+
+def test_what_only_a_run_needs_is_not_imported_for_the_options_of_ns_train():
+    """numba and torchmetrics take a second each, which `ns-train METHOD --help` would wait for."""
+    code = """
+import sys
+from l2o_splat.plugin import configs, dataparser
+slow = {"numba", "pandas", "pycolmap", "lpips", "torchmetrics", "l2o_splat.rendering.cpu"}
+print(slow & sys.modules.keys())
+"""
+    assert run(code).splitlines()[-1] == "set()"

@@ -17,6 +17,7 @@ class MetaTrainCommand(MetaTrain):
         Raises:
             L2OError: If the training cannot start, resume, or read a capture.
         """
+        self.data.named_captures()  # Before anything slow: a name may be wrong.
         # Only here: this imports nerfstudio, which takes seconds.
         from l2o_splat.plugin.training_captures import read_training_capture
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
-
-from l2o_splat.scenes.photos import Matcher, pose_photos
 
 
 @dataclass
@@ -20,7 +19,7 @@ class Photos:
     """Folder of the capture, new or empty; PHOTOS-capture beside the photographs by default."""
     max_size: int = 1600
     """Longer photographs are reduced to this many pixels on the long side."""
-    matcher: Matcher = "exhaustive"
+    matcher: Literal["exhaustive", "sequential"] = "exhaustive"
     """exhaustive compares every pair; sequential each photograph with the next 10, for video frames."""
 
     def run(self) -> None:
@@ -29,6 +28,8 @@ class Photos:
         Raises:
             PhotosError: If the photographs cannot be posed.
         """
+        from l2o_splat.scenes.photos import pose_photos
+
         photos = self.photos.resolve()
         out = self.out or photos.with_name(f"{photos.name}-capture")
         pose_photos(self.photos, out, max_size=self.max_size, matcher=self.matcher)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from l2o_splat.weights.catalogue import CATALOGUE, fetch
-from l2o_splat.weights.format import Weights, read_card, save_weights
-from l2o_splat.weights.load import load_weights
-from l2o_splat.weights.shipped import SHIPPED
+if TYPE_CHECKING:
+    from l2o_splat.weights import Weights
 
 
 @dataclass
@@ -21,6 +19,10 @@ class ListWeights:
 
     def run(self) -> None:
         """Print one entry per name, starting with those that come with the package."""
+        from l2o_splat.weights.catalogue import CATALOGUE
+        from l2o_splat.weights.format import read_card
+        from l2o_splat.weights.shipped import SHIPPED
+
         for name, path in SHIPPED.items():
             card = read_card(path)
             print(f"{name} ({card.system}): comes with this package\n  {card.source}\n  licence: {card.licence}")
@@ -37,6 +39,8 @@ class ShowWeights:
 
     def run(self) -> None:
         """Print the card."""
+        from l2o_splat.weights import load_weights
+
         print(describe(load_weights(self.weights)))
 
 
@@ -49,6 +53,9 @@ class FetchWeights:
 
     def run(self) -> None:
         """Download the weights, check them by loading, and print their path."""
+        from l2o_splat.weights import load_weights
+        from l2o_splat.weights.catalogue import CATALOGUE, fetch
+
         location = CATALOGUE[self.weights].location if self.weights in CATALOGUE else self.weights
         local, _ = fetch(location)
         print(f"{local}\n{describe(load_weights(self.weights))}")
@@ -81,6 +88,8 @@ def convert(source: str | Path, output: str | Path, licence: str | None = None, 
     Raises:
         WeightsError: If the source cannot be read.
     """
+    from l2o_splat.weights import load_weights, save_weights
+
     weights = load_weights(source, strict=strict)
     if licence is not None:
         weights = replace(weights, card=replace(weights.card, licence=licence))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.implicit.backward_mode import BackwardMode
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.pcg import PCG, LinearStatus, solve
 from l2o_splat.implicit.problem import InnerProblem, damped_curvature
@@ -35,19 +35,6 @@ class InnerSolver(Protocol):
 
 STATIONARY = 1e-2
 """Share of the gradient of E at which the inner problem counts as solved."""
-
-
-class BackwardMode(str, Enum):
-    """How a gradient passes through the refinement."""
-
-    IMPLICIT = "implicit"
-    """The paper's: the implicit function theorem with the Gauss-Newton matrix. Assumes a solver that has converged."""
-    IMPLICIT_DAMPED = "implicit_damped"
-    """Ours: the same with a precision added that stands for stopping Adam early."""
-    UNROLL = "unroll"
-    """Differentiate every Adam step; the memory grows with their number, and only the torch renderer can."""
-    FIRST_ORDER = "first_order"
-    """Pass the gradient to the anchor as it is, as if the refinement added a constant; none to the precision."""
 
 
 @dataclass

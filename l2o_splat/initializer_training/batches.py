@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from l2o_splat.initializer_training.options import BatchOptions
 from l2o_splat.initializers.context_views import choose_context, depth_range, fit
 from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.scenes.capture import Points
@@ -21,37 +22,6 @@ LEAST_RATIO = 1.5
 """Smallest ratio of the farthest depth considered to the nearest."""
 COLOUR_SPREAD = 0.25
 """Standard deviation of the logarithms of the exponents of colours."""
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """How views are drawn from a capture."""
-
-    context_views: tuple[int, int] = (2, 8)
-    """Fewest and most context views."""
-    target_views: int = 3
-    """Views that only the loss sees."""
-    context_pixels: int = 32_000
-    """Most pixels of all context views together; larger images come with fewer context views."""
-    longer_side: int = 112
-    """Longer side of images, pixels; larger images are reduced to it."""
-    size_multiple: int = 16
-    """Image sides are reduced to multiples of this, which the networks need."""
-    reach: tuple[float, float] = (0.2, 1.0)
-    """Smallest and largest share of the cameras that views are drawn from, those nearest to one of them, so that views
-    lie close together in some batches and far apart in others."""
-    range_jitter: float = 0.1
-    """Standard deviation of the noise that is added to the logarithms of the nearest and the farthest depth."""
-    flip_probability: float = 0.5
-    """Probability that a capture is mirrored."""
-    turn_probability: float = 0.5
-    """Probability that all images are turned by one to three quarters, so that the floor is not always below."""
-    recolour_probability: float = 0.5
-    """Probability that colour channels are permuted and their contrast is changed."""
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.context_views[0] <= self.context_views[1]:
-            raise ValueError(f"context_views is {self.context_views}; an ascending range from at least 2 is needed.")
 
 
 @dataclass(frozen=True)

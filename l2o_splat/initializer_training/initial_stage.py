@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializer_training.batches import Batch
-from l2o_splat.initializer_training.losses import Losses, rank_correlation
+from l2o_splat.initializer_training.losses import depth_loss, rank_correlation
+from l2o_splat.initializer_training.options import Losses
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import RasterSettings, render
@@ -51,7 +52,7 @@ class InitialStage:
         if not self.losses.rendered:
             references = self.network.config.reference_views
             seen = self.network.depth_predictor(shown.images, shown.cameras, references)
-            depth = self.losses.depth(seen, exact, shown.images, near, far)
+            depth = depth_loss(self.losses.depth, seen, exact, shown.images, near, far)
             return depth, InitialTerms(None, float(depth.detach()))
         found = self.network(shown.images, shown.cameras)
         gaussians = shown.gaussians(found)
@@ -63,7 +64,7 @@ class InitialStage:
             )
             if share
         )
-        depth = self.losses.depth(found, exact, shown.images, near, far)
+        depth = depth_loss(self.losses.depth, found, exact, shown.images, near, far)
         return error + depth, InitialTerms(float(error.detach()), float(depth.detach()))
 
     @torch.no_grad()

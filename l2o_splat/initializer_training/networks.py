@@ -6,41 +6,11 @@ import torch
 from torch import nn
 
 from l2o_splat.gaussians import SH_C0
-from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig, ReSplatShape, UpdateShape
+from l2o_splat.nets.resplat.config import PARAMETER_WIDTH, ReSplatConfig, ReSplatShape
 from l2o_splat.nets.resplat.depth import DepthNetwork
 from l2o_splat.nets.resplat.encoder import IMAGENET_STD
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
-
-MINI = ReSplatShape(
-    vit="mini",
-    cnn_widths=(16, 24, 32),
-    width=64,
-    feature_downsample=4,
-    latent_downsample=4,
-    num_depths=32,
-    unet_width=32,
-    num_transformer_layers=2,
-    attention_width=32,
-    num_blocks=2,
-    update=UpdateShape(state_width=64, attention_width=32, num_blocks=2, error_widths=(16, 32), front_error=True),
-)
-"""Widths narrow enough for training on a CPU."""
-
-MINI_CONFIG = ReSplatConfig(
-    depth_range="points",
-    units="near",
-    reference_views=3,
-    gaussian_units="cells",
-    scale_min=0.02,
-    scale_max=4.0,
-    scale_bias=0.4,
-    neighbours=8,
-    update_neighbours=8,
-    longer_side=224,
-    portrait=True,
-)
-"""Behaviour for scenes of any size: depth ranges from points, scales in cells."""
 
 FIRST_OPACITY_LOGIT = 1.0
 """Opacity logit of an untrained model's Gaussians."""

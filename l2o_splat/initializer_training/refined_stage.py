@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.heuristic import heuristic_precision, reference_precision
-from l2o_splat.implicit.layer import BackwardMode, LayerStatus, proximal_refine
+from l2o_splat.implicit.layer import LayerStatus, proximal_refine
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.pcg import PCG
 from l2o_splat.implicit.solvers import AdamSolver
 from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
 from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.initial_stage import RASTER
+from l2o_splat.initializer_training.options import RefinementOptions
 from l2o_splat.initializers.diff3r import predicted_precision
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat.model import InitialModel
@@ -52,43 +53,6 @@ class RefinementTerms(Statistics):
     """Whether the refinement failed, so that the step has no gradient."""
     log_precision: float
     """Mean logarithm of the predicted precisions relative to their reference, without those of the means."""
-
-
-@dataclass(frozen=True)
-class RefinementOptions:
-    """How predictions are refined in training, and how exposures are changed."""
-
-    steps: tuple[int, int] = (60, 500)
-    """Fewest and most Adam steps; their number is drawn log-uniformly. What should have been held shows after many
-    steps."""
-    backward: BackwardMode = BackwardMode.IMPLICIT_DAMPED
-    """How gradients pass through the steps."""
-    solver_iterations: int = 16
-    """Most iterations of the linear solver in the backward pass."""
-    train_initial: bool = False
-    """Train the initial model too, not only the head that predicts precisions."""
-    first_share: float = 0.1
-    """Weight of the error before the refinement if the initial model is trained: without it, what the refinement
-    overwrites would have no supervision."""
-    exposure_probability: float = 0.5
-    """Probability that one of the context images is made brighter or darker; target images never are."""
-    exposure: tuple[float, float] = (0.75, 1.25)
-    """Smallest and largest factor of that image."""
-    evaluated_steps: tuple[int, ...] = (500,)
-    """Numbers of steps after which validation captures are evaluated."""
-    reference_scenes: int = 8
-    """Number of scenes on which the typical precision is measured, relative to which the head predicts."""
-    reference_scale: float = 100.0
-    """Factor of the typical precision: most predicted Gaussians are hidden by others, and the median says little about
-    the rest."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.steps[0] <= self.steps[1]:
-            raise ValueError(f"refinement.steps is {self.steps}; an ascending range from at least 1 is needed.")
-        if self.backward is BackwardMode.FIRST_ORDER:
-            raise ValueError(
-                "refinement.backward is first_order, which lets no precision learn; choose implicit_damped."
-            )
 
 
 class RefinedModel(nn.Module):

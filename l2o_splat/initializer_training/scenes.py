@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from l2o_splat.files import write_whole
+from l2o_splat.initializer_training.options import SceneOptions
 from l2o_splat.scenes.capture import Points
-from l2o_splat.scenes.procedural import GENERATOR_VERSION, ProceduralCapture, ProceduralOptions, generate
+from l2o_splat.scenes.procedural import GENERATOR_VERSION, ProceduralCapture, generate
 from l2o_splat.training.sources import TRAINING_SEEDS, ProceduralSource, Source
 from l2o_splat.views import PinholeCameras, Views
-
-
-@dataclass(frozen=True)
-class SceneOptions:
-    """Ranges from which procedural captures are drawn; both ends are included."""
-
-    sizes: tuple[tuple[int, int], ...] = ((64, 96), (64, 112), (80, 112), (96, 128), (128, 192))
-    """Heights and widths of images; each capture draws one pair. Multiples of what the networks need."""
-    portrait_share: float = 0.25
-    """Probability that height and width are swapped."""
-    num_views: tuple[int, int] = (12, 16)
-    """Number of photographs."""
-    num_points: tuple[int, int] = (400, 2000)
-    """Number of sparse points."""
-
-    def draw(self, rng: np.random.Generator) -> ProceduralOptions:
-        """Draw the options of one capture."""
-        height, width = self.sizes[rng.integers(len(self.sizes))]
-        if rng.random() < self.portrait_share:
-            height, width = width, height
-        views, points = (int(rng.integers(*ends, endpoint=True)) for ends in (self.num_views, self.num_points))
-        return ProceduralOptions(num_views=views, width=width, height=height, num_points=points)
 
 
 @dataclass(frozen=True)
@@ -44,7 +23,7 @@ class DepthSource(Source):
 
     seed: int = 0
     """Where to begin in ``seeds``, see :class:`ProceduralSource`."""
-    options: SceneOptions = SceneOptions()
+    options: SceneOptions = field(default_factory=SceneOptions)
     """Sizes of the captures."""
     seeds: range = TRAINING_SEEDS
     """Generator seeds."""

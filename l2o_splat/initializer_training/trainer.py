@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from l2o_splat.initializer_training.batches import Batch, BatchOptions, draw_batch
+from l2o_splat.initializer_training.batches import Batch, draw_batch
+from l2o_splat.initializer_training.options import InitializerTrainingOptions
 from l2o_splat.training.errors import UnusableCaptureError
-from l2o_splat.training.options import OuterOptions, Schedule
+from l2o_splat.training.options import Schedule
 from l2o_splat.training.outer_loop import OuterLoop
 from l2o_splat.training.prefetch import Prefetched, prefetched
 from l2o_splat.training.sources import Source
@@ -38,16 +39,6 @@ class Stage(Protocol):
     def tensors(self, network: nn.Module) -> dict[str, Tensor]:
         """Tensors of the whole model, without the prefix of the released names."""
         ...
-
-
-@dataclass(frozen=True)
-class InitializerTrainingOptions(OuterOptions):
-    """Everything that the weights depend on besides networks, losses and scenes. Each update is made from one scene."""
-
-    iterations: int = 6000
-    averaging: float = 0.995
-    batch: BatchOptions = field(default_factory=BatchOptions)
-    """How views are drawn from a capture."""
 
 
 @dataclass(frozen=True)

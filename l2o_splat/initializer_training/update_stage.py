@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.initial_stage import RASTER, view_error
-from l2o_splat.initializer_training.losses import Losses
+from l2o_splat.initializer_training.options import Losses, Start
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
@@ -22,8 +21,6 @@ from l2o_splat.rendering import render
 from l2o_splat.scene import SceneStart
 from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.training.statistics import Statistics
-
-Start = Literal["resplat", "points", "random"]
 
 RANDOM_POINTS = 3000
 """Number of Gaussians of a random start."""

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.meta.episode import Episode
+from l2o_splat.meta.options import BufferOptions
 from l2o_splat.optim.migration import two_parts
 from l2o_splat.optim.rule import RuleState
-
-
-@dataclass(frozen=True)
-class BufferOptions:
-    """Options of the checkpoint buffer of Learn2Splat (arXiv 2605.15760); the defaults are those of its code."""
-
-    capacity: int = 20
-    """Most episodes in the buffer; none is resumed before it was full once."""
-    resume_probability: float = 0.7
-    """Probability that a meta-iteration resumes an episode of a full buffer instead of starting a fresh one."""
-    keep_fresh: float = 0.7
-    """Probability that a fresh episode enters a full buffer after its unroll."""
-    keep_resumed: float = 0.99
-    """Probability that a resumed episode returns to the buffer."""
 
 
 class CheckpointBuffer:

@@ -1,33 +1,24 @@
-"""``l2o meta-train``: meta-training of a learned optimizer."""
+"""``l2o meta-train``: meta-training of a learned optimizer. Only a run imports what needs torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from l2o_splat.meta.evaluation import Evaluation
-from l2o_splat.meta.record import MetaRecord
-from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
-from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
-from l2o_splat.optim.adam import adam_options
-from l2o_splat.optim.gain import GainConfig, GainRule
-from l2o_splat.scenes.capture import Capture
+from l2o_splat.meta.options import MetaOptions
+from l2o_splat.nets.gain_shape import GainNetworkShape
 from l2o_splat.scenes.capture_names import CaptureNameError, CaptureSource, find_capture
 from l2o_splat.training.errors import TrainingError
-from l2o_splat.training.options import Schedule
-from l2o_splat.training.processes import start_fabric
-from l2o_splat.training.sources import (
-    VALIDATION_SEEDS,
-    CaptureRanges,
-    CapturesSource,
-    MixtureSource,
-    ProceduralSource,
-    Source,
-)
+from l2o_splat.training.options import CaptureRanges, Schedule
 
-ReadCapture = Callable[..., Capture]
+if TYPE_CHECKING:
+    from l2o_splat.optim.gain import GainRule
+    from l2o_splat.scenes.capture import Capture
+    from l2o_splat.training.sources import Source
+
+ReadCapture = Callable[..., "Capture"]
 """Reads a capture of any nerfstudio format: ``(data, dataparser, scale, hold_out)``."""
 
 
@@ -77,10 +68,12 @@ class DataOptions:
         Raises:
             TrainingError: If an entry of ``captures`` names none.
         """
+        from l2o_splat.training.sources import CapturesSource, MixtureSource, ProceduralSource
+
         procedural = ProceduralSource(self.seed, self.ranges)
         if not self.captures:
             return procedural
-        captures = CapturesSource([CaptureLoader(read, source, self.scale) for source in self._named()])
+        captures = CapturesSource([CaptureLoader(read, source, self.scale) for source in self.named_captures()])
         if self.capture_share == 1:
             return captures
         return MixtureSource([(self.capture_share, captures), (1 - self.capture_share, procedural)], self.seed)
@@ -89,11 +82,16 @@ class DataOptions:
         """Description for the training record."""
         text = f"procedural scenes, seed {self.seed}, {self.ranges}"
         if self.captures:
-            names = ", ".join(source.scene for source in self._named())
+            names = ", ".join(source.scene for source in self.named_captures())
             text = f"{self.capture_share:.0%} captures ({names}) at scale {self.scale}, otherwise {text}"
         return text
 
-    def _named(self) -> list[CaptureSource]:
+    def named_captures(self) -> list[CaptureSource]:
+        """Where the captures are.
+
+        Raises:
+            TrainingError: If an entry of ``captures`` names none.
+        """
         try:
             return [find_capture(text) for text in self.captures]
         except CaptureNameError as error:
@@ -118,6 +116,10 @@ class RuleOptions:
 
     def build(self) -> GainRule:
         """The untrained rule, which is Adam with the rates of ``l2o-adam-tuned``."""
+        from l2o_splat.nets.gain_network import GainNetwork
+        from l2o_splat.optim.adam import adam_options
+        from l2o_splat.optim.gain import GainConfig, GainRule
+
         rates = adam_options("own-scale", 1).rates
         network = GainNetwork(self.shape).reset_to_adam(
             self.seed,
@@ -170,6 +172,12 @@ class MetaTrain:
         Raises:
             TrainingError: If Lightning Fabric is not installed, or an entry of ``data.captures`` names no capture.
         """
+        from l2o_splat.meta.evaluation import Evaluation
+        from l2o_splat.meta.record import MetaRecord
+        from l2o_splat.meta.trainer import MetaTrainer
+        from l2o_splat.training.processes import start_fabric
+        from l2o_splat.training.sources import VALIDATION_SEEDS, ProceduralSource
+
         fabric = start_fabric(self.accelerator, self.devices, self.nodes)
         source = self.data.source(read)
         validation_source = ProceduralSource(ranges=self.data.ranges, seeds=VALIDATION_SEEDS)

@@ -10,47 +10,13 @@ import torch
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
+from l2o_splat.meta.options import EpisodeOptions
 from l2o_splat.optim.rule import RuleState, UpdateRule
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import Views
-
-
-@dataclass(frozen=True)
-class EpisodeOptions:
-    """How a capture becomes an episode."""
-
-    target_views: int = 3
-    """Views that inner steps never see; the meta-loss measures the worth of a step on them."""
-    context_views: tuple[int, int] = (5, 25)
-    """Fewest and most views that inner steps see, drawn log-uniformly; all views if a capture has fewer."""
-    views_per_step: tuple[int, int] = (4, 8)
-    """Fewest and most context views of an inner step, drawn once per episode."""
-    kept_points: tuple[float, float] = (0.1, 1.0)
-    """Smallest and largest share of the sparse points that is kept."""
-    max_points: int = 5000
-    """Most points that are kept, chosen at random."""
-    drop_black: bool = True
-    """Leave out points whose colour is exactly black."""
-    flip_probability: float = 0.5
-    """Probability that images, cameras and points are mirrored."""
-    sh_degree: int = 3
-    """Degree of the spherical harmonics."""
-
-    def __post_init__(self) -> None:
-        ranges = {"context_views": self.context_views, "views_per_step": self.views_per_step}
-        if self.target_views < 1 or not all(1 <= low <= high for low, high in ranges.values()):
-            raise ValueError(
-                f"target_views is {self.target_views} and {ranges}; at least one target and ascending ranges from 1 "
-                "are needed."
-            )
-        if not 0 < self.kept_points[0] <= self.kept_points[1] <= 1 or self.max_points < 1:
-            raise ValueError(
-                f"kept_points is {self.kept_points} and max_points {self.max_points}; an ascending range within "
-                "(0, 1] and at least one point are needed."
-            )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.meta.episode import Episode
-from l2o_splat.meta.unroll import InnerLoop, roll_out
+from l2o_splat.meta.options import InnerLoop
+from l2o_splat.meta.unroll import roll_out
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.scenes.capture import Capture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -14,46 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from l2o_splat.meta.buffer import BufferOptions, CheckpointBuffer
-from l2o_splat.meta.episode import Episode, EpisodeOptions, start_episode
+from l2o_splat.meta.buffer import CheckpointBuffer
+from l2o_splat.meta.episode import Episode, start_episode
 from l2o_splat.meta.evaluation import Evaluation
-from l2o_splat.meta.unroll import DivergedEpisodeError, InnerLoop, MetaLossWeights, roll_out, unroll
+from l2o_splat.meta.options import MetaOptions
+from l2o_splat.meta.unroll import DivergedEpisodeError, roll_out, unroll
 from l2o_splat.optim.proposal import ProposingRule
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.training.errors import UnusableCaptureError
-from l2o_splat.training.objective import Objective
-from l2o_splat.training.options import OuterOptions, Schedule
+from l2o_splat.training.options import Schedule
 from l2o_splat.training.outer_loop import OuterLoop
 from l2o_splat.training.prefetch import Prefetched, prefetched
 from l2o_splat.training.sources import Source
 from l2o_splat.training.statistics import StepStatistics
 from l2o_splat.weights.format import gain_behaviour
-
-
-@dataclass(frozen=True)
-class MetaOptions(OuterOptions):
-    """Everything that the trained weights depend on besides rule and source. An iteration is a meta-iteration."""
-
-    iterations: int = 400
-    averaging: float = 0.98
-    scenes_per_iteration: int = 1
-    """Unrolls in one meta-iteration of each process; their gradients are averaged."""
-    unroll_steps: tuple[int, int] = (1, 6)
-    """Fewest and most recorded inner steps of an unroll."""
-    rollout_steps: int = 200
-    """Most frozen steps before an episode enters the buffer; their number is drawn log-uniformly."""
-    rollout_growth: float = 0.4
-    """Share of the training over which that number grows from 1."""
-    episode: EpisodeOptions = field(default_factory=EpisodeOptions)
-    """How a capture becomes an episode."""
-    buffer: BufferOptions = field(default_factory=BufferOptions)
-    """Which episodes are resumed."""
-    objective: Objective = field(default_factory=Objective)
-    """Error of rendered views in the meta-loss."""
-    terms: MetaLossWeights = field(default_factory=MetaLossWeights)
-    """Weights of the terms of the meta-loss."""
-    loop: InnerLoop = field(default_factory=InnerLoop)
-    """How inner steps render and compare."""
 
 
 @dataclass(frozen=True)

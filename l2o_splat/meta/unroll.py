@@ -10,7 +10,7 @@ if it had moved them by as much.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -20,9 +20,10 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.losses import photometric_loss
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.losses import stability_loss, uphill_loss
+from l2o_splat.meta.options import InnerLoop, MetaLossWeights
 from l2o_splat.optim.proposal import ProposingRule
 from l2o_splat.optim.rule import Feedback, UpdateRule
-from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.rendering import render
 from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.training.objective import Objective
 from l2o_splat.views import Views
@@ -30,32 +31,6 @@ from l2o_splat.views import Views
 
 class DivergedEpisodeError(FloatingPointError):
     """A scene has numbers that are not finite; the message says which."""
-
-
-@dataclass(frozen=True)
-class InnerLoop:
-    """How inner steps render and compare images; the same as in ``ns-train``."""
-
-    raster: RasterSettings = field(default_factory=RasterSettings)
-    """Settings of the rasterizer."""
-    ssim_weight: float = 0.2
-    """Share of the SSIM term."""
-
-
-@dataclass(frozen=True)
-class MetaLossWeights:
-    """Weights of the terms of the meta-loss of one unroll."""
-
-    discount: float = 0.9
-    """Weight of each step relative to the one after it."""
-    foresight: float = 0.0
-    """Weight of a step at the scene after the one it leads to, relative to its weight there; it is applied once more
-    for each later scene. With 0 a step counts at the scene it leads to alone, as in the paper, with 1 equally at all
-    later scenes of the unroll."""
-    uphill: float = 1.0
-    """Weight of steps uphill or without a gradient, see :func:`uphill_loss`."""
-    stability: float = 0.5
-    """Weight of rises of the error on target views, see :func:`stability_loss`."""
 
 
 @dataclass(frozen=True)

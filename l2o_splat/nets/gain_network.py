@@ -6,16 +6,14 @@ meta-training starts from a good optimizer and can only add to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from l2o_splat.nets.gain_shape import GainNetworkShape
 from l2o_splat.nets.point_transformer import PointTransformer, by_rows
-from l2o_splat.nets.shapes import require_shapes
 
 FIELD_WIDTHS = (3, 3, 4, 1, 3)
 """Widths of the fields that the network corrects: means, scales, quats, opacities and SH of degree 0."""
@@ -26,38 +24,6 @@ _PARAMETERS_READ = 7
 """Number of these columns."""
 LOG_GAIN_LIMIT = 3.0
 """Logarithms of gains stay within plus and minus this."""
-
-
-@dataclass(frozen=True)
-class GainNetworkShape:
-    """All widths of the network."""
-
-    latent_width: int = 32
-    attention_width: int = 16
-    hidden_width: int = 64
-    num_blocks: int = 2
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> GainNetworkShape:
-        """Read the widths from named tensors.
-
-        Raises:
-            ValueError: If they are not those of a gain network; it names the first difference.
-        """
-        try:
-            shape = cls(
-                latent_width=len(tensors["project.bias"]),
-                attention_width=tensors["transformer.blocks.0.attn.proj.weight"].shape[1],
-                hidden_width=len(tensors["transformer.blocks.0.mlp.fc1.bias"]),
-                num_blocks=len({name.split(".")[2] for name in tensors if name.startswith("transformer.blocks.")}),
-            )
-        except KeyError as error:
-            raise ValueError(
-                f"There is no tensor {error.args[0]!r} among the {len(tensors)} given; these are not weights of a "
-                "gain network."
-            ) from None
-        require_shapes(tensors, lambda: GainNetwork(shape), f"a gain network of the widths {asdict(shape)}")
-        return shape
 
 
 class GainNetwork(nn.Module):

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
+from l2o_splat.nets.gain_network import GainNetwork
+from l2o_splat.nets.gain_shape import GainNetworkShape
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.optim.adam_moments import adam_direction, zero_moments
 from l2o_splat.optim.proposal import (

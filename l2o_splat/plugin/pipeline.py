@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,6 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.plugin.capture_checks import check_data_path
 from l2o_splat.plugin.checkpoints import scene_of
+from l2o_splat.plugin.compilation import compiling
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.held_out_quality import mean_quality
@@ -54,12 +56,14 @@ class L2OPipeline(VanillaPipeline):
             )
         if test_mode == "test":
             check_data_path(config.datamanager.data or config.datamanager.dataparser.data, trained=True)
-        super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
+        trains = test_mode != "inference"
+        with compiling(device) if trains else nullcontext():
+            super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
         self._optimizer: JointOptimizer | None = None
         self._start: SceneStart | None = None
         self._saved: SavedCapture | None = None
-        if test_mode != "inference":
-            # Compile now: nerfstudio's viewer aborts images at any line, also inside a compiler.
+        if trains:
+            # Load the machine code now: nerfstudio's viewer aborts images at any line, also inside a compiler.
             draw_trial_image(self.device)
 
     def load_pipeline(self, loaded_state: dict, step: int) -> None:

@@ -18,9 +18,9 @@ from typing import Literal
 import torch
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.raster_settings import ImageRules, RasterSettings
 from l2o_splat.rendering.linearization import Linearization
 from l2o_splat.rendering.output import Rendering
-from l2o_splat.rendering.settings import ImageRules, RasterSettings
 from l2o_splat.threads import get_num_threads, set_num_threads
 from l2o_splat.views import PinholeCameras
 

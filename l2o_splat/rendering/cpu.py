@@ -12,11 +12,11 @@ from torch import Tensor
 
 from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering.cpu_scene import Images, ProjectedScene, Tiles, parameters_of
 from l2o_splat.rendering.linearization import Linearization
 from l2o_splat.rendering.once import differentiable_once
 from l2o_splat.rendering.output import Rendering
-from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.views import PinholeCameras
 
 

@@ -18,6 +18,7 @@ import torch
 
 from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering import (
     cpu_binning,
     cpu_compositing,
@@ -37,7 +38,6 @@ from l2o_splat.rendering.cpu_records import (
     Parameters,
     Rules,
 )
-from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.views import PinholeCameras
 
 GAUSSIANS_PER_JOB = 2048

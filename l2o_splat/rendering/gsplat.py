@@ -7,10 +7,10 @@ from types import ModuleType
 import torch
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering import reference
 from l2o_splat.rendering.once import differentiable_once
 from l2o_splat.rendering.output import Rendering
-from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.views import PinholeCameras
 
 

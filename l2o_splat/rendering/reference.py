@@ -22,9 +22,9 @@ from torch.utils.checkpoint import checkpoint
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.harmonics import sh_basis
+from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering.linearization import Linearization
 from l2o_splat.rendering.output import Rendering
-from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.views import PinholeCameras
 
 TILE = 16

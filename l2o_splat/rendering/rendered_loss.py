@@ -11,9 +11,9 @@ from torch import Tensor
 from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.losses import photometric_loss
+from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering import Backend, backend_for, render
 from l2o_splat.rendering.once import differentiable_once
-from l2o_splat.rendering.settings import RasterSettings
 from l2o_splat.views import Photographs, Views
 
 

@@ -11,6 +11,11 @@ from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.views import PinholeCameras
 
 
+def compile_rasterizer() -> None:
+    """Compile the kernels of the CPU, or read their machine code from disk."""
+    draw_trial_image("cpu")
+
+
 def draw_trial_image(device: torch.device | str) -> float:
     """Draw and differentiate one Gaussian with the backend that the device uses.
 

@@ -1,15 +1,13 @@
-"""Objective of trainings: the error of rendered views."""
+"""Objective of trainings: the error of rendered views. Its options are read before torch is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from l2o_splat.losses import photometric_loss
-from l2o_splat.metrics import Lpips
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 
 @dataclass
@@ -25,14 +23,22 @@ class Objective:
     """Weight of LPIPS, which is added; 0 leaves it out."""
     relative: bool = True
     """Minimise the logarithm of the error, so that bright and dark, early and late scenes count equally (ours)."""
-    _lpips: Lpips = field(default_factory=Lpips, init=False, repr=False)
+
+    _lpips: Any = field(default=None, init=False, repr=False, compare=False)
+    """Made at its first use; a field all the same, because saved states hold it by name."""
 
     def error(
         self, rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"], masks: Tensor | None = None
     ) -> Float[Tensor, ""]:
         """Error, mean over pixels, sum over views; masked pixels change nothing."""
+        from l2o_splat.losses import photometric_loss
+
         error = photometric_loss(rendered, images, masks, self.ssim_weight)
         if self.perceptual_weight:
+            if self._lpips is None:
+                from l2o_splat.metrics import Lpips
+
+                self._lpips = Lpips()
             distances = self._lpips.distances(rendered, images, masks)
             if distances is not None:
                 error = error + self.perceptual_weight * distances.sum()
@@ -40,4 +46,4 @@ class Objective:
 
     def scale(self, error: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Factor that turns gradients of ``error`` into gradients of the objective."""
-        return 1 / error.detach().clamp(min=1e-6) if self.relative else torch.ones_like(error)
+        return 1 / error.detach().clamp(min=1e-6) if self.relative else error.new_ones(error.shape)

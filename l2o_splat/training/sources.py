@@ -14,6 +14,7 @@ import numpy as np
 
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
+from l2o_splat.training.options import CaptureRanges
 
 # Lower seeds belong to the demo, to tests and to benchmarks (l2o-demo:SEED), which must not be trained on.
 TRAINING_SEEDS = range(1_000_000_000, 2_000_000_000)
@@ -23,8 +24,6 @@ VALIDATION_SEEDS = range(2_000_000_000, 3_000_000_000)
 TEST_SEEDS = range(3_000_000_000, 4_000_000_000)
 """Generator seeds of the scenes that are rendered only after everything is chosen."""
 
-MIN_SIDE = 32
-"""Shortest side of an image, pixels; perceptual losses halve it five times, to one pixel."""
 
 _SCENES_PER_SEED = 1_000_003
 """Captures between the first scenes of two seeds; prime, so that seeds differ in short ranges of scenes too."""
@@ -42,43 +41,12 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class CaptureRanges:
-    """Ranges from which procedural captures are drawn uniformly; both ends are included."""
-
-    short_side: tuple[int, int] = (64, 80)
-    """Shorter side of images, pixels; portrait and landscape are equally likely."""
-    long_side: tuple[int, int] = (96, 128)
-    """Longer side of images, pixels."""
-    num_views: tuple[int, int] = (9, 28)
-    """Number of photographs."""
-    num_points: tuple[int, int] = (500, 5000)
-    """Number of sparse points."""
-
-    def __post_init__(self) -> None:
-        least = {"short_side": MIN_SIDE, "long_side": MIN_SIDE, "num_views": 2, "num_points": 1}
-        for name, minimum in least.items():
-            low, high = getattr(self, name)
-            if not minimum <= low <= high:
-                raise ValueError(f"{name} is {(low, high)}; an ascending range from at least {minimum} is needed.")
-
-    def draw(self, rng: np.random.Generator) -> ProceduralOptions:
-        """Draw the options of one capture."""
-
-        def between(ends: tuple[int, int]) -> int:
-            return int(rng.integers(ends[0], ends[1], endpoint=True))
-
-        short, long, views, points = map(between, (self.short_side, self.long_side, self.num_views, self.num_points))
-        width, height = (short, long) if rng.random() < 0.5 else (long, short)
-        return ProceduralOptions(num_views=views, width=width, height=height, num_points=points)
-
-
-@dataclass(frozen=True)
 class ProceduralSource(Source):
     """Ray-cast scenes, a new one for every index until ``seeds`` are used up; then they repeat."""
 
     seed: int = 0
     """Where to begin in ``seeds``; the first million captures of two seeds have no scene in common."""
-    ranges: CaptureRanges = CaptureRanges()
+    ranges: CaptureRanges = field(default_factory=CaptureRanges)
     """Sizes of the captures."""
     seeds: range = TRAINING_SEEDS
     """Generator seeds; a shorter range gives a finite set of scenes."""

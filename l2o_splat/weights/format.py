@@ -17,7 +17,7 @@ from torch import Tensor
 from l2o_splat.errors import L2OError
 from l2o_splat.files import write_text_whole, write_whole
 from l2o_splat.frame import FrameConvention
-from l2o_splat.rendering.settings import RasterSettings
+from l2o_splat.raster_settings import RasterSettings
 
 FORMAT_VERSION = 1
 """Version of the JSON; newer versions are refused."""

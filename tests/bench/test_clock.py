@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from l2o_splat.bench import clock
-from l2o_splat.bench.clock import RunClock, StepTime, StepTimer
+from l2o_splat.bench import step_timer
+from l2o_splat.bench.clock import RunClock, StepTime
+from l2o_splat.bench.step_timer import StepTimer
 
 
 def step(total, first=False):
@@ -40,7 +41,7 @@ def test_every_process_of_a_resumed_run_has_a_first_step():
 
 def test_a_step_is_split_where_it_is_marked_and_stops_while_nothing_counts(monkeypatch):
     times = iter([10.0, 11.0, 13.0, 14.0, 24.0, 25.5])
-    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(step_timer.time, "perf_counter", lambda: next(times))
     timer = StepTimer("cpu")
     timer.mark("update")  # Before a step: no effect, and the clock is not read.
     timer.start("render")

@@ -13,7 +13,8 @@ from benchmarks.resplat_quality_tables import Table, markdown
 from l2o_splat.initializers.context_views import choose_context
 from l2o_splat.initializers.points import gaussians_from_points
 from l2o_splat.meta.evaluation import held_out_psnr
-from l2o_splat.meta.unroll import InnerLoop, roll_out
+from l2o_splat.meta.options import InnerLoop
+from l2o_splat.meta.unroll import roll_out
 from l2o_splat.metrics import psnr
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.rendering import RasterSettings, render

@@ -3,6 +3,8 @@
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 
@@ -20,6 +22,52 @@ def test_help_lists_every_subcommand(capsys):
         cli.main(["--help"])
     assert caught.value.code == 0
     assert f"{{{','.join(cli.COMMANDS)}}}" in capsys.readouterr().out.replace("\n", "")
+
+
+SLOW = ("torch", "numba", "matplotlib", "scipy", "nerfstudio")
+"""Packages that take seconds to import."""
+
+
+def loaded(*words: str) -> tuple[int, set[str]]:
+    """Exit status of `l2o WORDS` in a process of its own, and which of the slow packages it has imported."""
+    code = f"""
+import sys
+from l2o_splat import cli
+try:
+    cli.main()
+finally:
+    print("loaded:", *set({SLOW}) & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert "loaded:" in done.stdout, done.stderr
+    return done.returncode, set(done.stdout.rpartition("loaded:")[2].split())
+
+
+def test_help_and_unknown_words_load_nothing_slow():
+    assert loaded("--help") == (0, set())
+    assert loaded("no-such-command") == (2, set())
+
+
+@pytest.mark.parametrize("command", [[name] for name in cli.COMMANDS] + [["bench", "compare"], ["weights", "convert"]])
+def test_help_and_wrong_options_of_a_subcommand_load_nothing_slow(command):
+    assert loaded(*command, "--help") == (0, set())
+    assert loaded(*command, "--no-such-option") == (2, set())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bench", "--data", "no-such-folder"],
+        ["bench", "--data", "l2o-demo", "--steps", "0"],
+        ["bench", "compare", "no-such-folder", "other"],
+        ["meta-train", "--out", "o", "--data.capture-share", "0"],
+        ["meta-train", "--out", "o", "--data.captures", "no-such-folder"],
+        ["train-initializer", "--out", "o", "--stage", "update"],
+        ["train-initializer", "--out", "o", "--through-optimization"],
+    ],
+)
+def test_errors_of_values_load_nothing_slow(words):
+    assert loaded(*words) == (1, set())
 
 
 def test_expected_errors_are_one_sentence(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.implicit.layer import BackwardMode, proximal_refine
+from l2o_splat.implicit.backward_mode import BackwardMode
+from l2o_splat.implicit.layer import proximal_refine
 from l2o_splat.implicit.linearized_views import FrozenViews
 from l2o_splat.implicit.pcg import PCG, solve
 from l2o_splat.implicit.problem import InnerProblem, damped_curvature

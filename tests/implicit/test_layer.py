@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.implicit.layer import BackwardMode, LayerStatus, proximal_refine
+from l2o_splat.implicit.backward_mode import BackwardMode
+from l2o_splat.implicit.layer import LayerStatus, proximal_refine
 from l2o_splat.implicit.linearized_views import ContextViews, FrozenViews
 from l2o_splat.implicit.pcg import PCG, LinearStatus
 from l2o_splat.implicit.problem import InnerProblem

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from l2o_splat.implicit.layer import BackwardMode, proximal_refine
+from l2o_splat.implicit.backward_mode import BackwardMode
+from l2o_splat.implicit.layer import proximal_refine
 from l2o_splat.implicit.linearized_views import FrozenViews
 from l2o_splat.implicit.pcg import PCG
 from l2o_splat.implicit.solvers import AdamSolver

@@ -12,11 +12,12 @@ import torch
 from l2o_splat.initializer_training.batches import Batch, draw_batch, fixed_batch, recoloured, turned
 from l2o_splat.initializer_training.command import SceneData, TrainInitializer
 from l2o_splat.initializer_training.initial_stage import RASTER, InitialStage, with_median_depths
-from l2o_splat.initializer_training.losses import Losses, rank_correlation
+from l2o_splat.initializer_training.losses import depth_loss, rank_correlation
 from l2o_splat.initializer_training.networks import new_initial_model
+from l2o_splat.initializer_training.options import InitializerTrainingOptions, Losses
 from l2o_splat.initializer_training.record import InitializerRecord
 from l2o_splat.initializer_training.scenes import StoredSource
-from l2o_splat.initializer_training.trainer import InitializerTrainer, InitializerTrainingOptions
+from l2o_splat.initializer_training.trainer import InitializerTrainer
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.scenes.capture import Points
@@ -141,7 +142,7 @@ def test_exact_depths_cost_least(capture):
         depth = (weight * exact + (1 - weight) * found.depth.log()).exp()
         probability = weight * sharp + (1 - weight) * found.probability
         mixed = replace(found, depth=depth, probability=probability)
-        return float(Losses().depth(mixed, exact.exp(), shown.images, near, far))
+        return float(depth_loss(Losses().depth, mixed, exact.exp(), shown.images, near, far))
 
     costs = [cost(weight) for weight in (0.0, 0.5, 1.0)]
     assert costs[0] > costs[1] > costs[2] and costs[2] < 0.5 * costs[0]

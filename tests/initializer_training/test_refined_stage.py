@@ -6,21 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from l2o_splat.implicit.layer import BackwardMode
+from l2o_splat.implicit.backward_mode import BackwardMode
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializer_training.batches import fixed_batch
 from l2o_splat.initializer_training.command import TrainInitializer
 from l2o_splat.initializer_training.initial_stage import RASTER
 from l2o_splat.initializer_training.networks import new_initial_model
+from l2o_splat.initializer_training.options import InitializerTrainingOptions, RefinementOptions
 from l2o_splat.initializer_training.record import InitializerRecord
-from l2o_splat.initializer_training.refined_stage import (
-    RefinedModel,
-    RefinedStage,
-    RefinementOptions,
-    typical_precision,
-)
+from l2o_splat.initializer_training.refined_stage import RefinedModel, RefinedStage, typical_precision
 from l2o_splat.initializer_training.scenes import StoredSource
-from l2o_splat.initializer_training.trainer import InitializerTrainer, InitializerTrainingOptions
+from l2o_splat.initializer_training.trainer import InitializerTrainer
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.rendering import render

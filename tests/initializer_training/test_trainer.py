@@ -11,10 +11,10 @@ import torch
 
 from l2o_splat.initializer_training.batches import draw_batch, fixed_batch
 from l2o_splat.initializer_training.initial_stage import InitialStage, InitialTerms
-from l2o_splat.initializer_training.losses import Losses
 from l2o_splat.initializer_training.networks import new_initial_model
+from l2o_splat.initializer_training.options import InitializerTrainingOptions, Losses
 from l2o_splat.initializer_training.record import InitializerRecord
-from l2o_splat.initializer_training.trainer import InitializerTrainer, InitializerTrainingOptions
+from l2o_splat.initializer_training.trainer import InitializerTrainer
 from l2o_splat.scenes.capture import Points
 from l2o_splat.training.errors import TrainingError, UnusableCaptureError
 from l2o_splat.training.options import Schedule

@@ -9,8 +9,8 @@ import torch
 from l2o_splat.gaussians import SH_C0, Gaussians
 from l2o_splat.initializer_training.batches import fixed_batch
 from l2o_splat.initializer_training.initial_stage import RASTER
-from l2o_splat.initializer_training.losses import Losses
 from l2o_splat.initializer_training.networks import FIRST_COLOUR_STEP, new_initial_model, new_update_network
+from l2o_splat.initializer_training.options import Losses
 from l2o_splat.initializer_training.update_stage import UpdateStage
 from l2o_splat.initializers.points import gaussians_from_points
 from l2o_splat.initializers.resplat import ReSplatInitializer

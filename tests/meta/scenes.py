@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from l2o_splat.meta.episode import Episode, EpisodeOptions, start_episode
+from l2o_splat.meta.episode import Episode, start_episode
+from l2o_splat.meta.options import EpisodeOptions
 from l2o_splat.optim.gain import GainRule
-from l2o_splat.training.sources import CaptureRanges, ProceduralSource
+from l2o_splat.training.options import CaptureRanges
+from l2o_splat.training.sources import ProceduralSource
 from tests.optim.gain import make_rule
 
 CPU = torch.device("cpu")

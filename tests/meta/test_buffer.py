@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from l2o_splat.meta.buffer import BufferOptions, CheckpointBuffer
+from l2o_splat.meta.buffer import CheckpointBuffer
+from l2o_splat.meta.options import BufferOptions
 from tests.meta.scenes import episode, small_rule
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from l2o_splat.meta.episode import EpisodeOptions
+from l2o_splat.meta.options import EpisodeOptions
 from tests.meta.scenes import OPTIONS, SOURCE, episode, small_rule
 
 

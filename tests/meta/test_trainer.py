@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from l2o_splat.meta.buffer import BufferOptions
 from l2o_splat.meta.evaluation import Evaluation
+from l2o_splat.meta.options import BufferOptions, MetaOptions
 from l2o_splat.meta.record import MetaRecord
-from l2o_splat.meta.trainer import MetaOptions, MetaTrainer
+from l2o_splat.meta.trainer import MetaTrainer
 from l2o_splat.meta.unroll import DivergedEpisodeError
 from l2o_splat.optim.gain import GainRule
 from l2o_splat.training.errors import TrainingError

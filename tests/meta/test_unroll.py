@@ -8,14 +8,8 @@ import torch
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.losses import photometric_loss
 from l2o_splat.meta.episode import Episode
-from l2o_splat.meta.unroll import (
-    DivergedEpisodeError,
-    InnerLoop,
-    MetaLossWeights,
-    inner_gradients,
-    roll_out,
-    unroll,
-)
+from l2o_splat.meta.options import InnerLoop, MetaLossWeights
+from l2o_splat.meta.unroll import DivergedEpisodeError, inner_gradients, roll_out, unroll
 from l2o_splat.optim.rule import Feedback
 from l2o_splat.rendering import render
 from l2o_splat.training.objective import Objective

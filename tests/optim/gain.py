@@ -2,7 +2,8 @@
 
 import torch
 
-from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
+from l2o_splat.nets.gain_network import GainNetwork
+from l2o_splat.nets.gain_shape import GainNetworkShape
 from l2o_splat.optim.gain import GainConfig, GainRule
 
 SHAPE = GainNetworkShape(latent_width=8, attention_width=4, hidden_width=12, num_blocks=2)

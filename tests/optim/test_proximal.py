@@ -7,7 +7,8 @@ import torch
 from torch.nn import Parameter
 
 from l2o_splat.gaussians import FIELDS, Gaussians
-from l2o_splat.implicit.layer import BackwardMode, proximal_refine
+from l2o_splat.implicit.backward_mode import BackwardMode
+from l2o_splat.implicit.layer import proximal_refine
 from l2o_splat.implicit.solvers import AdamSolver
 from l2o_splat.losses import squared_loss
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options

@@ -19,7 +19,8 @@ from l2o_splat.gaussians import FIELDS
 from l2o_splat.initializers.context_views import choose_context, choose_evenly, depth_range
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.metrics import psnr
-from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
+from l2o_splat.nets.gain_network import GainNetwork
+from l2o_splat.nets.gain_shape import GainNetworkShape
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.gain import GainRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer

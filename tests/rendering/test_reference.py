@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.harmonics import MAX_DEGREE, sh_basis
+from l2o_splat.harmonics import sh_basis
+from l2o_splat.raster_settings import MAX_DEGREE
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.views import PinholeCameras
 from tests.rendering.scenes import gradients_of, images_of, inner, random_like, random_scene

@@ -14,8 +14,9 @@ import torch
 
 from l2o_splat.scenes.capture import Capture, Points
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
+from l2o_splat.training.options import CaptureRanges
 from l2o_splat.training.prefetch import SourceError, prefetched
-from l2o_splat.training.sources import CaptureRanges, CapturesSource, MixtureSource, ProceduralSource, Source
+from l2o_splat.training.sources import CapturesSource, MixtureSource, ProceduralSource, Source
 
 SMALL = CaptureRanges(short_side=(32, 36), long_side=(40, 48), num_views=(2, 3), num_points=(20, 40))
 NUMBER_REFUSED = 4

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
+from l2o_splat.training.options import CaptureRanges
 from l2o_splat.training.sources import (
     TEST_SEEDS,
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
-    CaptureRanges,
     CapturesSource,
     MixtureSource,
     ProceduralSource,

@@ -7,11 +7,12 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from l2o_splat.nets.gain_network import GainNetwork, GainNetworkShape
+from l2o_splat.nets.gain_network import GainNetwork
+from l2o_splat.nets.gain_shape import GainNetworkShape
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.gain import GainConfig, GainRule
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
-from l2o_splat.rendering.settings import RasterSettings
+from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.weights import Weights, WeightsCard, WeightsError, load_weights, save_weights
 
 SMALL = Learn2SplatNetworkShape(

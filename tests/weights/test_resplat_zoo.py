@@ -13,7 +13,7 @@ from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.nets.resplat.depth import DepthNetwork
 from l2o_splat.optim.resplat import ReSplatRule
-from l2o_splat.rendering.settings import RasterSettings
+from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.weights import Weights, WeightsError, load_weights
 from l2o_splat.weights.catalogue import CATALOGUE
 from l2o_splat.weights.resplat import load_depth

@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 PARAMETER_WIDTH = 59
 """Numbers per Gaussian that the update reads and changes."""
@@ -289,6 +290,8 @@ class ReSplatConfig:
 
 def autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager:
     """Autocast to bfloat16, or no autocast."""
+    import torch  # Only here: `l2o train-initializer --help` reads the options of this module.
+
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
 
 

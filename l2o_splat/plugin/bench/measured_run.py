@@ -19,11 +19,12 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 
-from l2o_splat.bench.clock import RunClock, StepTime, StepTimer
+from l2o_splat.bench.clock import RunClock, StepTime
 from l2o_splat.bench.memory import PeakMemory
 from l2o_splat.bench.pictures import error_map, picture_path, save_picture, shown_views
 from l2o_splat.bench.run_log import LOG_NAME, LogContents, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
+from l2o_splat.bench.step_timer import StepTimer
 from l2o_splat.environment import commit, machine
 from l2o_splat.errors import L2OError
 from l2o_splat.losses import equal_where_masked

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from l2o_splat.harmonics import MAX_DEGREE
-
+MAX_DEGREE = 4
+"""Highest degree of spherical harmonics that any backend draws."""
 ImageRules = Literal["1.4", "1.5", "1.6"]
 """gsplat release whose image rules hold (alpha clamp, cull radius, antialiasing floor)."""
 

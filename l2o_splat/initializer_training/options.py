@@ -1,0 +1,184 @@
+"""Options of initializer training. They load no torch, so that `--help` does not wait for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from l2o_splat.implicit.backward_mode import BackwardMode
+from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape, UpdateShape
+from l2o_splat.training.objective import Objective
+from l2o_splat.training.options import OuterOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from l2o_splat.scenes.procedural import ProceduralOptions
+
+MINI = ReSplatShape(
+    vit="mini",
+    cnn_widths=(16, 24, 32),
+    width=64,
+    feature_downsample=4,
+    latent_downsample=4,
+    num_depths=32,
+    unet_width=32,
+    num_transformer_layers=2,
+    attention_width=32,
+    num_blocks=2,
+    update=UpdateShape(state_width=64, attention_width=32, num_blocks=2, error_widths=(16, 32), front_error=True),
+)
+"""Widths narrow enough for training on a CPU."""
+
+MINI_CONFIG = ReSplatConfig(
+    depth_range="points",
+    units="near",
+    reference_views=3,
+    gaussian_units="cells",
+    scale_min=0.02,
+    scale_max=4.0,
+    scale_bias=0.4,
+    neighbours=8,
+    update_neighbours=8,
+    longer_side=224,
+    portrait=True,
+)
+"""Behaviour for scenes of any size: depth ranges from points, scales in cells."""
+
+Start = Literal["resplat", "points", "random"]
+"""Kinds of scenes that an update starts from."""
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """Ranges from which procedural captures are drawn; both ends are included."""
+
+    sizes: tuple[tuple[int, int], ...] = ((64, 96), (64, 112), (80, 112), (96, 128), (128, 192))
+    """Heights and widths of images; each capture draws one pair. Multiples of what the networks need."""
+    portrait_share: float = 0.25
+    """Probability that height and width are swapped."""
+    num_views: tuple[int, int] = (12, 16)
+    """Number of photographs."""
+    num_points: tuple[int, int] = (400, 2000)
+    """Number of sparse points."""
+
+    def draw(self, rng: np.random.Generator) -> ProceduralOptions:
+        """Draw the options of one capture."""
+        from l2o_splat.scenes.procedural import ProceduralOptions
+
+        height, width = self.sizes[rng.integers(len(self.sizes))]
+        if rng.random() < self.portrait_share:
+            height, width = width, height
+        views, points = (int(rng.integers(*ends, endpoint=True)) for ends in (self.num_views, self.num_points))
+        return ProceduralOptions(num_views=views, width=width, height=height, num_points=points)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How views are drawn from a capture."""
+
+    context_views: tuple[int, int] = (2, 8)
+    """Fewest and most context views."""
+    target_views: int = 3
+    """Views that only the loss sees."""
+    context_pixels: int = 32_000
+    """Most pixels of all context views together; larger images come with fewer context views."""
+    longer_side: int = 112
+    """Longer side of images, pixels; larger images are reduced to it."""
+    size_multiple: int = 16
+    """Image sides are reduced to multiples of this, which the networks need."""
+    reach: tuple[float, float] = (0.2, 1.0)
+    """Smallest and largest share of the cameras that views are drawn from, those nearest to one of them, so that views
+    lie close together in some batches and far apart in others."""
+    range_jitter: float = 0.1
+    """Standard deviation of the noise that is added to the logarithms of the nearest and the farthest depth."""
+    flip_probability: float = 0.5
+    """Probability that a capture is mirrored."""
+    turn_probability: float = 0.5
+    """Probability that all images are turned by one to three quarters, so that the floor is not always below."""
+    recolour_probability: float = 0.5
+    """Probability that colour channels are permuted and their contrast is changed."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.context_views[0] <= self.context_views[1]:
+            raise ValueError(f"context_views is {self.context_views}; an ascending range from at least 2 is needed.")
+
+
+@dataclass(frozen=True)
+class RefinementOptions:
+    """How predictions are refined in training, and how exposures are changed."""
+
+    steps: tuple[int, int] = (60, 500)
+    """Fewest and most Adam steps; their number is drawn log-uniformly. What should have been held shows after many
+    steps."""
+    backward: BackwardMode = BackwardMode.IMPLICIT_DAMPED
+    """How gradients pass through the steps."""
+    solver_iterations: int = 16
+    """Most iterations of the linear solver in the backward pass."""
+    train_initial: bool = False
+    """Train the initial model too, not only the head that predicts precisions."""
+    first_share: float = 0.1
+    """Weight of the error before the refinement if the initial model is trained: without it, what the refinement
+    overwrites would have no supervision."""
+    exposure_probability: float = 0.5
+    """Probability that one of the context images is made brighter or darker; target images never are."""
+    exposure: tuple[float, float] = (0.75, 1.25)
+    """Smallest and largest factor of that image."""
+    evaluated_steps: tuple[int, ...] = (500,)
+    """Numbers of steps after which validation captures are evaluated."""
+    reference_scenes: int = 8
+    """Number of scenes on which the typical precision is measured, relative to which the head predicts."""
+    reference_scale: float = 100.0
+    """Factor of the typical precision: most predicted Gaussians are hidden by others, and the median says little about
+    the rest."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps[0] <= self.steps[1]:
+            raise ValueError(f"refinement.steps is {self.steps}; an ascending range from at least 1 is needed.")
+        if self.backward is BackwardMode.FIRST_ORDER:
+            raise ValueError(
+                "refinement.backward is first_order, which lets no precision learn; choose implicit_damped."
+            )
+
+
+@dataclass(frozen=True)
+class InitializerTrainingOptions(OuterOptions):
+    """Everything that the weights depend on besides networks, losses and scenes. Each update is made from one scene."""
+
+    iterations: int = 6000
+    averaging: float = 0.995
+    batch: BatchOptions = field(default_factory=BatchOptions)
+    """How views are drawn from a capture."""
+
+
+@dataclass(frozen=True)
+class DepthLossWeights:
+    """Weights of the supervision by the exact depths of procedural scenes (ours; the original has none)."""
+
+    regression: float = 1.0
+    """Weight of the mean absolute error of log-depth, at the resolution of the images."""
+    classification: float = 0.1
+    """Weight of the cross-entropy over depth candidates, at the resolution of the cost volume."""
+    smoothness: float = 0.01
+    """Weight of the edge-aware smoothness, as in the original."""
+
+
+def default_objective() -> Objective:
+    """L1 and SSIM; LPIPS if its weight is set and its backbone is available."""
+    return Objective(relative=False)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Terms of the losses and their weights."""
+
+    images: Objective = field(default_factory=default_objective)
+    """Error of rendered views."""
+    rendered: float = 1.0
+    """Weight of that error; with 0 the initial stage trains the depth network alone, in about half the time."""
+    context_share: float = 0.25
+    """Share of the error of context views; target views have the rest."""
+    depth: DepthLossWeights = field(default_factory=DepthLossWeights)
+    """Error of predicted depths, in the initial stage."""
+    growth: float = 0.9
+    """Weight of the error after an update, relative to that after the next one."""

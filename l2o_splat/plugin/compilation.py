@@ -1,0 +1,97 @@
+"""Kernels that are not on disk yet are compiled in other processes, while this one reads the capture."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from l2o_splat.rendering.trial import compile_rasterizer
+
+TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer,)
+"""Functions that call the kernels of a room once, with tiny inputs of the types that a run has.
+
+Each stands in the folder of its kernels, so that an edit there makes it run again.
+"""
+
+_PROGRAM = """
+import sys
+del sys.path[0]  # The current folder, where anything may lie.
+from l2o_splat.plugin import compilation
+compilation.run_trials(sys.argv[1:])
+"""
+
+
+@contextmanager
+def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> Iterator[None]:
+    """Compile the kernels of the CPU beside the work of the ``with`` block, and wait for them at its end.
+
+    Nothing is started if they are on disk already, or could not be kept there, or if there is only one core. Whatever
+    goes wrong in the other processes shows when this one calls the kernels.
+
+    Args:
+        device: Device of the run; on any other one than ``cpu`` nothing is compiled.
+        trials: Functions that call kernels.
+    """
+    processes = _start(_missing(trials)) if str(device) == "cpu" else []
+    try:
+        yield
+        for process in processes:
+            process.wait()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def run_trials(names: Sequence[str]) -> None:
+    """Run functions, each named ``module:function``, and note that their machine code is on disk now."""
+    for name in names:
+        module, _, function = name.partition(":")
+        trial = getattr(importlib.import_module(module), function)
+        trial()
+        _note(trial).touch()
+
+
+def _missing(trials: Sequence[Callable[[], object]]) -> list[str]:
+    """Names of the trials whose machine code is not on disk, but can be kept there."""
+    return [
+        f"{trial.__module__}:{trial.__name__}"
+        for trial in trials
+        if _folder(trial) is not None and not _note(trial).exists()
+    ]
+
+
+def _folder(trial: Callable[[], object]) -> Path | None:
+    # Only here: `ns-train --help` imports this module and has no use for numba.
+    from l2o_splat.kernel_cache import machine_code_folder
+
+    return machine_code_folder(trial)
+
+
+def _note(trial: Callable[[], object]) -> Path:
+    """The file that says that a trial has run with the sources and the machine of now."""
+    return _folder(trial) / f"{trial.__name__}.done"
+
+
+def _start(names: Sequence[str]) -> list[subprocess.Popen]:
+    cores = len(os.sched_getaffinity(0))
+    if cores == 1:
+        return []
+    # The same sources as here, wherever they are.
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, *names[first::cores]],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for first in range(min(cores, len(names)))
+    ]

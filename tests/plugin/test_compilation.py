@@ -1,0 +1,102 @@
+"""Kernels are compiled in other processes while the capture is read."""
+
+import importlib
+import subprocess
+import sys
+
+import numba
+import pytest
+import torch
+
+from l2o_splat import kernel_cache
+from l2o_splat.plugin.compilation import TRIALS, compiling
+from l2o_splat.rendering import cpu_binning, cpu_compositing, cpu_projection, render
+from tests.rendering.scenes import random_scene
+
+SOURCE = """
+import time
+from l2o_splat.kernel import kernel
+
+@kernel
+def double(x):
+    return 2 * x
+
+def compile_doubling():
+    double(3)
+
+def compile_forever():
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A package with one kernel, whose machine code is in an empty folder."""
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "doubling.py").write_text(SOURCE)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    yield importlib.import_module("room.doubling")
+    for name in ("room", "room.doubling"):
+        sys.modules.pop(name)
+
+
+def processes_are_not_started(*arguments, **options):
+    raise AssertionError("a process was started")
+
+
+def test_a_run_finds_the_machine_code_of_the_other_process_and_the_next_run_needs_none(room, monkeypatch):
+    with compiling("cpu", [room.compile_doubling]):
+        pass
+    assert room.double(5) == 10
+    assert (sum(room.double.stats.cache_hits.values()), sum(room.double.stats.cache_misses.values())) == (1, 0)
+    monkeypatch.setattr(subprocess, "Popen", processes_are_not_started)
+    with compiling("cpu", [room.compile_doubling]):
+        pass
+
+
+@pytest.mark.parametrize("reason", ["gpu", "one core", "no folder"])
+def test_nothing_is_started_where_it_would_not_help(room, monkeypatch, tmp_path, reason):
+    monkeypatch.setattr(subprocess, "Popen", processes_are_not_started)
+    if reason == "one core":
+        monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    if reason == "no folder":
+        kernel_cache._claim.cache_clear()
+        (tmp_path / "file").write_text("")
+        monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "file"))
+    with compiling("cuda:0" if reason == "gpu" else "cpu", [room.compile_doubling]):
+        pass
+
+
+def test_no_process_outlives_a_run_that_fails(room, monkeypatch):
+    started, start = [], subprocess.Popen
+
+    def recorded(*words, **options):
+        started.append(start(*words, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", recorded)
+    with pytest.raises(ValueError, match="no capture"), compiling("cpu", [room.compile_forever]):
+        raise ValueError("no capture")
+    assert [process.returncode for process in started] == [-9]
+
+
+def test_after_the_trials_a_step_compiles_nothing():
+    kernels = [
+        value
+        for module in (cpu_projection, cpu_binning, cpu_compositing)
+        for value in vars(module).values()
+        if hasattr(value, "signatures")
+    ]
+    for trial in TRIALS:
+        trial()
+    before = [set(kernel.signatures) for kernel in kernels]
+    assert any(before)
+    gaussians, cameras = random_scene(50, 40, 30)
+    gaussians = gaussians.map(lambda tensor: tensor.requires_grad_())
+    render(gaussians, cameras).rgb.square().sum().backward()
+    assert torch.isfinite(gaussians.means.grad).all()
+    assert [set(kernel.signatures) for kernel in kernels] == before
