@@ -21,17 +21,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+if not __package__:  # Run as a program.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.other_commit import ROOT, check_package, environment_of, git, worktree
 from l2o_splat.scenes.capture import Capture, Points, write_capture, write_transforms
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("240x180", "480x270", "958x636", "1600x1200")
 NUMBERS = (5_000, 20_000, 80_000)
 HEADER = (
@@ -78,14 +79,13 @@ def measure(tree: Path, capture: Path, options: argparse.Namespace, sampled_seco
     script = [sys.executable, str(ROOT / "benchmarks/step_process.py"), str(capture)]
     words = [*script, "--method", options.method, "--views", str(options.views), "--steps", str(options.steps)]
     words += ["--seconds", str(options.seconds), "--sampled-seconds", str(sampled_seconds)]
-    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
-    environment.pop("OMP_NUM_THREADS", None)
-    done = subprocess.run(words, env=environment, cwd=capture, capture_output=True, text=True, timeout=options.timeout)
+    done = subprocess.run(
+        words, env=environment_of(tree), cwd=capture, capture_output=True, text=True, timeout=options.timeout
+    )
     if done.returncode != 0:
         raise SystemExit(f"The run in {tree} failed:\n{(done.stdout + done.stderr)[-2000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
-    if Path(found.pop("package")) != tree / "l2o_splat":
-        raise SystemExit(f"With PYTHONPATH={tree} another l2o_splat is imported, so nothing is compared.")
+    check_package(found.pop("package"), tree)
     return Steps(**found)
 
 
@@ -112,25 +112,6 @@ def share_row(size: str, now: Steps) -> list[str]:
 
 def markdown(cells: list[str] | tuple[str, ...]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"git {' '.join(words)} failed: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-@contextmanager
-def worktree(commit: str) -> Iterator[Path]:
-    """A checkout of a commit, removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="l2o-before-") as folder:
-        path = Path(folder).resolve() / "tree"
-        git("worktree", "add", "--detach", str(path), commit)
-        try:
-            yield path
-        finally:
-            git("worktree", "remove", "--force", str(path))
 
 
 def describe(options: argparse.Namespace) -> str:

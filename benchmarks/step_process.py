@@ -45,7 +45,7 @@ def part_of(frames: Sequence[tuple[str, str]]) -> str:
     backward = any(function in DIFFERENTIATING for _, function in frames)
     for file, function in frames:
         room = file.split("/")[0].removesuffix(".py")
-        if room in ("losses", "fused_loss"):
+        if room == "losses":
             return "loss"
         if room == "rendering":
             return "backward" if backward else "render"

@@ -1,10 +1,10 @@
 """Machine code on disk: compiled once per machine and user, whichever environment or checkout the sources are in.
 
 numba's own cache belongs to the path of a source file, and looks for edits in that file alone. Ours belongs to what
-the machine code is made from: every source in the folder of the kernel, the versions of numba, LLVM and Python, and
-the processor. It is in ``NUMBA_CACHE_DIR`` if that is set, else in the user's cache folder (``~/.cache/l2o_splat`` on
-Linux), one folder for each state of a room's sources. A folder that was not used for a month is deleted when a new one
-is made.
+the machine code is made from: every source in the folder of the kernel, :mod:`l2o_splat.lanes`, the versions of numba,
+LLVM and Python, and the processor. It is in ``NUMBA_CACHE_DIR`` if that is set, else in the user's cache folder
+(``~/.cache/l2o_splat`` on Linux), one folder for each state of a room's sources. A folder that was not used for a month
+is deleted when a new one is made.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def version_of(folder: Path) -> str:
         config.CPU_FEATURES or binding.get_host_cpu_features().flatten(),
     ):
         digest.update(part.encode() + b"\0")
-    for path in (Path(__file__).with_name("kernel.py"), *sorted(folder.glob("*.py"))):
+    shared = [Path(__file__).with_name(name) for name in ("kernel.py", "lanes.py")]
+    for path in (*shared, *sorted(folder.glob("*.py"))):
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from l2o_splat.losses.trial import compile_loss
 from l2o_splat.rendering.trial import compile_rasterizer
 
-TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer,)
+TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer, compile_loss)
 """Functions that call the kernels of a room once, with tiny inputs of the types that a run has.
 
 Each stands in the folder of its kernels, so that an edit there makes it run again.

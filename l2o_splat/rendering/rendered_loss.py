@@ -72,7 +72,7 @@ def squared_errors(images: Float[Tensor, "v h w 3"], views: Views) -> Float[Tens
 class _RenderedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, photographs: Photographs, settings: RasterSettings, ssim_weight: float, *tensors: Tensor):
-        from l2o_splat.fused_loss import view_loss
+        from l2o_splat.losses.fused import view_loss
         from l2o_splat.rendering.cpu import check
         from l2o_splat.rendering.cpu_scene import ProjectedScene, empty_images
 

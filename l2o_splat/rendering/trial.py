@@ -8,7 +8,8 @@ import torch
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.views import PinholeCameras
+from l2o_splat.rendering.rendered_loss import rendered_loss
+from l2o_splat.views import PinholeCameras, Views
 
 
 def compile_rasterizer() -> None:
@@ -17,7 +18,7 @@ def compile_rasterizer() -> None:
 
 
 def draw_trial_image(device: torch.device | str) -> float:
-    """Draw and differentiate one Gaussian with the backend that the device uses.
+    """Draw one Gaussian and differentiate its loss with the backend that the device uses.
 
     numba and gsplat compile at the first image, for up to a minute. A viewer may abort an image at any line, and a
     clock should not start inside a compiler, so both call this first.
@@ -38,9 +39,10 @@ def draw_trial_image(device: torch.device | str) -> float:
     viewmat[0, 2, 3] = 5
     K = torch.tensor([[[16.0, 0, 8], [0, 16, 8], [0, 0, 1]]])
     cameras = PinholeCameras(viewmat, K, width=16, height=16).to(device)
-    rendering = render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True))
-    rendering.rgb.sum().backward()
-    middle = float(rendering.alpha[0, 8, 8].detach())
+    with torch.no_grad():
+        middle = float(render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True)).alpha[0, 8, 8])
+    photographs = Views(cameras, torch.zeros(1, 16, 16, 3, device=rows.device))
+    rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings()).loss.backward()
     if not 0.5 < middle < 1 or not torch.isfinite(rows.grad).all() or not rows.grad.any():
         raise RuntimeError(f"The renderer drew a trial image with opacity {middle:.3f}; about 0.88 is expected.")
     return time.perf_counter() - start

@@ -65,7 +65,7 @@ def test_sampled_steps_are_not_timed(trainer):
         (["threads.py:run", "rendering/cpu.py:composite", "plugin/model.py:show"], "render"),
         (["rendering/cpu.py:composite", "rendering/cpu.py:vjp", "/torch/_tensor.py:backward"], "backward"),
         (["rendering/cpu_scene.py:differentiate", "rendering/rendered_loss.py:forward"], "backward"),
-        (["fused_loss.py:view_loss", "rendering/rendered_loss.py:forward"], "loss"),
+        (["losses/fused.py:view_loss", "rendering/rendered_loss.py:forward"], "loss"),
         (["losses/cpu.py:backward", "/torch/_tensor.py:backward"], "loss"),
         (["/torch/_tensor.py:backward", "/nerfstudio/engine/trainer.py:train_iteration"], "backward"),
         (["nets/gain_network.py:forward", "optim/gain.py:forward", "plugin/trainer.py:train_iteration"], "update"),

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from l2o_splat import losses, threads
-from l2o_splat.fused_loss import view_loss
 from l2o_splat.losses import l1, photometric_loss, ssim_loss
-from l2o_splat.ssim_kernel import STRIP_WIDTH
+from l2o_splat.losses.fused import view_loss
+from l2o_splat.losses.ssim_kernel import STRIP_WIDTH
 
 SIZES = [(11, 11), (11, 300), (12, 40), (97, 131), (150, 16), (40, STRIP_WIDTH - 1), (30, STRIP_WIDTH), (75, 1100)]
 
@@ -193,7 +193,7 @@ class TestAutograd:
 
     def test_no_gradient_is_made_that_nobody_needs(self, monkeypatch):
         given = []
-        monkeypatch.setattr("l2o_splat.fused_loss.view_loss", lambda *a: given.append(a[4]) or view_loss(*a))
+        monkeypatch.setattr("l2o_splat.losses.fused.view_loss", lambda *a: given.append(a[4]) or view_loss(*a))
         rendered, images = self.leaf()
         assert not photometric_loss(rendered.detach(), images).requires_grad
         with torch.no_grad():

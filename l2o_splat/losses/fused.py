@@ -12,7 +12,7 @@ from l2o_splat import threads
 from l2o_splat.kernel import kernel
 from l2o_splat.lanes import LANES, filled, load, magnitude, store, total, with_sign_of
 from l2o_splat.losses import WINDOW, require_whole_window
-from l2o_splat.ssim_kernel import REACH, STRIP_WIDTH, WORKSPACE, l1_and_ssim
+from l2o_splat.losses.ssim_kernel import REACH, STRIP_WIDTH, WORKSPACE, l1_and_ssim
 
 F = np.float32
 

@@ -4,7 +4,7 @@ The reduction makes a step on eight views see the sum of eight gradients, which 
 rules are trained with. Rendered images are not clamped to 0..1.
 
 On the CPU, float32 images go through one pass that computes value and gradient view by view
-(:mod:`l2o_splat.fused_loss`). The torch version below is its twin, and works for every other type and device; on CUDA
+(:mod:`l2o_splat.losses.fused`). The torch version below is its twin, and works for every other type and device; on CUDA
 the package ``fused-ssim`` computes its SSIM term where it is installed and no mask is used.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
-    from l2o_splat.fused_loss import ViewLoss
+    from l2o_splat.losses.fused import ViewLoss
 
 WINDOW = 11
 """Side of the SSIM window in pixels; the map is ``WINDOW - 1`` pixels smaller than the images."""
@@ -183,7 +183,7 @@ def _fused_ssim() -> Callable[..., Tensor] | None:
 def _fused_view_loss() -> Callable[..., ViewLoss] | None:
     """The loss of one view on the CPU; None if numba is not installed."""
     try:
-        from l2o_splat.fused_loss import view_loss
+        from l2o_splat.losses.fused import view_loss
     except ImportError:
         return None
     return view_loss
