@@ -1,21 +1,25 @@
 """Speed and memory of the renderers, as a markdown table.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/rasterizer.py
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/rasterizer.py --against 196d9fa
 
 Each time is the least of many calls, since other work on the machine only ever adds to it: processor time with one
 thread, time on the wall with two. The torch twin (``reference``) is measured once, in a few configurations, in the
 same run; ratios compare forward + backward. Memory is what one forward + backward adds to the resident memory of a
-fresh process, gradients included.
+fresh process, gradients included. With ``--against`` the kernels of another commit take turns with those of this tree,
+each time in a fresh process.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -23,6 +27,11 @@ from pathlib import Path
 
 import torch
 
+if not __package__:  # Run as a program.
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import l2o_splat
+from benchmarks.other_commit import ROOT, check_package, environment_of, worktree
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.rendering import RasterSettings, Rendering, linearize, render
 from l2o_splat.views import PinholeCameras
@@ -34,6 +43,8 @@ TWIN = ((5_000, (448, 256)), (57_344, (448, 256)), (100_000, (960, 540)))
 """What the torch twin is measured on."""
 SETTINGS = RasterSettings(depth=True)
 LAYERS = 8
+ROUNDS = 3
+"""Processes of each tree in a comparison."""
 
 
 def feed_forward_scene(n: int, size: tuple[int, int]) -> tuple[Gaussians, PinholeCameras]:
@@ -167,6 +178,42 @@ def table_of_cpu(numbers: list[int], budget: float) -> None:
                 )  # fmt: skip
 
 
+def table_against(commit: str, numbers: list[int], budget: float) -> None:
+    """The least times of the kernels of a commit and of this tree, out of processes that take turns."""
+    header = ["Gaussians", "image", "threads"]
+    header += [f"{name} ms {when}" for name in ("forward", "forward + backward", "JVP") for when in ("before", "now")]
+    row(*header, "now / before")
+    row(*("---" for _ in range(len(header) + 1)))
+    with worktree(commit) as before:
+        for size in SIZES:
+            for n in numbers:
+                for threads in (1, 2):
+                    found = {before: [], ROOT: []}
+                    for _ in range(ROUNDS):
+                        for tree, runs in found.items():
+                            runs.append(times_of(tree, n, size, threads, budget / ROUNDS))
+                    old, new = ([min(times) for times in zip(*runs, strict=True)] for runs in found.values())
+                    cells = [milliseconds(value) for pair in zip(old, new, strict=True) for value in pair]
+                    row(n, f"{size[1]}x{size[0]}", threads, *cells, f"{new[1] / old[1]:.2f}")
+
+
+def times_of(tree: Path, n: int, size: tuple[int, int], threads: int, budget: float) -> list[float]:
+    """Seconds of forward, forward + backward and JVP of the kernels of a tree, in a fresh process."""
+    words = [sys.executable, __file__, "--as-process", *map(str, (n, *size, threads, budget))]
+    done = subprocess.run(words, env=environment_of(tree), cwd=tree, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    check_package(found["package"], tree)
+    return found["seconds"]
+
+
+def print_times(n: int, size: tuple[int, int], threads: int, budget: float) -> None:
+    """What :func:`times_of` reads."""
+    torch.set_num_threads(threads)
+    calls = steps(n, size, "cpu", "cpu").values()
+    seconds = [seconds_of(call, budget, _clock(threads)) for call in calls]
+    print(json.dumps({"package": str(Path(l2o_splat.__file__).parent), "seconds": seconds}))
+
+
 def table_of_gsplat(numbers: list[int], budget: float) -> None:
     row("Gaussians", "image", "gsplat forward ms", "gsplat forward + backward ms")
     row("---", "---", "---", "---")
@@ -201,8 +248,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--numbers", type=int, nargs="+", default=list(NUMBERS), help="numbers of Gaussians")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds for each measured call")
+    parser.add_argument("--against", help="a commit whose kernels are measured beside those of this tree")
+    parser.add_argument("--as-process", type=float, nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.as_process:
+        n, width, height, threads, budget = arguments.as_process
+        print_times(int(n), (int(width), int(height)), int(threads), budget)
+        return
     print(describe_machine(), end="\n\n", flush=True)
+    if arguments.against:
+        table_against(arguments.against, arguments.numbers, arguments.budget)
+        return
     table_of_cpu(arguments.numbers, arguments.budget)
     if torch.cuda.is_available():
         print(f"\n{torch.cuda.get_device_name()}\n")
