@@ -16,6 +16,7 @@ from torch import Tensor
 
 from l2o_splat import threads
 from l2o_splat.kernel import exact_helper, exact_kernel, fused_multiply_add
+from l2o_splat.optim.in_place import flat
 
 LIMIT = 1e12
 """Gradients and first moments up to this, and second moments up to its square, make finite steps."""
@@ -60,7 +61,7 @@ def step_in_place(
         False if some number cannot be shown to stay finite; nothing has changed then.
     """
     n = len(parameters[0])
-    fields = [_flat(tensors) for tensors in (parameters, gradients, exp_avg, exp_avg_sq)]
+    fields = [flat(tensors) for tensors in (parameters, gradients, exp_avg, exp_avg_sq)]
     widths = tuple(tensor.numel() // max(n, 1) for tensor in parameters)
     moved, gradients, exp_avg, exp_avg_sq = fields
     own_scales = own_scales.numpy()
@@ -118,10 +119,6 @@ def rounds_as_torch() -> bool:
     )
     pairs = ((parameters, expected), (exp_avg, expected_avg), (exp_avg_sq, expected_sq))
     return all(torch.equal(ours, theirs) for ours, theirs in pairs)
-
-
-def _flat(tensors: Sequence[Tensor]) -> tuple[np.ndarray, ...]:
-    return tuple(tensor.view(-1).numpy() for tensor in tensors)
 
 
 def _bounded(gradients, exp_avg, exp_avg_sq, own_scales, widths, n: int) -> bool:

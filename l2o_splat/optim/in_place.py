@@ -1,7 +1,10 @@
-"""Whether tensors can be changed where they lie, by a kernel on the CPU."""
+"""Tensors that kernels on the CPU change where they lie."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,3 +14,8 @@ def one_memory(*tensors: Tensor) -> bool:
     return not torch.is_grad_enabled() and all(
         tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors
     )
+
+
+def flat(tensors: Sequence[Tensor]) -> tuple[np.ndarray, ...]:
+    """The numbers of each tensor as a flat array, in the same memory."""
+    return tuple(tensor.view(-1).numpy() for tensor in tensors)
