@@ -29,7 +29,7 @@ from l2o_splat.nets.lanes import (
 )
 from l2o_splat.nets.point_transformer import Block
 
-_AHEAD = 8
+_AHEAD = 16
 """Gaussians by which the rows of neighbours are asked for before they are read."""
 _BLOCKS_AT_ONCE = 16
 """Blocks of ``LANES`` Gaussians that a thread works on at a time."""

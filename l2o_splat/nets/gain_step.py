@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from l2o_splat.kernel import helper, inlined, kernel
-from l2o_splat.nets.lanes import LANES, buffer, exponential
+from l2o_splat.nets.lanes import LANES, buffer, exponential, fetch
 
 WIDTHS = (3, 3, 4, 1, 3)
 """Columns of the fields before SH of degree 1 and above."""
@@ -25,6 +25,8 @@ LIMIT = 1e12
 """Gradients and first moments up to this, and second moments up to its square, make finite steps."""
 _ANSWER_LIMIT, _PARAMETER_LIMIT = 1e5, 1e30
 """The same for an answer of the network and for parameters."""
+_AHEAD = 16
+"""Rows by which a table is asked for before it is read."""
 
 
 class Moments(NamedTuple):
@@ -132,6 +134,10 @@ def _to_lanes(values, width, first, rows, out):
 def _columns_to_lanes(table, columns, first, rows, out):
     """The first columns of some rows of a table, as lanes of ``out``."""
     for lane in range(rows):
+        # Columns left out stand between those of two rows, so that the processor does not foresee what comes next.
+        ahead = min(first + lane + _AHEAD, len(table) - 1) * table.shape[1]
+        fetch(table, ahead)
+        fetch(table, ahead + columns - 1)
         row = table[first + lane]
         for column in range(columns):
             out[column * LANES + lane] = row[column]
