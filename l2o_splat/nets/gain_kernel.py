@@ -6,6 +6,8 @@ run past the blocks.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +31,7 @@ from l2o_splat.nets.lanes import (
 )
 from l2o_splat.nets.point_transformer import Block
 
+_kept = threading.local()
 _AHEAD = 16
 """Gaussians by which the rows of neighbours are asked for before they are read."""
 _BLOCKS_AT_ONCE = 16
@@ -55,11 +58,9 @@ def query(
     latent_width = network.project.out_features
     portions = -(-n // (LANES * _BLOCKS_AT_ONCE))
     widths = [_whole_vectors(block) for block in blocks]
-    # One piece, so that the next query is given the same pages again instead of new ones, which cost as much time as
-    # the arithmetic.
     sizes = [-(-n // LANES) * _rounded(latent_width) * LANES]
     sizes += [count * width * n for width in widths for count in (1, 2)]
-    memory = [part.numpy() for part in torch.empty(sum(sizes)).split(sizes)]
+    memory = [part.numpy() for part in _memory(sum(sizes)).split(sizes)]
     # One row of lanes after the other, block by block.
     x = memory[0].reshape(-(-n // LANES), -1)
     queries = [rows.reshape(n, width) for rows, width in zip(memory[1::2], widths, strict=True)]
@@ -103,6 +104,16 @@ def query(
     proposal = torch.from_numpy(proposal)
     proposal[:, :num_gains] -= proposal[:, :num_gains].mean(dim=0)
     return proposal, torch.from_numpy(new_latent)
+
+
+def _memory(numbers: int) -> Tensor:
+    """Memory of this thread for so many numbers, the same as at its last call if there were as many then.
+
+    The system hands out new pages at a price of about as much time as a query takes otherwise.
+    """
+    if len(getattr(_kept, "memory", ())) != numbers:
+        _kept.memory = torch.empty(numbers, dtype=torch.float32)
+    return _kept.memory
 
 
 def _span(portion: int, n: int) -> tuple[int, int]:

@@ -159,7 +159,11 @@ class AdamRule(UpdateRule):
         in_memory = one_memory(*parameters, *gradients, *moments[0], *moments[1])
         if not (in_memory and adam_kernel.can_step(betas, factors, eps)):
             return super().step_in_place(gaussians, feedback, state)
-        own_scales = _own_scales(gaussians)[:, 0] if self.options.means_unit == "own_scale" else torch.empty(0)
+        own_scales = (
+            _own_scales(gaussians)[:, 0]
+            if self.options.means_unit == "own_scale"
+            else torch.empty(0, dtype=torch.float32)
+        )
         moved = adam_kernel.step_in_place(
             *(parameters, gradients, *moments, own_scales),
             *(betas, factors, self._root_correction(feedback), eps, self.options.drawn_only),

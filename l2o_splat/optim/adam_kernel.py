@@ -73,7 +73,7 @@ def step_in_place(
 
     def work(portion: int) -> None:
         begin, end = portion * at_once, min((portion + 1) * at_once, n)
-        roots = torch.empty((end - begin) * sum(widths))
+        roots = torch.empty((end - begin) * sum(widths), dtype=torch.float32)
         drawn = np.ones(end - begin, dtype=np.bool_)
         update_moments(
             *(gradients, exp_avg, exp_avg_sq, widths, begin, end),

@@ -162,7 +162,7 @@ class GainRule(ProposingRule):
     def _decay(self, counts: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
         """Factor of the step of Gaussians that have taken so many."""
         if self.config.step_decay is None:
-            return torch.ones(len(counts))
+            return torch.ones(len(counts), dtype=torch.float32)
         after, power = self.config.step_decay
         return (1 + counts / after).pow(-power)
 

@@ -56,7 +56,7 @@ class StepOnCpu:
     def look(self) -> tuple[Float[Tensor, "n 14"], Float[Tensor, "n 14"]]:
         """Parameters as the network sees them, and Adam directions; both without SH of degree 1 and above."""
         n = len(self._moments.counts)
-        seen, directions = (torch.empty(n, gain_step.BASE) for _ in range(2))
+        seen, directions = (torch.empty(n, gain_step.BASE, dtype=torch.float32) for _ in range(2))
         arguments = (self._parameters, self._gradients, self._moments, self._limits)
         self._by_rows(gain_step.look, *arguments, seen.numpy(), directions.numpy())
         return seen, directions
