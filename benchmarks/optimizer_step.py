@@ -1,7 +1,10 @@
 """Milliseconds per inner step, phase by phase: ``python benchmarks/optimizer_step.py [--help]``.
 
-Prints two markdown tables. The first compares rules on the same scene in one run. The second, on the CPU, says
-what the network of learn2splat spends its time on, and how far it is from the multiply-adds alone.
+Prints three markdown tables. The first compares rules on the same scene in one run. The second times the update alone,
+with gradients drawn at random, by the kind of work in a step. The third, on the CPU, says what the networks spend their
+time on, and how far they are from the multiply-adds alone.
+
+On the CPU with one thread (``OMP_NUM_THREADS=1``) it is processor time, which other programs hardly touch.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, ge
 RuleName = Literal["adam", "learn2splat", "learn2splat-fast", "gain-mini"]
 PHASES = ("render", "loss", "backward", "neighbours", "network", "apply")
 PARTS = ("matrix products", "attention", "normalisation")
+UPDATES = 40
+"""Steps of the update alone; from about 20 on learned rules do not query their network in each."""
 MATRIX_SIDE = 2048
 """Side of the square matrices whose product gives the machine's speed."""
 
@@ -77,7 +82,7 @@ class Options:
 
 
 class Stopwatch:
-    """Time of named phases; on CUDA between events, read after synchronising."""
+    """Time of named phases; on CUDA between events, read after synchronising, on one thread of the CPU its own."""
 
     def __init__(self, device: str) -> None:
         self._cuda = device == "cuda"
@@ -85,7 +90,7 @@ class Stopwatch:
 
     def _now(self) -> object:
         if not self._cuda:
-            return time.perf_counter()
+            return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
@@ -195,6 +200,26 @@ def measure(name: RuleName, size: int, capture: ProceduralCapture, options: Opti
     return Measurement(name, len(start), fastest, memory.megabytes(), network, last_inputs[-1] if last_inputs else None)
 
 
+def update_row(name: RuleName, size: int, capture: ProceduralCapture, options: Options) -> list[str]:
+    """Milliseconds of an update alone: the fastest of each kind of work, without neighbour searches."""
+    watch = Stopwatch(options.device)
+    start = gaussians_from_points(capture.points.xyz, capture.points.rgb, PointInitOptions(num_points=size))
+    parameters = {field: Parameter(value) for field, value in start.to(options.device).items()}
+    optimizer = JointOptimizer(parameters, build_rule(name, options))
+    optimizer.bind(SceneKnowledge(capture.views.cameras.centres.to(options.device)))
+    fastest: dict[str, float] = {}
+    for step in range(UPDATES):
+        for parameter in parameters.values():
+            parameter.grad = 1e-3 * torch.randn_like(parameter)
+        work = optimizer.rule.work_at(optimizer.inner_step)
+        with watch.phase("update"):
+            optimizer.step()
+        milliseconds = watch.read()["update"]
+        if step > 0:
+            fastest[work] = min(milliseconds, fastest.get(work, math.inf))
+    return [f"{len(start):,}", name, ", ".join(f"{work} {value:.2f}".strip() for work, value in fastest.items())]
+
+
 @torch.no_grad()
 def network_row(measurement: Measurement) -> list[str]:
     """Shares of the network's time (on one thread), and its distance from the multiply-adds alone (on all); CPU."""
@@ -235,9 +260,11 @@ def network_row(measurement: Measurement) -> list[str]:
     NeighbourAttention.gather = gather
     parts["attention"] -= parts["projection"]
     shares = [parts[part] / parts["network"] for part in PARTS]
+    # A network whose layers run in one kernel has no parts to be timed.
+    cells = [f"{share:.0%}" for share in [*shares, 1 - sum(shares)]] if any(shares) else ["-"] * (len(PARTS) + 1)
     return [
         *(f"{rows:,}", f"{fastest:.0f}", f"{1e3 * fastest / rows:.0f}"),
-        *(f"{share:.0%}" for share in [*shares, 1 - sum(shares)]),
+        *cells,
         *(f"{multiply_adds / min(pure) / 1e6:.0f}", f"{ratio:.2f}"),
     ]
 
@@ -259,7 +286,7 @@ def main(options: Options) -> None:
         ProceduralOptions(num_views=options.views, width=width, height=height, num_points=max(options.sizes)),
         threads=torch.get_num_threads(),
     )
-    steps, networks = [], []
+    steps, updates, networks = [], [], []
     for size in options.sizes:
         baseline = None
         for rule in options.rules:
@@ -271,8 +298,10 @@ def main(options: Options) -> None:
             steps.append([f"{found.gaussians:,}", rule, *cells, f"{total:.1f}", ratio, f"{found.megabytes:,.0f}"])
             if found.network_inputs and options.device == "cpu":
                 networks.append([rule, *network_row(found)])
+            updates.append(update_row(rule, size, capture, options))
             print(f"{rule} at {size} measured", file=sys.stderr)
     print(table(["Gaussians", "rule", *PHASES, "step", "x Adam", "peak MB"], steps))
+    print("\n" + table(["Gaussians", "rule", "update alone"], updates))
     if networks:
         header = ["rule", "active Gaussians", "network ms", "µs per Gaussian", *PARTS, "rest"]
         print("\n" + table([*header, "G multiply-adds/s", "x pure multiply-adds"], networks))

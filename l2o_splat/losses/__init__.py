@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from l2o_splat.compiler import numba_works
+
 if TYPE_CHECKING:
     from l2o_splat.losses.fused import ViewLoss
 
@@ -182,10 +184,10 @@ def _fused_ssim() -> Callable[..., Tensor] | None:
 
 def _fused_view_loss() -> Callable[..., ViewLoss] | None:
     """The loss of one view on the CPU; None if numba is not installed."""
-    try:
-        from l2o_splat.losses.fused import view_loss
-    except ImportError:
+    if not numba_works():
         return None
+    from l2o_splat.losses.fused import view_loss
+
     return view_loss
 
 

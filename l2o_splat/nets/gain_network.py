@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from l2o_splat.compiler import numba_works
 from l2o_splat.nets.gain_shape import GainNetworkShape
 from l2o_splat.nets.point_transformer import PointTransformer, by_rows
 
@@ -71,7 +72,8 @@ class GainNetwork(nn.Module):
         """One query of the network.
 
         Args:
-            parameters: Packed as by :meth:`Gaussians.pack`, log-scales relative to those of the scene.
+            parameters: Packed as by :meth:`Gaussians.pack`, log-scales relative to those of the scene; SH of degree 1
+                and above may be left out, here and in the direction.
             latent: Latent state after the previous query.
             direction: Adam direction, packed alike.
             neighbours: Rows that each row attends to, including itself.
@@ -80,14 +82,29 @@ class GainNetwork(nn.Module):
             A proposal for :meth:`step`, and the new latent state.
         """
         scales, opacity_and_dc = parameters[:, SCALES], parameters[:, OPACITIES_AND_DC]
-        inputs = torch.cat([0.3 * scales, 0.3 * opacity_and_dc, direction[:, :BASE_WIDTH], latent], dim=1)
+        inputs = torch.cat([0.3 * scales, 0.3 * opacity_and_dc, direction[:, :BASE_WIDTH]], dim=1)
+        num_gains = len(FIELD_WIDTHS) + 1
+        if self._runs_on_lanes(inputs, latent):
+            from l2o_splat.nets import gain_kernel
+
+            return gain_kernel.query(self, inputs, latent.contiguous(), neighbours.contiguous(), num_gains)
+        inputs = torch.cat([inputs, latent], dim=1)
         latent = self.transformer(by_rows(self.project, inputs), neighbours)
         # Normalised, so that a state handed on for thousands of steps stays bounded.
         latent = by_rows(self.norm, latent)
         proposal = by_rows(self.head, latent).float()
-        num_gains = len(FIELD_WIDTHS) + 1
         log_gains, corrections = proposal[:, :num_gains], proposal[:, num_gains:]
         return torch.cat([log_gains - log_gains.mean(dim=0), corrections], dim=1), latent
+
+    def _runs_on_lanes(self, *inputs: Tensor) -> bool:
+        """Whether a query is one of the CPU, of float32 numbers and without a graph."""
+        return (
+            not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in inputs)
+            and self.head.weight.dtype == torch.float32
+            and numba_works()
+        )
 
     def step(
         self, proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"], blend: float

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from l2o_splat.gaussians import FIELDS, Gaussians
+from l2o_splat.optim.in_place import kernels_can_use
 from l2o_splat.optim.rule import Columns, Feedback, RuleState, UpdateRule
 from l2o_splat.scene import SceneStart
 
@@ -42,6 +45,11 @@ class AdamOptions:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-15
+    drawn_only: bool = field(default=False, repr=False)
+    """Leave Gaussians whose gradients are all zero, since no view of the step shows them, exactly as they are. Off,
+    they drift on as their momentum says and their moments decay. The bias corrections count all steps either way, as
+    ``torch.optim.SparseAdam`` has it, so that a Gaussian that is seen for the first time late in a run begins with
+    steps several times as long."""
 
     @property
     def decays(self) -> bool:
@@ -105,7 +113,7 @@ class AdamRule(UpdateRule):
 
     @property
     def fingerprint(self) -> str:
-        return f"adam {self.options}"
+        return f"adam {self.options}" + (" of drawn Gaussians" if self.options.drawn_only else "")
 
     def init_state(self, start: SceneStart) -> RuleState:
         moments = ("exp_avg", "exp_avg_sq")
@@ -121,9 +129,7 @@ class AdamRule(UpdateRule):
         return getattr(self.options.rates, field) * getattr(self.options.final_factor, field) ** progress
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
-        options = self.options
-        bias_correction1 = 1 - options.beta1 ** (feedback.step + 1)
-        bias_correction2 = 1 - options.beta2 ** (feedback.step + 1)
+        options, factors = self.options, self._factors(feedback)
         deltas: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for name in FIELDS:
@@ -133,11 +139,59 @@ class AdamRule(UpdateRule):
                 gradient, gradient, value=1 - options.beta2
             )
             moments[f"exp_avg.{name}"], moments[f"exp_avg_sq.{name}"] = exp_avg, exp_avg_sq
-            rate = self.rate(name, feedback.step)
-            if name == "means" and options.means_unit == "scene_extent":
-                rate *= feedback.scene_extent
-            denominator = (exp_avg_sq.sqrt() / bias_correction2**0.5).add_(options.eps)
-            deltas[name] = (exp_avg * -(rate / bias_correction1)) / denominator
+            denominator = (exp_avg_sq.sqrt() / self._root_correction(feedback)).add_(options.eps)
+            deltas[name] = (exp_avg * factors[name]) / denominator
         if options.means_unit == "own_scale":
-            deltas["means"] *= gaussians.scales.exp().mean(dim=1, keepdim=True)
+            deltas["means"] *= _own_scales(gaussians)
+        if options.drawn_only:
+            drawn = torch.stack([rows.flatten(1).any(dim=1) for _, rows in feedback.gradients.items()]).any(dim=0)
+            _hold(~drawn, deltas, {name: torch.zeros_like(delta) for name, delta in deltas.items()})
+            _hold(~drawn, moments, state)
         return Gaussians(**deltas), RuleState(moments)
+
+    def step_in_place(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> RuleState | None:
+        betas, eps = (self.options.beta1, self.options.beta2), self.options.eps
+        parameters = [value for _, value in gaussians.items()]
+        gradients = [value.contiguous() for _, value in feedback.gradients.items()]
+        moments = [[state[f"{moment}.{name}"] for name in FIELDS] for moment in ("exp_avg", "exp_avg_sq")]
+        factors = list(self._factors(feedback).values())
+        if not kernels_can_use(*parameters, *gradients, *moments[0], *moments[1]):
+            return super().step_in_place(gaussians, feedback, state)
+        from l2o_splat.optim import adam_kernel
+
+        if not adam_kernel.can_step(betas, factors, eps):
+            return super().step_in_place(gaussians, feedback, state)
+        own_scales = (
+            _own_scales(gaussians)[:, 0]
+            if self.options.means_unit == "own_scale"
+            else torch.empty(0, dtype=torch.float32)
+        )
+        moved = adam_kernel.step_in_place(
+            *(parameters, gradients, *moments, own_scales),
+            *(betas, factors, self._root_correction(feedback), eps, self.options.drawn_only),
+        )
+        return state if moved else None
+
+    def _factors(self, feedback: Feedback) -> dict[str, float]:
+        """What the first moment of each field is multiplied by."""
+        factors = {}
+        for name in FIELDS:
+            rate = self.rate(name, feedback.step)
+            if name == "means" and self.options.means_unit == "scene_extent":
+                rate *= feedback.scene_extent
+            factors[name] = -(rate / (1 - self.options.beta1 ** (feedback.step + 1)))
+        return factors
+
+    def _root_correction(self, feedback: Feedback) -> float:
+        """What the root of the second moments is divided by."""
+        return (1 - self.options.beta2 ** (feedback.step + 1)) ** 0.5
+
+
+def _own_scales(gaussians: Gaussians) -> Float[Tensor, "n 1"]:
+    return gaussians.scales.exp().mean(dim=1, keepdim=True)
+
+
+def _hold(held: Bool[Tensor, " n"], rows: dict[str, Tensor], before: Mapping[str, Tensor]) -> None:
+    """Set the rows of some Gaussians back to what they were before."""
+    for name, value in rows.items():
+        rows[name] = torch.where(held.view(-1, *[1] * (value.ndim - 1)), before[name], value)

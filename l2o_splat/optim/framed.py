@@ -35,6 +35,11 @@ class FramedRule(WrappedRule):
         deltas, state = self.rule(self.frame.to_local(gaussians), self._framed(feedback), state)
         return self.frame.deltas_to_world(deltas), state
 
+    def step_in_place(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> RuleState | None:
+        if self.frame.is_identity:
+            return self.rule.step_in_place(gaussians, feedback, state)
+        return super().step_in_place(gaussians, feedback, state)
+
     def _framed(self, feedback: Feedback) -> Feedback:
         gradients, rendered = feedback.gradients, feedback.rendered
         if rendered is not None:

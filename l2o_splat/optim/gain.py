@@ -6,8 +6,10 @@ scale; what is learned is a gain for each Gaussian and field, and a correction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,6 +19,7 @@ from l2o_splat.nets.gain_network import GainNetwork
 from l2o_splat.nets.gain_shape import GainNetworkShape
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.optim.adam_moments import adam_direction, zero_moments
+from l2o_splat.optim.in_place import kernels_can_use
 from l2o_splat.optim.proposal import (
     PrecisionName,
     Proposal,
@@ -115,24 +118,104 @@ class GainRule(ProposingRule):
         check_neighbours(len(gaussians), config.neighbours)
         parameters, gradients = self._read(gaussians, state["scale_origin"]), feedback.gradients.detach().pack()
         direction, changed = adam_direction(gradients, state)
-        neighbours = state.get("neighbours")
+        answer, more = self._answer(parameters[:, MEANS], step, state, lambda: (parameters, direction))
+        proposed = self.network.step(answer, direction, self._trust(step))
+        if config.step_decay is not None:
+            proposed *= self._decay(state["adam_t"])[:, None]
+        return Proposal(None, parameters, gradients, direction, proposed, state.updated(**changed, **more))
+
+    def _answer(
+        self,
+        means: Float[Tensor, "n 3"],
+        step: int,
+        state: RuleState,
+        look: Callable[[], tuple[Float[Tensor, "n _"], Float[Tensor, "n _"]]],
+    ) -> tuple[Float[Tensor, "n a"], dict[str, Tensor]]:
+        """What the network answers, in this step or an earlier one, and what has changed of the state.
+
+        Args:
+            means: Of the scene.
+            step: Inner step.
+            state: Before the step.
+            look: Computes parameters and Adam direction as the network sees them; called if it is queried.
+        """
+        config, changed = self.config, {}
+        neighbours, answer = state.get("neighbours"), state.get("answer")
         if neighbours is None or step % config.knn_refresh_interval == 0:
-            neighbours = nearest_neighbours(parameters[:, MEANS], config.neighbours)
+            neighbours = nearest_neighbours(means, config.neighbours)
         if config.knn_refresh_interval > 1:
             changed["neighbours"] = neighbours
-        answer = state.get("answer")
         if answer is None or self._queries_at(step):
-            with autocast(config.precision, parameters.device):
-                latent = state["latent"].to(network_dtype(config.precision, parameters.device))
+            parameters, direction = look()
+            with autocast(config.precision, means.device):
+                latent = state["latent"].to(network_dtype(config.precision, means.device))
                 answer, changed["latent"] = self.network(parameters, latent, direction, neighbours)
             if config.query_growth is not None:
                 changed["answer"] = answer
-        trust = 1.0 if config.trust_decay is None else 1 / (1 + step / config.trust_decay)
-        proposed = self.network.step(answer, direction, trust)
-        if config.step_decay is not None:
-            after, power = config.step_decay
-            proposed *= (1 + state["adam_t"] / after).pow(-power)[:, None]
-        return Proposal(None, parameters, gradients, direction, proposed, state.updated(**changed))
+        return answer, changed
+
+    def _trust(self, step: int) -> float:
+        """Share of the network in a step."""
+        return 1.0 if self.config.trust_decay is None else 1 / (1 + step / self.config.trust_decay)
+
+    def _decay(self, counts: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Factor of the step of Gaussians that have taken so many."""
+        if self.config.step_decay is None:
+            return torch.ones(len(counts), dtype=torch.float32)
+        after, power = self.config.step_decay
+        return (1 + counts / after).pow(-power)
+
+    def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
+        if not kernels_can_use(gaussians.means):
+            return super().forward(gaussians, feedback, state)
+        delta = gaussians.map(torch.empty_like)
+        copied = state.updated(adam_m=state["adam_m"].clone(), adam_v=state["adam_v"].clone())
+        new_state = self._step_on_cpu(gaussians, feedback, copied, delta)
+        return super().forward(gaussians, feedback, state) if new_state is None else (delta, new_state)
+
+    @torch.no_grad()
+    def step_in_place(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> RuleState | None:
+        new_state = self._step_on_cpu(gaussians, feedback, state, None)
+        return super().step_in_place(gaussians, feedback, state) if new_state is None else new_state
+
+    def _step_on_cpu(
+        self, gaussians: Gaussians, feedback: Feedback, state: RuleState, delta: Gaussians | None
+    ) -> RuleState | None:
+        """A step by kernels, which change the moments of the state; the state after it.
+
+        Args:
+            gaussians: The scene.
+            feedback: Of the step.
+            state: Before the step.
+            delta: Takes what is to be added to the scene; None adds it.
+
+        Returns:
+            None, and nothing has changed, if they cannot take it, or may meet numbers that are not finite.
+        """
+        config, network, origin = self.config, self.network, float(state["scale_origin"])
+        tensors = [value for _, value in (*gaussians.items(), *feedback.gradients.items())]
+        in_memory = kernels_can_use(*tensors, state["adam_m"], state["adam_v"], network.rates, network.head.weight)
+        if not in_memory or network_dtype(config.precision, gaussians.device) != torch.float32:
+            return None
+        from l2o_splat.nets.gain_step import Limits, is_bounded_answer
+        from l2o_splat.optim.gain_on_cpu import LARGEST_LOG_SCALE, LARGEST_RATE, StepOnCpu
+
+        largest = config.log_scale_range[1] + origin
+        if not largest <= LARGEST_LOG_SCALE or not network.rates.abs().max() <= LARGEST_RATE:
+            return None
+        check_neighbours(len(gaussians), config.neighbours)
+        limits = Limits(
+            *map(np.float32, (origin, *config.log_scale_range, config.opacity_logit_limit, config.sh_limit))
+        )
+        step = StepOnCpu(gaussians, feedback.gradients, state, limits)
+        if not step.is_bounded():
+            return None
+        answer, changed = self._answer(gaussians.means, feedback.step, state, step.look)
+        answer = answer.contiguous()
+        if not is_bounded_answer(answer.view(-1).numpy()):
+            return None
+        step.take(answer, network.rates, self._trust(feedback.step), self._decay, delta)
+        return state.updated(**changed, adam_t=state["adam_t"] + 1)
 
     def delta(self, gaussians: Gaussians, proposal: Proposal) -> Gaussians:
         """What to add to the Gaussians so that they become ``clamp(parameters + step)``."""

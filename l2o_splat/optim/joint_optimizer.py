@@ -140,25 +140,36 @@ class JointOptimizer(torch.optim.Optimizer):
             if all(group["params"][0].grad is None for group in self.param_groups if not _is_frozen(group)):
                 return loss
             gradients = Gaussians(**{group["name"]: _gradient(group) for group in self.param_groups})
-            if self._refuses("gradients", gradients):
-                return loss
-        gaussians = self.gaussians
-        state = self.rule_state
+        gaussians, state = self.gaussians, self.rule_state
+        feedback = Feedback(gradients, self.inner_step, self.param_groups[0]["scene_extent"], rendered, self.loss)
+        new_state = None
+        if all(not _is_frozen(group) and float(group["lr"]) == 1 for group in self.param_groups):
+            begun = self.rule.init_state(self._present_start) if state is None else state
+            new_state = self.rule.step_in_place(gaussians, feedback, begun)
+        if new_state is None:
+            # A step that cannot be taken in place, or not safely, is computed whole before anything changes.
+            new_state = self._step_by_deltas(gaussians, feedback, state)
+        if new_state is not None:
+            self._refused_steps = 0
+            self._remember(new_state)
+            self.param_groups[0]["step"] += 1
+        return loss
+
+    def _step_by_deltas(self, gaussians: Gaussians, feedback: Feedback, state: RuleState | None) -> RuleState | None:
+        """Take a step and return the state after it; None, and nothing has changed, if it is refused."""
+        if feedback.gradients is not None and self._refuses("gradients", feedback.gradients):
+            return None
         if state is None:
             state = self.rule.init_state(self._present_start)
-        feedback = Feedback(gradients, self.inner_step, self.param_groups[0]["scene_extent"], rendered, self.loss)
         frozen = [group["name"] for group in self.param_groups if _is_frozen(group)]
         delta, new_state = self.rule(gaussians, feedback, self.rule.with_moments(state, frozen))
         delta = Gaussians(**{group["name"]: _scaled(delta, group) for group in self.param_groups})
         if self._refuses("deltas", delta):
-            return loss
-        self._refused_steps = 0
+            return None
         for name, value in delta.items():
             if name not in frozen:
                 getattr(gaussians, name).add_(value)
-        self._remember(self.rule.with_moments(new_state, frozen, state))
-        self.param_groups[0]["step"] += 1
-        return loss
+        return self.rule.with_moments(new_state, frozen, state)
 
     @torch.no_grad()
     def check_scene(self) -> None:

@@ -120,30 +120,39 @@ class ProximalRule(WrappedRule):
         Raises:
             ValueError: If the rule has no weight, since it was neither given nor found by :meth:`bind`.
         """
+        if self._is_held():
+            return gaussians.map(torch.zeros_like), state
+        delta, inner = self.rule(gaussians, self._pulled(gaussians, feedback, state), state.part("rule"))
+        return delta, _own(state) | inner.nested("rule")
+
+    def step_in_place(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> RuleState | None:
+        if self._is_held():
+            return super().step_in_place(gaussians, feedback, state)
+        inner = self.rule.step_in_place(gaussians, self._pulled(gaussians, feedback, state), state.part("rule"))
+        return None if inner is None else _own(state) | inner.nested("rule")
+
+    def _is_held(self) -> bool:
+        """Whether the term lets nothing move."""
         if self.weight is None:
             raise ValueError(
                 "The proximal rule has no weight; bind it to a scene with context views, or give it one, see "
                 "proximal_weight."
             )
-        if math.isinf(self.weight):
-            return gaussians.map(torch.zeros_like), state
-        if feedback.gradients is not None:
-            feedback = replace(feedback, gradients=self._pulled(gaussians, feedback.gradients, state))
-        delta, inner = self.rule(gaussians, feedback, state.part("rule"))
-        own = RuleState({name: state[name] for name in (*(f"anchor.{name}" for name in FIELDS), "precision")})
-        return delta, own | inner.nested("rule")
+        return math.isinf(self.weight)
 
     def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
         return nested_moments(state, field, {"rule": self.rule})
 
-    def _pulled(self, gaussians: Gaussians, gradients: Gaussians, state: RuleState) -> Gaussians:
-        """The gradient of the loss with the proximal term added."""
+    def _pulled(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> Feedback:
+        """The feedback with the proximal term added to the gradients, if there are any."""
+        if feedback.gradients is None:
+            return feedback
         precision = Gaussians.unpack(per_channel(state["precision"], gaussians.features_rest.shape[1]))
         pulled = {}
-        for name, gradient in gradients.items():
+        for name, gradient in feedback.gradients.items():
             away = getattr(gaussians, name) - state[f"anchor.{name}"]
             pulled[name] = gradient + 2 * self.weight * getattr(precision, name) * away
-        return Gaussians(**pulled)
+        return replace(feedback, gradients=Gaussians(**pulled))
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         """The state after Gaussians were removed.
@@ -156,6 +165,10 @@ class ProximalRule(WrappedRule):
                 f"{int(fresh.sum())} Gaussians were added, but new ones have no anchor and no precision; switch "
                 "densification off, or train with another rule."
             )
-        kept = RuleState({name: state[name] for name in (*(f"anchor.{name}" for name in FIELDS), "precision")})
         inner = self.rule.resize_state(state.part("rule"), source, fresh)
-        return kept.at(source) | inner.nested("rule")
+        return _own(state).at(source) | inner.nested("rule")
+
+
+def _own(state: RuleState) -> RuleState:
+    """The part of a state that is not that of the other rule."""
+    return RuleState({name: state[name] for name in (*(f"anchor.{name}" for name in FIELDS), "precision")})

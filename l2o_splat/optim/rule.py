@@ -201,6 +201,12 @@ class UpdateRule(nn.Module):
     num_steps: int | None = None
     """Inner steps that the rule is made for; None if it has no such number."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A rule that changes another one's step must not inherit how that one takes it in place.
+        if "forward" in cls.__dict__ and "step_in_place" not in cls.__dict__:
+            cls.step_in_place = UpdateRule.step_in_place
+
     @property
     def needs(self) -> Needs:
         """What the rule needs; gradients alone unless it says otherwise."""
@@ -231,6 +237,30 @@ class UpdateRule(nn.Module):
             The delta to *add* to every parameter, and the state for the next step. Neither the
             Gaussians nor the given state are changed.
         """
+
+    @torch.no_grad()
+    def step_in_place(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> RuleState | None:
+        """One inner step that is taken at once: the numbers are those of :meth:`forward` and an addition, bit for bit.
+
+        Rules override it where one pass over the memory does both.
+
+        Args:
+            gaussians: They are changed.
+            feedback: As for :meth:`forward`; it is not changed.
+            state: Its tensors may be changed; they belong to the step from here on.
+
+        Returns:
+            The state for the next step. None if a gradient, or what would be added, is not finite or may not be:
+            nothing has changed then, and :meth:`forward` shows what it is.
+        """
+        if feedback.gradients is not None and feedback.gradients.count_non_finite():
+            return None
+        delta, new_state = self(gaussians, feedback, state)
+        if delta.count_non_finite():
+            return None
+        for name, value in delta.items():
+            getattr(gaussians, name).add_(value)
+        return new_state
 
     def work_at(self, step: int) -> str:
         """Kind of the work in an inner step; steps of the same kind take about as long. One kind by default."""

@@ -54,9 +54,33 @@ class SafeguardedRule(WrappedRule):
         return own | self.rule.init_state(start).nested("rule")
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
+        at_work = self._at_work(gaussians, feedback, state)
+        if at_work is None:
+            return self._restore(gaussians, feedback, state)
+        name, rule, feedback, own = at_work
+        delta, inner = rule(gaussians, feedback, state.part(name))
+        return delta, own | inner.nested(name)
+
+    def step_in_place(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> RuleState | None:
+        at_work = self._at_work(gaussians, feedback, state)
+        if at_work is None:
+            return super().step_in_place(gaussians, feedback, state)
+        name, rule, feedback, own = at_work
+        inner = rule.step_in_place(gaussians, feedback, state.part(name))
+        return None if inner is None else own | inner.nested(name)
+
+    def _at_work(
+        self, gaussians: Gaussians, feedback: Feedback, state: RuleState
+    ) -> tuple[str, UpdateRule, Feedback, RuleState] | None:
+        """Which rule is at work, the feedback as it sees it, and the rest of the next state.
+
+        None if the loss has risen, so that the remembered scene is to be restored.
+        """
+        losses = state["losses"]
         if "remembered" not in state:
-            return self._fall_back(gaussians, feedback, state)
-        losses, remembered = state["losses"], state["remembered"]
+            since = feedback.step - int(losses[FALL])
+            return "fallback", self.fallback, replace(feedback, step=since), RuleState({}, {"losses": losses})
+        remembered = state["remembered"]
         if feedback.loss is not None:
             losses = losses.clone()
             if feedback.step == 0:
@@ -64,14 +88,13 @@ class SafeguardedRule(WrappedRule):
             elif feedback.step % INTERVAL == 0:
                 mean, best = losses[SUM] / INTERVAL, losses[BEST]
                 if mean > (1 + TOLERANCE) * best:
-                    return self._restore(gaussians, feedback, state)
+                    return None
                 if mean < best:
                     remembered = gaussians.detach().pack()
                     losses[BEST] = mean
                 losses[SUM] = 0
             losses[SUM] += feedback.loss
-        delta, inner = self.rule(gaussians, feedback, state.part("rule"))
-        return delta, RuleState({"remembered": remembered}, {"losses": losses}) | inner.nested("rule")
+        return "rule", self.rule, feedback, RuleState({"remembered": remembered}, {"losses": losses})
 
     def _restore(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         restored = Gaussians.unpack(state["remembered"])
@@ -79,11 +102,6 @@ class SafeguardedRule(WrappedRule):
         losses[FALL] = feedback.step + 1
         begun = self.fallback.init_state(SceneStart(restored)).nested("fallback")
         return restored.zip_map(torch.sub, gaussians), RuleState({}, {"losses": losses}) | begun
-
-    def _fall_back(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
-        since = feedback.step - int(state["losses"][FALL])
-        delta, inner = self.fallback(gaussians, replace(feedback, step=since), state.part("fallback"))
-        return delta, RuleState({}, {"losses": state["losses"]}) | inner.nested("fallback")
 
     def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
         return nested_moments(state, field, {"rule": self.rule, "fallback": self.fallback})

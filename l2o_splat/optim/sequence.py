@@ -52,13 +52,23 @@ class SequencedRule(UpdateRule):
         return self.first.init_state(start).nested("first")
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
+        name, rule, feedback, inner = self._at_work(gaussians, feedback, state)
+        delta, inner = rule(gaussians, feedback, inner)
+        return delta, inner.nested(name)
+
+    def step_in_place(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> RuleState | None:
+        name, rule, feedback, inner = self._at_work(gaussians, feedback, state)
+        inner = rule.step_in_place(gaussians, feedback, inner)
+        return None if inner is None else inner.nested(name)
+
+    def _at_work(
+        self, gaussians: Gaussians, feedback: Feedback, state: RuleState
+    ) -> tuple[str, UpdateRule, Feedback, RuleState]:
+        """Which rule is at work, with the feedback and the state as it sees them."""
         if feedback.step < self.switch_after:
-            delta, inner = self.first(gaussians, feedback, state.part("first"))
-            return delta, inner.nested("first")
+            return "first", self.first, feedback, state.part("first")
         inner = state.part("second") or self.second.init_state(SceneStart(gaussians))
-        late = replace(feedback, step=feedback.step - self.switch_after)
-        delta, inner = self.second(gaussians, late, inner)
-        return delta, inner.nested("second")
+        return "second", self.second, replace(feedback, step=feedback.step - self.switch_after), inner
 
     def work_at(self, step: int) -> str:
         if step < self.switch_after:

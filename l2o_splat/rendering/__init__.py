@@ -10,13 +10,12 @@ normalisation of the quaternions, spherical harmonics + 0.5 cut off below 0.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from types import ModuleType
 from typing import Literal
 
 import torch
 
+from l2o_splat.compiler import numba_works
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.raster_settings import ImageRules, RasterSettings
 from l2o_splat.rendering.linearization import Linearization
@@ -121,19 +120,9 @@ def backend_for(gaussians: Gaussians, products: bool = False) -> Backend:
         return "reference"
     if gaussians.device.type == "cuda" and not products:
         return "gsplat"
-    if gaussians.device.type == "cpu" and _numba_works():
+    if gaussians.device.type == "cpu" and numba_works():
         return "cpu"
     return "reference"
-
-
-@functools.cache
-def _numba_works() -> bool:
-    try:
-        import numba  # noqa: F401
-    except ImportError as error:
-        warnings.warn(f"numba cannot be imported ({error}); rendering on the CPU will be slow.", stacklevel=3)
-        return False
-    return True
 
 
 def _module(backend: Backend) -> ModuleType:

@@ -1,10 +1,12 @@
 """The small rule of our own: tuned Adam to begin with, free of the unit of length, bounded for long runs."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
+from l2o_splat import threads
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.adam import AdamRule, Rates, adam_options
 from l2o_splat.optim.gain import GainConfig
@@ -165,3 +167,73 @@ def test_an_added_gaussian_counts_its_scale_from_the_origin_of_the_scene():
     assert torch.equal(resized["scale_origin"], gaussians.scales.median())
     delta, _ = rule(gaussians[source], Feedback(gradients(1)[source], 1, 1.0), resized)
     assert delta.scales[50].abs().max() < 4 * delta.scales[3].abs().max() < 1.0
+
+
+def scene_of_many(n: int = 3001, width: int = 59) -> Gaussians:
+    """Scales and coefficients of all sizes, so that limits act too."""
+    rows = torch.randn(n, width, generator=torch.Generator().manual_seed(2))
+    rows[::5] *= 6
+    return Gaussians.unpack(rows).map(torch.clone)
+
+
+def steps_of_many(t: int, n: int = 3001, width: int = 59) -> Gaussians:
+    generator = torch.Generator().manual_seed(10 + t)
+    rows = torch.randn(n, width, generator=generator) * torch.randn(n, width, generator=generator).mul(2).exp()
+    return Gaussians.unpack(rows).map(torch.clone)
+
+
+@pytest.mark.parametrize("width", [14, 23, 59])
+@pytest.mark.parametrize("decays", [{}, {"step_decay": (60.0, 0.8), "query_growth": 2.0, "trust_decay": 3.0}])
+def test_a_step_by_kernels_is_that_of_torch(width, decays):
+    rule, gaussians = make_rule(trained=True, **decays), scene_of_many(width=width)
+    state = rule.init_state(SceneStart(gaussians))
+    for t in range(8):
+        feedback = Feedback(steps_of_many(t, width=width), t, 1.0)
+        delta, after = rule(gaussians, feedback, state)
+        with torch.enable_grad():
+            expected, expected_after = rule(gaussians, feedback, state)
+        for name in FIELDS:
+            ours, theirs = getattr(delta, name), getattr(expected, name).detach()
+            # A difference of two parameters is as exact as these.
+            assert (ours - theirs).norm() <= 5e-6 * theirs.norm(), name
+            bound = 2e-6 * max(1.0, float(getattr(gaussians, name).norm(torch.inf)) if ours.numel() else 0.0)
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=bound)
+        for key, value in expected_after.items():
+            torch.testing.assert_close(after[key], value.detach(), rtol=1e-5, atol=1e-5)
+        gaussians, state = gaussians.zip_map(torch.add, delta), after
+        if t == 3:
+            state.per_gaussian["adam_t"][::7] += 90  # As if some had come from another run.
+
+
+def test_a_step_by_kernels_does_not_depend_on_the_number_of_threads():
+    rule, gaussians = make_rule(trained=True), scene_of_many()
+    feedback, state = Feedback(steps_of_many(0), 0, 1.0), rule.init_state(SceneStart(gaussians))
+    found = []
+    try:
+        for count in (1, 3):
+            threads.set_num_threads(count)
+            delta, after = rule(gaussians, feedback, state)
+            found.append([delta.pack(), *after.values()])
+    finally:
+        threads.set_num_threads(None)
+    assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("where", ["gradient", "moment", "parameter", "answer"])
+def test_a_number_that_is_not_finite_leaves_everything_as_it_is(where):
+    rule, gaussians = make_rule(trained=True, query_growth=1.0), scene()
+    _, state = rule(gaussians, Feedback(gradients(0), 0, 1.0), rule.init_state(SceneStart(gaussians)))
+    _, state = rule(gaussians, Feedback(gradients(1), 1, 1.0), state)
+    feedback = Feedback(gradients(2).map(torch.clone), 2, 1.0)
+    spoiled = {
+        "gradient": feedback.gradients.features_rest,
+        "moment": state["adam_v"],
+        "parameter": gaussians.scales,
+        "answer": state["answer"],
+    }
+    spoiled[where][-1, -1] = torch.nan
+    before, state_before = gaussians.map(torch.clone), copy.deepcopy(state)
+    assert rule.step_in_place(gaussians, feedback, state) is None
+    torch.testing.assert_close(gaussians.pack(), before.pack(), rtol=0, atol=0, equal_nan=True)
+    for key, value in state_before.items():
+        torch.testing.assert_close(state[key], value, rtol=0, atol=0, equal_nan=True)
