@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from l2o_splat import threads
 from l2o_splat.kernel import helper, kernel
-from l2o_splat.nets.lanes import (
-    LANES,
+from l2o_splat.nets.point_transformer import Block
+from l2o_splat.nets.side_by_side import (
+    ABREAST,
     TILE,
     VECTOR,
     add_linear,
@@ -29,13 +30,12 @@ from l2o_splat.nets.lanes import (
     row_product,
     softmax,
 )
-from l2o_splat.nets.point_transformer import Block
 
 _kept = threading.local()
 _AHEAD = 16
 """Gaussians by which the rows of neighbours are asked for before they are read."""
 _BLOCKS_AT_ONCE = 16
-"""Blocks of ``LANES`` Gaussians that a thread works on at a time."""
+"""Blocks of ``ABREAST`` Gaussians that a thread works on at a time."""
 
 
 def query(
@@ -56,13 +56,13 @@ def query(
     """
     n, blocks = len(neighbours), list(network.transformer.blocks)
     latent_width = network.project.out_features
-    portions = -(-n // (LANES * _BLOCKS_AT_ONCE))
+    portions = -(-n // (ABREAST * _BLOCKS_AT_ONCE))
     widths = [_whole_vectors(block) for block in blocks]
-    sizes = [-(-n // LANES) * _rounded(latent_width) * LANES]
+    sizes = [-(-n // ABREAST) * _rounded(latent_width) * ABREAST]
     sizes += [count * width * n for width in widths for count in (1, 2)]
     memory = [part.numpy() for part in _memory(sum(sizes)).split(sizes)]
     # One row of lanes after the other, block by block.
-    x = memory[0].reshape(-(-n // LANES), -1)
+    x = memory[0].reshape(-(-n // ABREAST), -1)
     queries = [rows.reshape(n, width) for rows, width in zip(memory[1::2], widths, strict=True)]
     near = [rows.reshape(n, 2 * width) for rows, width in zip(memory[2::2], widths, strict=True)]
     rows = (inputs.numpy(), latent.numpy())
@@ -117,7 +117,7 @@ def _memory(numbers: int) -> Tensor:
 
 
 def _span(portion: int, n: int) -> tuple[int, int]:
-    rows = LANES * _BLOCKS_AT_ONCE
+    rows = ABREAST * _BLOCKS_AT_ONCE
     return portion * rows, min((portion + 1) * rows, n)
 
 
@@ -166,7 +166,7 @@ def _spread(rows, first, last, out):
     for lane in range(last - first):
         row = rows[first + lane]
         for column in range(len(row)):
-            out[column * LANES + lane] = row[column]
+            out[column * ABREAST + lane] = row[column]
 
 
 @helper
@@ -175,18 +175,18 @@ def _collect(x, first, last, out):
     for lane in range(last - first):
         row = out[first + lane]
         for column in range(len(row)):
-            row[column] = x[column * LANES + lane]
+            row[column] = x[column * ABREAST + lane]
 
 
 @kernel
 def project_inputs(inputs, latent, weights, bias, x, begin, end):
     """The first layer, from rows of its inputs to blocks of lanes ``x``."""
     gathered = buffer(inputs.shape[1] + latent.shape[1])
-    for first in range(begin, end, LANES):
-        last = min(first + LANES, end)
+    for first in range(begin, end, ABREAST):
+        last = min(first + ABREAST, end)
         _spread(inputs, first, last, gathered)
-        _spread(latent, first, last, gathered[inputs.shape[1] * LANES :])
-        linear(weights, bias, gathered, x[first // LANES])
+        _spread(latent, first, last, gathered[inputs.shape[1] * ABREAST :])
+        linear(weights, bias, gathered, x[first // ABREAST])
 
 
 @kernel
@@ -194,12 +194,12 @@ def project_queries(x, scale, shift, eps, weights, bias, queries, near, begin, e
     """Queries, keys and values of a block as rows, from blocks of lanes."""
     width = len(scale)
     normalised, result, work = buffer(width), buffer(len(bias)), buffer(2)
-    for first in range(begin, end, LANES):
-        layer_norm(scale, shift, eps, x[first // LANES], normalised, work[:LANES], work[LANES:])
+    for first in range(begin, end, ABREAST):
+        layer_norm(scale, shift, eps, x[first // ABREAST], normalised, work[:ABREAST], work[ABREAST:])
         linear(weights, bias, normalised, result)
-        last = min(first + LANES, end)
+        last = min(first + ABREAST, end)
         _collect(result, first, last, queries)
-        _collect(result[queries.shape[1] * LANES :], first, last, near)
+        _collect(result[queries.shape[1] * ABREAST :], first, last, near)
 
 
 @helper
@@ -220,16 +220,16 @@ def _attend(queries, near, neighbours, factor, first, last, scores, mixed, work)
         own = (first + lane) * width
         for neighbour in range(count):
             keys = 2 * width * neighbours[first + lane, neighbour]
-            scores[neighbour * LANES + lane] = factor * row_product(queries, own, near, keys, vectors)
-    softmax(scores, work[:LANES], work[LANES : 2 * LANES])
-    total = work[2 * LANES :]
+            scores[neighbour * ABREAST + lane] = factor * row_product(queries, own, near, keys, vectors)
+    softmax(scores, work[:ABREAST], work[ABREAST : 2 * ABREAST])
+    total = work[2 * ABREAST :]
     for lane in range(last - first):
         total[:width] = 0
         for neighbour in range(count):
             values = 2 * width * neighbours[first + lane, neighbour] + width
-            add_multiple(scores[neighbour * LANES + lane], near, values, total, 0, vectors)
+            add_multiple(scores[neighbour * ABREAST + lane], near, values, total, 0, vectors)
         for channel in range(width):
-            mixed[channel * LANES + lane] = total[channel]
+            mixed[channel * ABREAST + lane] = total[channel]
 
 
 @kernel
@@ -254,12 +254,12 @@ def mix(
     """Attention and the two layers after it, added to blocks of lanes ``x``."""
     scores, mixed = buffer(neighbours.shape[1]), buffer(queries.shape[1])
     normalised, hidden = buffer(len(scale)), buffer(len(hidden_bias))
-    work = buffer(3 + queries.shape[1] // LANES)
-    for first in range(begin, end, LANES):
-        rows = x[first // LANES]
-        _attend(queries, near, neighbours, factor, first, min(first + LANES, end), scores, mixed, work)
+    work = buffer(3 + queries.shape[1] // ABREAST)
+    for first in range(begin, end, ABREAST):
+        rows = x[first // ABREAST]
+        _attend(queries, near, neighbours, factor, first, min(first + ABREAST, end), scores, mixed, work)
         add_linear(attended_weights, attended_bias, mixed, rows)
-        layer_norm(scale, shift, eps, rows, normalised, work[:LANES], work[LANES : 2 * LANES])
+        layer_norm(scale, shift, eps, rows, normalised, work[:ABREAST], work[ABREAST : 2 * ABREAST])
         linear(hidden_weights, hidden_bias, normalised, hidden)
         gelu(hidden)
         add_linear(out_weights, out_bias, hidden, rows)
@@ -269,9 +269,9 @@ def mix(
 def answer(x, scale, shift, eps, weights, bias, latent, proposal, begin, end):
     """The new latent state and what the last layer makes of it, as rows."""
     normalised, result, work = buffer(len(scale)), buffer(len(bias)), buffer(2)
-    for first in range(begin, end, LANES):
-        last = min(first + LANES, end)
-        layer_norm(scale, shift, eps, x[first // LANES], normalised, work[:LANES], work[LANES:])
+    for first in range(begin, end, ABREAST):
+        last = min(first + ABREAST, end)
+        layer_norm(scale, shift, eps, x[first // ABREAST], normalised, work[:ABREAST], work[ABREAST:])
         linear(weights, bias, normalised, result)
         _collect(normalised, first, last, latent)
         _collect(result, first, last, proposal)

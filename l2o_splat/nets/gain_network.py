@@ -84,7 +84,7 @@ class GainNetwork(nn.Module):
         scales, opacity_and_dc = parameters[:, SCALES], parameters[:, OPACITIES_AND_DC]
         inputs = torch.cat([0.3 * scales, 0.3 * opacity_and_dc, direction[:, :BASE_WIDTH]], dim=1)
         num_gains = len(FIELD_WIDTHS) + 1
-        if self._runs_on_lanes(inputs, latent):
+        if self._runs_in_kernels(inputs, latent):
             from l2o_splat.nets import gain_kernel
 
             return gain_kernel.query(self, inputs, latent.contiguous(), neighbours.contiguous(), num_gains)
@@ -96,7 +96,7 @@ class GainNetwork(nn.Module):
         log_gains, corrections = proposal[:, :num_gains], proposal[:, num_gains:]
         return torch.cat([log_gains - log_gains.mean(dim=0), corrections], dim=1), latent
 
-    def _runs_on_lanes(self, *inputs: Tensor) -> bool:
+    def _runs_in_kernels(self, *inputs: Tensor) -> bool:
         """Whether a query is one of the CPU, of float32 numbers and without a graph."""
         return (
             not torch.is_grad_enabled()

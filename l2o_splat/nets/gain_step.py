@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from l2o_splat.kernel import helper, inlined, kernel
-from l2o_splat.nets.lanes import LANES, buffer, exponential, fetch
+from l2o_splat.nets.side_by_side import ABREAST, buffer, exponential, fetch
 
 WIDTHS = (3, 3, 4, 1, 3)
 """Columns of the fields before SH of degree 1 and above."""
@@ -116,18 +116,18 @@ def _direction(m, v, factor1, factor2, eps):
 def _fields_to_lanes(fields, first, rows, out):
     """Some rows of the fields before SH of degree 1 and above, as lanes of ``out``."""
     means, scales, quats, opacities, features_dc, _ = fields
-    _to_lanes(means, 3, first, rows, out[: 3 * LANES])
-    _to_lanes(scales, 3, first, rows, out[3 * LANES : 6 * LANES])
-    _to_lanes(quats, 4, first, rows, out[6 * LANES : 10 * LANES])
-    _to_lanes(opacities, 1, first, rows, out[10 * LANES : 11 * LANES])
-    _to_lanes(features_dc, 3, first, rows, out[11 * LANES :])
+    _to_lanes(means, 3, first, rows, out[: 3 * ABREAST])
+    _to_lanes(scales, 3, first, rows, out[3 * ABREAST : 6 * ABREAST])
+    _to_lanes(quats, 4, first, rows, out[6 * ABREAST : 10 * ABREAST])
+    _to_lanes(opacities, 1, first, rows, out[10 * ABREAST : 11 * ABREAST])
+    _to_lanes(features_dc, 3, first, rows, out[11 * ABREAST :])
 
 
 @helper
 def _to_lanes(values, width, first, rows, out):
     for lane in range(rows):
         for column in range(width):
-            out[column * LANES + lane] = values[(first + lane) * width + column]
+            out[column * ABREAST + lane] = values[(first + lane) * width + column]
 
 
 @helper
@@ -140,18 +140,18 @@ def _columns_to_lanes(table, columns, first, rows, out):
         fetch(table, ahead + columns - 1)
         row = table[first + lane]
         for column in range(columns):
-            out[column * LANES + lane] = row[column]
+            out[column * ABREAST + lane] = row[column]
 
 
 @helper
 def _lanes_to_fields(x, fields, first, rows, add):
     """The inverse of :func:`_fields_to_lanes`; with ``add`` the fields are added to."""
     means, scales, quats, opacities, features_dc, _ = fields
-    _from_lanes(x[: 3 * LANES], means, 3, first, rows, add)
-    _from_lanes(x[3 * LANES : 6 * LANES], scales, 3, first, rows, add)
-    _from_lanes(x[6 * LANES : 10 * LANES], quats, 4, first, rows, add)
-    _from_lanes(x[10 * LANES : 11 * LANES], opacities, 1, first, rows, add)
-    _from_lanes(x[11 * LANES :], features_dc, 3, first, rows, add)
+    _from_lanes(x[: 3 * ABREAST], means, 3, first, rows, add)
+    _from_lanes(x[3 * ABREAST : 6 * ABREAST], scales, 3, first, rows, add)
+    _from_lanes(x[6 * ABREAST : 10 * ABREAST], quats, 4, first, rows, add)
+    _from_lanes(x[10 * ABREAST : 11 * ABREAST], opacities, 1, first, rows, add)
+    _from_lanes(x[11 * ABREAST :], features_dc, 3, first, rows, add)
 
 
 @helper
@@ -159,15 +159,15 @@ def _from_lanes(x, values, width, first, rows, add):
     for lane in range(rows):
         for column in range(width):
             place = (first + lane) * width + column
-            values[place] = values[place] + x[column * LANES + lane] if add else x[column * LANES + lane]
+            values[place] = values[place] + x[column * ABREAST + lane] if add else x[column * ABREAST + lane]
 
 
 @helper
 def _see(x, limits):
     """Limit parameters of all lanes to what the network sees; log-scales count from their origin."""
-    for i in range(SCALES * LANES, (SCALES + 3) * LANES):
+    for i in range(SCALES * ABREAST, (SCALES + 3) * ABREAST):
         x[i] = _limited(x[i] - limits.scale_origin, limits.least_scale, limits.largest_scale)
-    for i in range(OPACITY * LANES, (OPACITY + 1) * LANES):
+    for i in range(OPACITY * ABREAST, (OPACITY + 1) * ABREAST):
         x[i] = _limited(x[i], -limits.opacity, limits.opacity)
 
 
@@ -176,8 +176,8 @@ def look(parameters, gradients, moments, limits, seen, directions, begin, end):
     """What the network looks at: parameters ``[n, 14]`` and the directions of a step that is not taken yet."""
     p, g, m, v = buffer(BASE), buffer(BASE), buffer(BASE), buffer(BASE)
     factor1, factor2 = buffer(1), buffer(1)
-    for first in range(begin, end, LANES):
-        rows = min(LANES, end - first)
+    for first in range(begin, end, ABREAST):
+        rows = min(ABREAST, end - first)
         _fields_to_lanes(parameters, first, rows, p)
         _fields_to_lanes(gradients, first, rows, g)
         _columns_to_lanes(moments.first, BASE, first, rows, m)
@@ -187,17 +187,17 @@ def look(parameters, gradients, moments, limits, seen, directions, begin, end):
             factor1[lane] = np.float32(1) / moments.first_corrections[index]
             factor2[lane] = np.float32(1) / moments.second_corrections[index]
         _see(p, limits)
-        for start in range(0, BASE * LANES, LANES):
-            gradient, first_moment = g[start : start + LANES], m[start : start + LANES]
-            second_moment = v[start : start + LANES]
-            for lane in range(LANES):
+        for start in range(0, BASE * ABREAST, ABREAST):
+            gradient, first_moment = g[start : start + ABREAST], m[start : start + ABREAST]
+            second_moment = v[start : start + ABREAST]
+            for lane in range(ABREAST):
                 average = _first(first_moment[lane], gradient[lane], moments)
                 square = _second(second_moment[lane], gradient[lane], moments)
                 gradient[lane] = _direction(average, square, factor1[lane], factor2[lane], moments.eps)
         for lane in range(rows):
             for column in range(BASE):
-                seen[first + lane, column] = p[column * LANES + lane]
-                directions[first + lane, column] = g[column * LANES + lane]
+                seen[first + lane, column] = p[column * ABREAST + lane]
+                directions[first + lane, column] = g[column * ABREAST + lane]
 
 
 @helper
@@ -245,17 +245,17 @@ def _advance(g, moments, decays, first, rows, directions):
 @helper
 def _set_factors(x, rates, blend):
     """Turn logarithms of gains and lengths of all lanes into what directions and corrections are multiplied by."""
-    for i in range(GAINS * LANES):
+    for i in range(GAINS * ABREAST):
         x[i] *= blend
-    for i in range((GAINS + LENGTHS) * LANES):
+    for i in range((GAINS + LENGTHS) * ABREAST):
         # exp(3 tanh(x / 3)), see GainNetwork.step
         tanh = np.float32(1) - np.float32(2) / (exponential(x[i] * np.float32(2 / 3)) + np.float32(1))
         x[i] = exponential(np.float32(3) * tanh)
     for column in range(GAINS):
-        for i in range(column * LANES, (column + 1) * LANES):
+        for i in range(column * ABREAST, (column + 1) * ABREAST):
             x[i] *= -rates[column]
     for column in range(LENGTHS):
-        for i in range((GAINS + column) * LANES, (GAINS + column + 1) * LANES):
+        for i in range((GAINS + column) * ABREAST, (GAINS + column + 1) * ABREAST):
             x[i] *= -blend * rates[column]
 
 
@@ -271,35 +271,35 @@ def _move_base(p, seen, directions, answers, limits, own_scales):
         limits: Of the parameters.
         own_scales: Memory for one row.
     """
-    for lane in range(LANES):
-        total = exponential(seen[SCALES * LANES + lane] + limits.scale_origin)
-        total += exponential(seen[(SCALES + 1) * LANES + lane] + limits.scale_origin)
-        total += exponential(seen[(SCALES + 2) * LANES + lane] + limits.scale_origin)
+    for lane in range(ABREAST):
+        total = exponential(seen[SCALES * ABREAST + lane] + limits.scale_origin)
+        total += exponential(seen[(SCALES + 1) * ABREAST + lane] + limits.scale_origin)
+        total += exponential(seen[(SCALES + 2) * ABREAST + lane] + limits.scale_origin)
         own_scales[lane] = total * np.float32(1 / 3)
     column = 0
     for field in range(len(WIDTHS)):
-        gains = answers[field * LANES : (field + 1) * LANES]
-        lengths = answers[(GAINS + field) * LANES : (GAINS + field + 1) * LANES]
+        gains = answers[field * ABREAST : (field + 1) * ABREAST]
+        lengths = answers[(GAINS + field) * ABREAST : (GAINS + field + 1) * ABREAST]
         for _ in range(WIDTHS[field]):
-            here, there = column * LANES, (column + 1) * LANES
+            here, there = column * ABREAST, (column + 1) * ABREAST
             old, new, ahead = p[here:there], seen[here:there], directions[here:there]
-            corrections = answers[(GAINS + LENGTHS) * LANES + here : (GAINS + LENGTHS) * LANES + there]
-            for lane in range(LANES):
+            corrections = answers[(GAINS + LENGTHS) * ABREAST + here : (GAINS + LENGTHS) * ABREAST + there]
+            for lane in range(ABREAST):
                 ahead[lane] = gains[lane] * ahead[lane] + lengths[lane] * corrections[lane]
             if column < SCALES:
-                for lane in range(LANES):
+                for lane in range(ABREAST):
                     new[lane] = old[lane] + own_scales[lane] * ahead[lane]
             elif column < SCALES + 3:
-                for lane in range(LANES):
+                for lane in range(ABREAST):
                     moved = _limited(new[lane] + ahead[lane], limits.least_scale, limits.largest_scale)
                     new[lane] = moved + limits.scale_origin
             elif column < HARMONICS:
-                for lane in range(LANES):
+                for lane in range(ABREAST):
                     new[lane] += ahead[lane]
             else:
-                for lane in range(LANES):
+                for lane in range(ABREAST):
                     new[lane] = _limited(new[lane] + ahead[lane], -limits.harmonics, limits.harmonics)
-            for lane in range(LANES):
+            for lane in range(ABREAST):
                 old[lane] = new[lane] - old[lane]
             column += 1
 
@@ -314,30 +314,30 @@ def step(parameters, gradients, out, in_place, moments, decays, answer, rates, b
         answer: Of the network, ``[n, 25]``.
     """
     width = moments.first.shape[1]
-    g, packed_directions = np.empty(LANES * width, np.float32), np.empty(LANES * width, np.float32)
+    g, packed_directions = np.empty(ABREAST * width, np.float32), np.empty(ABREAST * width, np.float32)
     p, seen, directions = buffer(BASE), buffer(BASE), buffer(BASE)
     answers, own_scales = buffer(GAINS + LENGTHS + BASE), buffer(1)
     rest, rest_out = parameters[len(WIDTHS)], out[len(WIDTHS)]
-    rest_steps = np.empty(LANES * (width - BASE), np.float32)
-    for first in range(begin, end, LANES):
-        rows = min(LANES, end - first)
+    rest_steps = np.empty(ABREAST * (width - BASE), np.float32)
+    for first in range(begin, end, ABREAST):
+        rows = min(ABREAST, end - first)
         _pack(gradients, first, rows, width, g)
         _advance(g, moments, decays, first, rows, packed_directions)
         _fields_to_lanes(parameters, first, rows, p)
-        _columns_to_lanes(packed_directions.reshape(LANES, width), BASE, 0, rows, directions)
+        _columns_to_lanes(packed_directions.reshape(ABREAST, width), BASE, 0, rows, directions)
         _columns_to_lanes(answer, GAINS + LENGTHS + BASE, first, rows, answers)
         _set_factors(answers, rates, blend)
         for row in range(rows):
             # Directions have the decay in them, corrections have not.
             decay = decays[moments.counts[first + row] - moments.least_count]
             for column in range(GAINS, GAINS + LENGTHS):
-                answers[column * LANES + row] *= decay
+                answers[column * ABREAST + row] *= decay
         seen[:] = p
         _see(seen, limits)
         _move_base(p, seen, directions, answers, limits, own_scales)
         _lanes_to_fields(p, out, first, rows, in_place)
         for row in range(rows):
-            gain = answers[len(WIDTHS) * LANES + row]
+            gain = answers[len(WIDTHS) * ABREAST + row]
             ahead = packed_directions[row * width + BASE : (row + 1) * width]
             step_of_row = rest_steps[row * (width - BASE) : (row + 1) * (width - BASE)]
             for i in range(len(ahead)):

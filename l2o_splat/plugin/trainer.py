@@ -22,6 +22,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from l2o_splat.errors import L2OError
 from l2o_splat.files import write_text_whole
 from l2o_splat.plugin.checkpoints import checkpoint_path, open_checkpoint
+from l2o_splat.plugin.compilation import compiling, trials_of_rule
 from l2o_splat.plugin.errors import one_sentence
 from l2o_splat.plugin.large_coordinates import OFFSET
 from l2o_splat.plugin.run_estimate import RunEstimate
@@ -63,7 +64,7 @@ class L2OTrainer(Trainer):
         self._stop_request = StopRequest()
 
     def setup(self, test_mode="val") -> None:
-        with _one_sentence():
+        with _one_sentence(), compiling(self.device, trials_of_rule(self.plan.cards)):
             super().setup(test_mode)
             self.optimizers.optimizers["gaussians"].check_scene()
         self.estimate = self._new_estimate()

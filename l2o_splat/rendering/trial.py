@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.rendering import RasterSettings, render
@@ -14,7 +16,10 @@ from l2o_splat.views import PinholeCameras, Views
 
 def compile_rasterizer() -> None:
     """Compile the kernels of the CPU, or read their machine code from disk."""
-    draw_trial_image("cpu")
+    rows, cameras = _trial_scene("cpu")
+    with torch.no_grad():
+        render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True))
+    render(Gaussians.unpack(rows), cameras, RasterSettings()).rgb.sum().backward()
 
 
 def draw_trial_image(device: torch.device | str) -> float:
@@ -30,6 +35,18 @@ def draw_trial_image(device: torch.device | str) -> float:
         RuntimeError: If the image is not the one expected.
     """
     start = time.perf_counter()
+    rows, cameras = _trial_scene(device)
+    with torch.no_grad():
+        middle = float(render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True)).alpha[0, 8, 8])
+    photographs = Views(cameras, torch.zeros(1, 16, 16, 3, device=rows.device))
+    rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings()).loss.backward()
+    if not 0.5 < middle < 1 or not torch.isfinite(rows.grad).all() or not rows.grad.any():
+        raise RuntimeError(f"The renderer drew a trial image with opacity {middle:.3f}; about 0.88 is expected.")
+    return time.perf_counter() - start
+
+
+def _trial_scene(device: torch.device | str) -> tuple[Float[Tensor, "1 14"], PinholeCameras]:
+    """One Gaussian, packed, in the middle of the image of one camera."""
     rows = torch.zeros(1, 14)
     rows[0, Gaussians.columns("quats")] = torch.tensor([1.0, 0, 0, 0])
     rows[0, Gaussians.columns("opacities")] = 2
@@ -39,10 +56,4 @@ def draw_trial_image(device: torch.device | str) -> float:
     viewmat[0, 2, 3] = 5
     K = torch.tensor([[[16.0, 0, 8], [0, 16, 8], [0, 0, 1]]])
     cameras = PinholeCameras(viewmat, K, width=16, height=16).to(device)
-    with torch.no_grad():
-        middle = float(render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True)).alpha[0, 8, 8])
-    photographs = Views(cameras, torch.zeros(1, 16, 16, 3, device=rows.device))
-    rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings()).loss.backward()
-    if not 0.5 < middle < 1 or not torch.isfinite(rows.grad).all() or not rows.grad.any():
-        raise RuntimeError(f"The renderer drew a trial image with opacity {middle:.3f}; about 0.88 is expected.")
-    return time.perf_counter() - start
+    return rows, cameras

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from l2o_splat.kernel import helper, inlined
 
-LANES = 64
+ABREAST = 64
 """Gaussians side by side; hidden values of one layer then fit into the smallest cache."""
 TILE = 4
 """Outputs of a matrix product that are summed at the same time; weights come in groups of so many."""
@@ -29,16 +29,16 @@ _ALIGNMENT = 16
 @helper
 def buffer(rows):
     """Memory for some features of all lanes, which begins where a line of the cache begins."""
-    raw = np.zeros(rows * LANES + _ALIGNMENT, np.float32)
+    raw = np.zeros(rows * ABREAST + _ALIGNMENT, np.float32)
     start = (_ALIGNMENT - (raw.ctypes.data // 4) % _ALIGNMENT) % _ALIGNMENT
-    return raw[start : start + rows * LANES]
+    return raw[start : start + rows * ABREAST]
 
 
 @helper
 def linear(weights, bias, x, out):
     """``out = weights x + bias``; for the order of the weights see :func:`l2o_splat.nets.gain_kernel.packed`."""
     for output in range(len(bias)):
-        out[output * LANES : (output + 1) * LANES] = bias[output]
+        out[output * ABREAST : (output + 1) * ABREAST] = bias[output]
     _add_product(weights, x, out, len(bias))
 
 
@@ -46,8 +46,8 @@ def linear(weights, bias, x, out):
 def add_linear(weights, bias, x, out):
     """``out += weights x + bias``"""
     for output in range(len(bias)):
-        row = out[output * LANES : (output + 1) * LANES]
-        for lane in range(LANES):
+        row = out[output * ABREAST : (output + 1) * ABREAST]
+        for lane in range(ABREAST):
             row[lane] += bias[output]
     _add_product(weights, x, out, len(bias))
 
@@ -56,8 +56,8 @@ def add_linear(weights, bias, x, out):
 def _add_product(weights, x, out, outputs):
     inputs = len(weights) // outputs
     for output in range(0, outputs, TILE):
-        for lane in range(0, LANES, VECTOR):
-            _add_tile(weights, output * inputs, x, lane, out, output * LANES + lane, inputs)
+        for lane in range(0, ABREAST, VECTOR):
+            _add_tile(weights, output * inputs, x, lane, out, output * ABREAST + lane, inputs)
 
 
 @intrinsic
@@ -71,10 +71,10 @@ def _add_tile(typing_context, weights, first_weight, x, first_x, out, first_out,
 
     def generate(context, builder, signature, arguments):
         weights, x, out = (_place(context, builder, signature, arguments, index) for index in (0, 2, 4))
-        rows = [_vector_at(builder, out, output * LANES) for output in range(TILE)]
+        rows = [_vector_at(builder, out, output * ABREAST) for output in range(TILE)]
         sums = [cgutils.alloca_once_value(builder, builder.load(row, align=4)) for row in rows]
         with cgutils.for_range(builder, arguments[6]) as loop:
-            row = builder.gep(x, [builder.mul(loop.index, _INTEGER(LANES))])
+            row = builder.gep(x, [builder.mul(loop.index, _INTEGER(ABREAST))])
             values = builder.load(_vector_at(builder, row, 0), align=4)
             column = builder.gep(weights, [builder.mul(loop.index, _INTEGER(TILE))])
             for output, total in enumerate(sums):
@@ -177,25 +177,25 @@ def layer_norm(weight, bias, eps, x, out, mean, scale):
     width = len(weight)
     mean[:] = 0
     for feature in range(width):
-        row = x[feature * LANES : (feature + 1) * LANES]
-        for lane in range(LANES):
+        row = x[feature * ABREAST : (feature + 1) * ABREAST]
+        for lane in range(ABREAST):
             mean[lane] += row[lane]
     share = np.float32(1 / width)
-    for lane in range(LANES):
+    for lane in range(ABREAST):
         mean[lane] *= share
     scale[:] = 0
     for feature in range(width):
-        row = x[feature * LANES : (feature + 1) * LANES]
-        for lane in range(LANES):
+        row = x[feature * ABREAST : (feature + 1) * ABREAST]
+        for lane in range(ABREAST):
             away = row[lane] - mean[lane]
             scale[lane] += away * away
-    for lane in range(LANES):
+    for lane in range(ABREAST):
         scale[lane] = np.float32(1) / math.sqrt(scale[lane] * share + eps)
     for feature in range(width):
-        row = x[feature * LANES : (feature + 1) * LANES]
-        normalised = out[feature * LANES : (feature + 1) * LANES]
+        row = x[feature * ABREAST : (feature + 1) * ABREAST]
+        normalised = out[feature * ABREAST : (feature + 1) * ABREAST]
         factor, shift = weight[feature], bias[feature]
-        for lane in range(LANES):
+        for lane in range(ABREAST):
             normalised[lane] = (row[lane] - mean[lane]) * scale[lane] * factor + shift
 
 
@@ -209,23 +209,23 @@ def gelu(x):
 @helper
 def softmax(x, highest, total):
     """Softmax over the features, in place; ``highest`` and ``total`` are memory for one row each."""
-    features = len(x) // LANES
-    highest[:] = x[:LANES]
+    features = len(x) // ABREAST
+    highest[:] = x[:ABREAST]
     for feature in range(1, features):
-        row = x[feature * LANES : (feature + 1) * LANES]
-        for lane in range(LANES):
+        row = x[feature * ABREAST : (feature + 1) * ABREAST]
+        for lane in range(ABREAST):
             highest[lane] = max(highest[lane], row[lane])
     total[:] = 0
     for feature in range(features):
-        row = x[feature * LANES : (feature + 1) * LANES]
-        for lane in range(LANES):
+        row = x[feature * ABREAST : (feature + 1) * ABREAST]
+        for lane in range(ABREAST):
             row[lane] = exponential(row[lane] - highest[lane])
             total[lane] += row[lane]
-    for lane in range(LANES):
+    for lane in range(ABREAST):
         total[lane] = np.float32(1) / total[lane]
     for feature in range(features):
-        row = x[feature * LANES : (feature + 1) * LANES]
-        for lane in range(LANES):
+        row = x[feature * ABREAST : (feature + 1) * ABREAST]
+        for lane in range(ABREAST):
             row[lane] *= total[lane]
 
 
