@@ -63,14 +63,15 @@ def ssim(
     whole = None if mask is None else _whole_windows(mask)
     if whole is not None and not whole.any():
         return None
-    # Only here: it takes seconds, and commands that measure nothing import this module too.
-
     rendered, photograph = equal_where_masked(rendered, photograph, mask)
     return float(_mean(_similarity(rendered, photograph), whole))
 
 
 def _similarity(rendered: Float[Tensor, "h w 3"], photograph: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w 3"]:
     """SSIM of the window around every pixel, a strip of rows at a time: that of a whole photograph takes gigabytes."""
+    # Here, not above: the import takes a second, which `ns-train METHOD --help` would wait for.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     height, border = len(rendered), WINDOW // 2
     strips = []
     for first in range(0, height, STRIP_ROWS):
