@@ -77,7 +77,7 @@ def _as_lanes(builder: ir.IRBuilder, kinds, values) -> list[ir.Value]:
 
 
 def _operand(kind: types.Type) -> types.Type:
-    """What an operand is taken as: numbers of any type become float32."""
+    """What the operand of a function is taken as: a vector, or a number of float32."""
     return kind if isinstance(kind, Lanes) else types.float32
 
 
@@ -88,7 +88,7 @@ def _define_operator(function: Callable, emit: Callable, result: types.Type) -> 
     def type_operator(context):
         def result_type(a, b):
             vectors = sum(isinstance(kind, Lanes) for kind in (a, b))
-            numbers = sum(isinstance(kind, types.Float) for kind in (a, b))
+            numbers = sum(kind == types.float32 for kind in (a, b))
             return result if vectors and vectors + numbers == 2 else None
 
         return result_type

@@ -8,6 +8,8 @@ from typing import Literal
 
 import tyro
 
+from l2o_splat.scenes.photo_folders import check_folders
+
 
 @dataclass
 class Photos:
@@ -28,9 +30,11 @@ class Photos:
         Raises:
             PhotosError: If the photographs cannot be posed.
         """
-        from l2o_splat.scenes.photos import pose_photos
-
         photos = self.photos.resolve()
         out = self.out or photos.with_name(f"{photos.name}-capture")
+        check_folders(self.photos, out)
+        # Only now: it imports torch.
+        from l2o_splat.scenes.photos import pose_photos
+
         pose_photos(self.photos, out, max_size=self.max_size, matcher=self.matcher)
         print(f"Train on it with: ns-train l2o-adam-tuned --data {out}")

@@ -24,13 +24,18 @@ class Eval:
         Raises:
             L2OError: If the config, the checkpoint, the capture or an output cannot be used.
         """
-        from nerfstudio.scripts.eval import ComputePSNR
-
-        from l2o_splat.plugin.saved_scenes import check_output, check_run
+        from l2o_splat.plugin.config_file import config_text
+        from l2o_splat.plugin.export_options import check_output
 
         check_output(self.output_path, ".json")
         if self.render_output_path is not None:
             check_output(self.render_output_path)
+        config_text(self.load_config)
+        # Only now: these take ten seconds.
+        from nerfstudio.scripts.eval import ComputePSNR
+
+        from l2o_splat.plugin.saved_scenes import check_run
+
         check_run(self.load_config)
         ComputePSNR(self.load_config, self.output_path, self.render_output_path).main()
 
@@ -60,13 +65,18 @@ class Export:
         Raises:
             L2OError: If the config, the checkpoint or an output cannot be used, or nothing would be exported.
         """
-        from nerfstudio.scripts.exporter import ExportGaussianSplat
-
-        from l2o_splat.plugin.saved_scenes import Crop, check_output, check_run, check_something_is_exported
+        from l2o_splat.plugin.config_file import config_text
+        from l2o_splat.plugin.export_options import Crop, check_output
 
         crop = Crop.from_options(self.obb_center, self.obb_rotation, self.obb_scale)
         check_output(self.output_dir)
         check_output(self.output_dir / self.output_filename, ".ply")
+        config_text(self.load_config)
+        # Only now: these take ten seconds.
+        from nerfstudio.scripts.exporter import ExportGaussianSplat
+
+        from l2o_splat.plugin.saved_scenes import check_run, check_something_is_exported
+
         check_something_is_exported(check_run(self.load_config)[1], crop)
         ExportGaussianSplat(
             load_config=self.load_config,

@@ -12,16 +12,12 @@ import yaml
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.trainer import TrainerConfig
 
-from l2o_splat.plugin.errors import PluginError
+from l2o_splat.plugin.config_file import BrokenConfigError, broken_config, config_text
 
 _TAG = "tag:yaml.org,2002:python/"
 _PLAIN_TAGS = {"tuple", "none", "bool", "int", "float", "str", "list", "dict"}
 _TRUSTED = {"nerfstudio", "l2o_splat", "pathlib", "collections"}
 _PLUGIN_GROUPS = ("nerfstudio.method_configs", "nerfstudio.dataparser_configs")
-
-
-class BrokenConfigError(PluginError):
-    """A ``config.yml`` is missing, broken, or would run code of others."""
 
 
 def read_config(path: Path) -> TrainerConfig:
@@ -33,40 +29,26 @@ def read_config(path: Path) -> TrainerConfig:
     Raises:
         BrokenConfigError: If the file is missing, no YAML, of another program, or of another version.
     """
-    text = _text_of(path)
+    text = config_text(path)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise _broken(path, f"it is no YAML ({' '.join(str(error).split())})") from error
+        raise broken_config(path, f"it is no YAML ({' '.join(str(error).split())})") from error
     if node is None:
-        raise _broken(path, "it is empty")
+        raise broken_config(path, "it is empty")
     _check_names(node, path)
     try:
         config = yaml.load(text, Loader=yaml.Loader)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, LookupError) as error:
-        raise _broken(path, f"an object in it cannot be built ({' '.join(str(error).split())})") from error
+        raise broken_config(path, f"an object in it cannot be built ({' '.join(str(error).split())})") from error
     if not isinstance(config, TrainerConfig):
-        raise _broken(path, f"it holds a {type(config).__name__}, not the config of a run")
+        raise broken_config(path, f"it holds a {type(config).__name__}, not the config of a run")
     missing = next(_missing_fields(config, "config"), None)
     if missing is not None:
-        raise _broken(path, f"{missing} is missing")
+        raise broken_config(path, f"{missing} is missing")
     if config.method_name not in all_methods:
-        raise _broken(path, f"its method {config.method_name} is not installed")
+        raise broken_config(path, f"its method {config.method_name} is not installed")
     return config
-
-
-def _text_of(path: Path) -> str:
-    if path.is_dir():
-        raise BrokenConfigError(f"{path} is a folder; name the config.yml in it.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise BrokenConfigError(
-            f"{path} does not exist; name the config.yml whose path the run printed, "
-            "outputs/EXPERIMENT/METHOD/TIME/config.yml."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise _broken(path, f"it cannot be read ({error})") from error
 
 
 def _check_names(node: yaml.Node, path: Path) -> None:
@@ -114,7 +96,3 @@ def _missing_fields(value: Any, name: str) -> Iterator[str]:
             yield f"{name}.{field.name}"
         else:
             yield from _missing_fields(getattr(value, field.name), f"{name}.{field.name}")
-
-
-def _broken(path: Path, why: str) -> BrokenConfigError:
-    return BrokenConfigError(f"{path} cannot be used: {why}; use the file that ns-train wrote, or train again.")

@@ -120,7 +120,7 @@ def project(begin, end, parameters, cameras, rules, records, tiles):
         mean = row(parameters.means, g)
         quaternion, _ = unit_quaternion(parameters.quats, g)
         axes_in_world = scaled_columns(rotation(quaternion), sizes_of(parameters.scales, g))
-        sharp_log_opacity = math.log(255.0) - np.log1p(exp_minus(parameters.opacities, g))
+        sharp_log_opacity = math.log(255.0) - math.log(1 + exp_minus(parameters.opacities, g))
         split_channels(parameters, g, bands, coefficients)
         for view in range(len(cameras)):
             camera = camera_of(cameras, view)

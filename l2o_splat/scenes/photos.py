@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from l2o_splat.errors import L2OError
 from l2o_splat.scenes.capture import Points, new_directory, write_transforms
+from l2o_splat.scenes.photo_folders import PhotosError, check_folders
 from l2o_splat.scenes.pixels import HEIF_SUFFIXES, PixelsError, on_black, read_exif, read_header, read_photograph
 from l2o_splat.views import PinholeCameras
 
@@ -32,10 +32,6 @@ _SEED = 0
 _JPEG_QUALITY = 95
 _NO_PHOTOGRAPHS = {"__MACOSX", "@eaDir", "mask", "masks"}
 """Subfolders of these names are not searched."""
-
-
-class PhotosError(L2OError, ValueError):
-    """The photographs cannot be posed; the message says what was found, what is needed and what to do."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def pose_photos(
     Raises:
         PhotosError: pycolmap is missing, the folders are not fit, or too few photographs can be read or posed.
     """
-    _check_folders(photos, out)
+    check_folders(photos, out)
     if max_size < 64:
         raise PhotosError(f"max_size is {max_size}; at least 64 pixels are needed to find features.")
     pycolmap = _import_pycolmap()
@@ -115,18 +111,6 @@ def pose_photos(
         f"mean reprojection error {result.mean_reprojection_error:.2f} px{missing}."
     )
     return result
-
-
-def _check_folders(photos: Path, out: Path) -> None:
-    if not photos.is_dir():
-        raise PhotosError(f"There is no folder {photos}; give the folder that holds the photographs.")
-    if out.resolve().is_relative_to(photos.resolve()):
-        raise PhotosError(f"{out} lies within {photos}; choose a folder for the capture outside the photographs.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise PhotosError(f"{out} already holds something; choose a new folder for the capture or remove it first.")
-    existing = next(parent for parent in out.resolve().parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise PhotosError(f"{out} cannot be created, as {existing} is no folder to write to; choose another place.")
 
 
 def _import_pycolmap() -> ModuleType:

@@ -64,6 +64,9 @@ def test_help_and_wrong_options_of_a_subcommand_load_nothing_slow(command):
         ["meta-train", "--out", "o", "--data.captures", "no-such-folder"],
         ["train-initializer", "--out", "o", "--stage", "update"],
         ["train-initializer", "--out", "o", "--through-optimization"],
+        ["photos", "no-such-folder"],
+        ["eval", "--load-config", "no-such-folder/config.yml"],
+        ["export", "--load-config", "config.yml", "--obb-center", "0", "0", "0"],
     ],
 )
 def test_errors_of_values_load_nothing_slow(words):
