@@ -32,14 +32,15 @@ from l2o_splat.rendering.cpu_strips import (
     STRIP_HEIGHT,
     STRIP_STEP,
     copy_record,
+    ellipse_of,
     exp_over_255,
     find_spans,
     in_row,
-    lane_columns,
-    lane_rows,
+    open_blocks,
     open_tile,
     row_start,
     shrink,
+    start_of_strip,
     strips_of,
 )
 
@@ -61,7 +62,7 @@ def composite_jvp(
     """
     height, width = alpha.shape
     # The light that passes (0 when finished), and tangents of alpha, red, green, blue and depth so far.
-    pixels, columns_of, rows_of = np.empty(6 * PLANE, np.float32), lane_columns(), lane_rows()
+    pixels = np.empty(6 * PLANE, np.float32)
     open_from, open_to = np.empty(NUM_STRIPS, np.int64), np.empty(NUM_STRIPS, np.int64)
     lows, highs = np.empty(BATCH * TILE_HEIGHT, np.float32), np.empty(BATCH * TILE_HEIGHT, np.float32)
     batch, d_batch = np.empty((BATCH, RECORD_WIDTH), np.float32), np.empty((BATCH, SPLAT_WIDTH), np.float32)
@@ -82,25 +83,21 @@ def composite_jvp(
                 find_spans(batch[i], left, top, lows, highs, i * TILE_HEIGHT)
             for i in range(size):
                 record, d_splat = batch[i], d_batch[i]
-                along, across = F(0.125) * record[PRECISION_X], F(0.125) * record[PRECISION_Y]
-                highest, slope = F(0.25) * record[LOG_OPACITY], record[SLOPE]
-                centre_x, centre_y = record[CENTRE_X] - F(left) - F(0.5), record[CENTRE_Y] - F(top) - F(0.5)
+                ellipse = ellipse_of(record, left, top)
+                along = ellipse[0]
                 red, green, blue, z = record[RED], record[GREEN], record[BLUE], record[DEPTH]
                 d_red, d_green, d_blue, d_z = d_splat[RED], d_splat[GREEN], d_splat[BLUE], d_splat[DEPTH]
                 # d ln(alpha) = constant + linear u + quadratic u^2 in each row.
-                from_centre = slope * d_splat[CENTRE_Y] - d_splat[CENTRE_X]
+                from_centre = record[SLOPE] * d_splat[CENTRE_Y] - d_splat[CENTRE_X]
                 by_dy, by_dy2 = record[PRECISION_Y] * d_splat[CENTRE_Y], F(0.5) * d_splat[PRECISION_Y]
                 quadratic = F(-0.5) * d_splat[PRECISION_X]
                 first_strip, end_strip = strips_of(record, top)
                 for strip in range(first_strip, end_strip):
-                    row = strip * STRIP_HEIGHT
-                    first = max(int(lows[i * TILE_HEIGHT + row]) // BLOCK_WIDTH, open_from[strip])
-                    last = min(int(highs[i * TILE_HEIGHT + row]) // BLOCK_WIDTH, open_to[strip])
+                    span = i * TILE_HEIGHT + strip * STRIP_HEIGHT
+                    first, last = open_blocks(lows[span], highs[span], open_from[strip], open_to[strip])
                     if first > last:
                         continue
-                    dy = rows_of + (F(row) - centre_y)
-                    u = columns_of + (F(first * BLOCK_WIDTH) - centre_x) - dy * slope
-                    there = highest - dy * dy * across
+                    dy, u, there = start_of_strip(ellipse, strip, first)
                     constant = dy * (by_dy - dy * by_dy2) + d_splat[LOG_OPACITY]
                     linear = (dy * d_splat[SLOPE] - from_centre) * record[PRECISION_X]
                     p = U(strip) * STRIP_STEP + U(first) * STEP

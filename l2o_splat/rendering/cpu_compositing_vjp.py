@@ -8,16 +8,10 @@ from l2o_splat.kernel import kernel
 from l2o_splat.lanes import filled, least, load, select, store, store_totals
 from l2o_splat.rendering.cpu_records import (
     BLUE,
-    CENTRE_X,
-    CENTRE_Y,
     DEPTH,
     GREEN,
-    LOG_OPACITY,
-    PRECISION_X,
-    PRECISION_Y,
     RECORD_WIDTH,
     RED,
-    SLOPE,
     SUMS_WIDTH,
     TILE_HEIGHT,
     TILE_WIDTH,
@@ -32,14 +26,15 @@ from l2o_splat.rendering.cpu_strips import (
     STRIP_HEIGHT,
     STRIP_STEP,
     copy_record,
+    ellipse_of,
     exp_over_255,
     find_spans,
     in_row,
-    lane_columns,
-    lane_rows,
+    open_blocks,
     open_tile,
     row_start,
     shrink,
+    start_of_strip,
     strips_of,
 )
 
@@ -66,7 +61,7 @@ def composite_vjp(
     height, width = alpha.shape
     # The light that passes (0 when finished), what is behind, the gradients to red, green, blue and accumulated depth,
     # and the expected depth. Depths are taken relative to it: a weight w moves it by w (z - expected) / alpha.
-    pixels, columns_of, rows_of, zero = np.zeros(7 * PLANE, np.float32), lane_columns(), lane_rows(), filled(F(0))
+    pixels, zero = np.zeros(7 * PLANE, np.float32), filled(F(0))
     open_from, open_to = np.empty(NUM_STRIPS, np.int64), np.empty(NUM_STRIPS, np.int64)
     lows, highs = np.empty(BATCH * TILE_HEIGHT, np.float32), np.empty(BATCH * TILE_HEIGHT, np.float32)
     batch = np.empty((BATCH, RECORD_WIDTH), np.float32)
@@ -101,22 +96,18 @@ def composite_vjp(
                 find_spans(batch[i], left, top, lows, highs, i * TILE_HEIGHT)
             for i in range(size):
                 record = batch[i]
-                along, across = F(0.125) * record[PRECISION_X], F(0.125) * record[PRECISION_Y]
-                highest, slope = F(0.25) * record[LOG_OPACITY], record[SLOPE]
-                centre_x, centre_y = record[CENTRE_X] - F(left) - F(0.5), record[CENTRE_Y] - F(top) - F(0.5)
+                ellipse = ellipse_of(record, left, top)
+                along = ellipse[0]
                 red, green, blue, z = record[RED], record[GREEN], record[BLUE], record[DEPTH]
                 s0, s1, s2, s3, s4 = zero, zero, zero, zero, zero
                 s5, s6, s7, s8, s9 = zero, zero, zero, zero, zero
                 first_strip, end_strip = strips_of(record, top)
                 for strip in range(first_strip, end_strip):
-                    row = strip * STRIP_HEIGHT
-                    first = max(int(lows[i * TILE_HEIGHT + row]) // BLOCK_WIDTH, open_from[strip])
-                    last = min(int(highs[i * TILE_HEIGHT + row]) // BLOCK_WIDTH, open_to[strip])
+                    span = i * TILE_HEIGHT + strip * STRIP_HEIGHT
+                    first, last = open_blocks(lows[span], highs[span], open_from[strip], open_to[strip])
                     if first > last:
                         continue
-                    dy = rows_of + (F(row) - centre_y)
-                    u = columns_of + (F(first * BLOCK_WIDTH) - centre_x) - dy * slope
-                    there = highest - dy * dy * across
+                    dy, u, there = start_of_strip(ellipse, strip, first)
                     p = U(strip) * STRIP_STEP + U(first) * STEP
                     strip0, strip1 = zero, zero
                     for _ in range(last - first + 1):

@@ -38,6 +38,7 @@ from l2o_splat.rendering.cpu_records import (
     LAST_COLUMN,
     LAST_ROW,
     LOG_OPACITY,
+    PRECISION_X,
     PRECISION_Y,
     REACH,
     RECORD_WIDTH,
@@ -170,3 +171,35 @@ def strips_of(record, top):
     """First strip of the tile in which the Gaussian may be drawn, and the strip after the last."""
     first, last = max(int(record[FIRST_ROW]) - top, 0), min(int(record[LAST_ROW]) - top, TILE_HEIGHT - 1)
     return first // STRIP_HEIGHT, last // STRIP_HEIGHT + 1
+
+
+@inlined
+def ellipse_of(record, left, top):
+    """A Gaussian's exponent over 4, with its centre counted from pixel (left, top).
+
+    Returns:
+        What u^2 and dy^2 are multiplied by, the value at the centre, the slope, and the column and row of the centre.
+    """
+    return (
+        F(0.125) * record[PRECISION_X],
+        F(0.125) * record[PRECISION_Y],
+        F(0.25) * record[LOG_OPACITY],
+        record[SLOPE],
+        record[CENTRE_X] - F(left) - F(0.5),
+        record[CENTRE_Y] - F(top) - F(0.5),
+    )
+
+
+@inlined
+def open_blocks(low, high, open_from, open_to):
+    """First and last block between two columns of a strip through which light passes; the last may be less."""
+    return max(int(low) // BLOCK_WIDTH, open_from), min(int(high) // BLOCK_WIDTH, open_to)
+
+
+@inlined
+def start_of_strip(ellipse, strip, block):
+    """The lanes of a block: dy, u, and the exponent over 4 where u is 0; u grows by ``BLOCK_WIDTH`` a block."""
+    _, across, highest, slope, centre_x, centre_y = ellipse
+    dy = lane_rows() + (F(strip * STRIP_HEIGHT) - centre_y)
+    u = lane_columns() + (F(block * BLOCK_WIDTH) - centre_x) - dy * slope
+    return dy, u, highest - dy * dy * across
