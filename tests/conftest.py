@@ -3,8 +3,18 @@ import os
 import torch
 
 
-def pytest_configure():
-    """With several workers (pytest-xdist) each has one core, and so has every process that its tests start."""
+def pytest_configure(config):
+    """With several workers (pytest-xdist) each has one core, and so has every process that its tests start.
+
+    Before they start, what the machine has not compiled yet is compiled once for all of them.
+    """
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
+    elif config.getoption("numprocesses", None):
+        from l2o_splat.optim.trial import compile_adam, compile_gain
+        from l2o_splat.plugin.compilation import TRIALS, compiling
+        from l2o_splat.scenes.trial import compile_raycaster
+
+        with compiling("cpu", [*TRIALS, compile_adam, compile_gain, compile_raycaster]):
+            pass
