@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -19,10 +18,9 @@ T = TypeVar("T")
 
 _num_threads: int | None = None
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
-_local = threading.local()
 _lock = threading.Lock()
-_working = 0
-"""Threads inside of :func:`run`."""
+_helping = 0
+"""Threads of the pools that work."""
 
 
 def set_num_threads(count: int | None) -> None:
@@ -44,8 +42,7 @@ def get_num_threads() -> int:
 
 def get_free_threads() -> int:
     """Return how many threads a call of :func:`run` would use: this one and those that have nothing to do."""
-    others = _working - getattr(_local, "counted", False)
-    return max(get_num_threads() - others, 1)
+    return max(get_num_threads() - _helping, 1)
 
 
 def run(function: Callable[[int], T], count: int) -> list[T]:
@@ -60,42 +57,38 @@ def run(function: Callable[[int], T], count: int) -> list[T]:
     jobs = iter(range(count))
 
     def work() -> None:
-        with _counted():
-            for job in jobs:
-                results[job] = function(job)
+        for job in jobs:
+            results[job] = function(job)
 
-    with _counted():
-        helpers = min(get_free_threads(), count) - 1
-        if helpers <= 0:
-            work()
-            return results
-        pending = [_pool(get_num_threads()).submit(work) for _ in range(helpers)]
-        try:
-            work()
-        finally:
-            # A helper that has not started by now (the pool is busy with another call) is no longer needed.
-            started = [future for future in pending if not future.cancel()]
-            for future in started:
-                future.result()
+    helpers = min(get_free_threads(), count) - 1
+    if helpers <= 0:
+        work()
+        return results
+    pending = [_pool(get_num_threads()).submit(_help, work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        # A helper that has not started by now (the pool is busy with another call) is no longer needed.
+        started = [future for future in pending if not future.cancel()]
+        for future in started:
+            future.result()
     return results
 
 
-@contextmanager
-def _counted() -> Iterator[None]:
-    """Count this thread among those that work, once however deep it is in calls of :func:`run`."""
-    global _working
-    if getattr(_local, "counted", False):
-        yield
-        return
-    _local.counted = True
+def _help(work: Callable[[], None]) -> None:
+    """Work in a thread of a pool, which counts as busy until it is done.
+
+    Threads that call :func:`run` are not counted: nerfstudio's viewer raises in its own at any line, and a count that
+    is not taken back would keep a thread of the pool idle for the rest of the run.
+    """
+    global _helping
     with _lock:
-        _working += 1
+        _helping += 1
     try:
-        yield
+        work()
     finally:
-        _local.counted = False
         with _lock:
-            _working -= 1
+            _helping -= 1
 
 
 def _pool(count: int) -> ThreadPoolExecutor:
@@ -108,9 +101,8 @@ def _pool(count: int) -> ThreadPoolExecutor:
 
 def _forget_threads() -> None:
     """A forked child has none of its parent's threads, and none of them will release the lock."""
-    global _lock, _working
-    _lock, _working = threading.Lock(), 0
-    _local.counted = False
+    global _lock, _helping
+    _lock, _helping = threading.Lock(), 0
 
 
 if hasattr(os, "register_at_fork"):
