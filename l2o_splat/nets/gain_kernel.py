@@ -19,7 +19,7 @@ from l2o_splat.nets.point_transformer import Block
 from l2o_splat.nets.side_by_side import (
     ABREAST,
     TILE,
-    VECTOR,
+    WHOLE,
     add_linear,
     add_multiple,
     buffer,
@@ -128,7 +128,7 @@ def _rounded(width: int) -> int:
 
 def _whole_vectors(block: Block) -> int:
     """The width of its attention, filled up to whole vectors."""
-    return -(-block.attn.proj.in_features // VECTOR) * VECTOR
+    return -(-block.attn.proj.in_features // WHOLE) * WHOLE
 
 
 def _factor(block: Block) -> np.float32:
@@ -211,23 +211,22 @@ def _attend(queries, near, neighbours, factor, first, last, scores, mixed, work)
         near: Keys and values of each Gaussian, one row after the other.
     """
     count, width = neighbours.shape[1], queries.shape[1]
-    vectors = width // VECTOR
     for lane in range(last - first):
         ahead = min(first + lane + _AHEAD, len(neighbours) - 1)
         for neighbour in range(count):
-            for start in range(0, 2 * width, VECTOR):
+            for start in range(0, 2 * width, WHOLE):
                 fetch(near, 2 * width * neighbours[ahead, neighbour] + start)
         own = (first + lane) * width
         for neighbour in range(count):
             keys = 2 * width * neighbours[first + lane, neighbour]
-            scores[neighbour * ABREAST + lane] = factor * row_product(queries, own, near, keys, vectors)
+            scores[neighbour * ABREAST + lane] = factor * row_product(queries, own, near, keys, width)
     softmax(scores, work[:ABREAST], work[ABREAST : 2 * ABREAST])
     total = work[2 * ABREAST :]
     for lane in range(last - first):
         total[:width] = 0
         for neighbour in range(count):
             values = 2 * width * neighbours[first + lane, neighbour] + width
-            add_multiple(scores[neighbour * ABREAST + lane], near, values, total, 0, vectors)
+            add_multiple(scores[neighbour * ABREAST + lane], near, values, total, 0, width)
         for channel in range(width):
             mixed[channel * ABREAST + lane] = total[channel]
 

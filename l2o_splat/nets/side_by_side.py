@@ -15,13 +15,17 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from l2o_splat.kernel import helper, inlined
+from l2o_splat.lanes import LANES, filled, load, store, total
+
+U = np.uint64
+STEP = U(LANES)
 
 ABREAST = 64
 """Gaussians side by side; hidden values of one layer then fit into the smallest cache."""
 TILE = 4
 """Outputs of a matrix product that are summed at the same time; weights come in groups of so many."""
-VECTOR = 16
-"""Lanes that are summed at the same time: one register of AVX-512, two of AVX2."""
+WHOLE = 16
+"""Rows of queries, keys and values are filled up to a multiple of so many numbers: whole vectors of any machine."""
 _ALIGNMENT = 16
 """Numbers from one line of the cache to the next."""
 
@@ -56,76 +60,45 @@ def add_linear(weights, bias, x, out):
 def _add_product(weights, x, out, outputs):
     inputs = len(weights) // outputs
     for output in range(0, outputs, TILE):
-        for lane in range(0, ABREAST, VECTOR):
+        for lane in range(0, ABREAST, 2 * LANES):
             _add_tile(weights, output * inputs, x, lane, out, output * ABREAST + lane, inputs)
 
 
-@intrinsic
-def _add_tile(typing_context, weights, first_weight, x, first_x, out, first_out, inputs):
-    """Add the products for ``TILE`` outputs and ``VECTOR`` lanes, with the sums in registers.
-
-    numba has no way to say that sums of several loops stay in registers, and with sums in memory a product takes ten
-    times as long.
-    """
-    del typing_context
-
-    def generate(context, builder, signature, arguments):
-        weights, x, out = (_place(context, builder, signature, arguments, index) for index in (0, 2, 4))
-        rows = [_vector_at(builder, out, output * ABREAST) for output in range(TILE)]
-        sums = [cgutils.alloca_once_value(builder, builder.load(row, align=4)) for row in rows]
-        with cgutils.for_range(builder, arguments[6]) as loop:
-            row = builder.gep(x, [builder.mul(loop.index, _INTEGER(ABREAST))])
-            values = builder.load(_vector_at(builder, row, 0), align=4)
-            column = builder.gep(weights, [builder.mul(loop.index, _INTEGER(TILE))])
-            for output, total in enumerate(sums):
-                weight = _everywhere(builder, builder.load(builder.gep(column, [_INTEGER(output)])))
-                builder.store(_multiply_add(builder, weight, values, builder.load(total)), total)
-        for row, total in zip(rows, sums, strict=True):
-            builder.store(builder.load(total), row, align=4)
-        return context.get_dummy_value()
-
-    return types.void(weights, first_weight, x, first_x, out, first_out, inputs), generate
+@helper
+def _add_tile(weights, first_weight, x, first_x, out, first_out, inputs):
+    """Add the products for ``TILE`` outputs and two vectors of lanes, with the sums in registers."""
+    weight, p, row = U(first_weight), U(first_x), U(first_out)
+    row1, row2, row3 = row + U(ABREAST), row + U(2 * ABREAST), row + U(3 * ABREAST)
+    a0, a1, a2, a3 = load(out, row), load(out, row1), load(out, row2), load(out, row3)
+    b0, b1, b2, b3 = load(out, row + STEP), load(out, row1 + STEP), load(out, row2 + STEP), load(out, row3 + STEP)
+    for _ in range(inputs):
+        a, b = load(x, p), load(x, p + STEP)
+        w0, w1, w2, w3 = weights[weight], weights[weight + U(1)], weights[weight + U(2)], weights[weight + U(3)]
+        a0, a1, a2, a3 = a0 + a * w0, a1 + a * w1, a2 + a * w2, a3 + a * w3
+        b0, b1, b2, b3 = b0 + b * w0, b1 + b * w1, b2 + b * w2, b3 + b * w3
+        weight += U(TILE)
+        p += U(ABREAST)
+    for place, sums in ((row, a0), (row1, a1), (row2, a2), (row3, a3)):
+        store(out, place, sums)
+    for place, sums in ((row, b0), (row1, b1), (row2, b2), (row3, b3)):
+        store(out, place + STEP, sums)
 
 
-@intrinsic
-def row_product(typing_context, a, first_a, b, first_b, vectors):
-    """Scalar product of two runs of ``vectors`` times ``VECTOR`` numbers, in the same order of sums everywhere."""
-    del typing_context
-
-    def generate(context, builder, signature, arguments):
-        a, b = (_place(context, builder, signature, arguments, index) for index in (0, 2))
-        total = cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, None))
-        with cgutils.for_range(builder, arguments[4]) as loop:
-            offset = builder.mul(loop.index, _INTEGER(VECTOR))
-            x, y = (builder.load(_vector_at(builder, builder.gep(run, [offset]), 0), align=4) for run in (a, b))
-            builder.store(_multiply_add(builder, x, y, builder.load(total)), total)
-        rest, width = builder.load(total), VECTOR
-        while width > 1:
-            width //= 2
-            nothing, kind = ir.Constant(rest.type, ir.Undefined), ir.VectorType(_INDEX, width)
-            halves = (ir.Constant(kind, list(range(first, first + width))) for first in (0, width))
-            rest = builder.fadd(*(builder.shuffle_vector(rest, nothing, half) for half in halves))
-        return builder.extract_element(rest, _INDEX(0))
-
-    return types.float32(a, first_a, b, first_b, vectors), generate
+@helper
+def row_product(a, first_a, b, first_b, width):
+    """Scalar product of two runs of numbers, a multiple of ``WHOLE`` of them."""
+    products = filled(np.float32(0))
+    for i in range(U(0), U(width), STEP):
+        products = products + load(a, U(first_a) + i) * load(b, U(first_b) + i)
+    return total(products)
 
 
-@intrinsic
-def add_multiple(typing_context, factor, x, first_x, out, first_out, vectors):
-    """Add a multiple of one run of ``vectors`` times ``VECTOR`` numbers to another."""
-    del typing_context
-
-    def generate(context, builder, signature, arguments):
-        x, out = (_place(context, builder, signature, arguments, index) for index in (1, 3))
-        factor = _everywhere(builder, arguments[0])
-        with cgutils.for_range(builder, arguments[5]) as loop:
-            offset = builder.mul(loop.index, _INTEGER(VECTOR))
-            here, there = (_vector_at(builder, builder.gep(run, [offset]), 0) for run in (x, out))
-            values, total = (builder.load(place, align=4) for place in (here, there))
-            builder.store(_multiply_add(builder, factor, values, total), there, align=4)
-        return context.get_dummy_value()
-
-    return types.void(factor, x, first_x, out, first_out, vectors), generate
+@helper
+def add_multiple(factor, x, first_x, out, first_out, width):
+    """Add a multiple of one run of numbers to another, a multiple of ``WHOLE`` of them."""
+    for i in range(U(0), U(width), STEP):
+        place = U(first_out) + i
+        store(out, place, load(out, place) + load(x, U(first_x) + i) * factor)
 
 
 @intrinsic
@@ -134,41 +107,15 @@ def fetch(typing_context, array, first):
     del typing_context
 
     def generate(context, builder, signature, arguments):
-        place = builder.bitcast(_place(context, builder, signature, arguments, 0), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, _INDEX, _INDEX, _INDEX])
+        start = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(start, [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
         prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(prefetch, [place, _INDEX(0), _INDEX(3), _INDEX(1)])
+        builder.call(prefetch, [place, number(0), number(3), number(1)])
         return context.get_dummy_value()
 
     return types.void(array, first), generate
-
-
-_INTEGER, _INDEX = ir.IntType(64), ir.IntType(32)
-_VECTOR = ir.VectorType(ir.FloatType(), VECTOR)
-
-
-def _place(context, builder, signature, arguments, index):
-    """Address of an element of an array: the argument at ``index`` is the array, the next one the element."""
-    array = cgutils.create_struct_proxy(signature.args[index])(context, builder, arguments[index])
-    return builder.gep(array.data, [arguments[index + 1]])
-
-
-def _vector_at(builder, place, offset: int):
-    return builder.bitcast(builder.gep(place, [_INTEGER(offset)]), _VECTOR.as_pointer())
-
-
-def _everywhere(builder, number):
-    """A vector that holds one number in all its lanes."""
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
-    first = ir.Constant(ir.VectorType(_INDEX, VECTOR), [0] * VECTOR)
-    return builder.shuffle_vector(builder.insert_element(nothing, number, _INDEX(0)), nothing, first)
-
-
-def _multiply_add(builder, a, b, c):
-    function = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, function, f"llvm.fmuladd.v{VECTOR}f32"), [a, b, c]
-    )
 
 
 @helper

@@ -142,38 +142,6 @@ def copy_record(records, source, batch, target):
 
 
 @inlined
-def find_spans(record, left, top, lows, highs, start):
-    """First and last column in which a Gaussian is drawn, counted from ``left``, for the strips of a tile.
-
-    Args:
-        lows, highs: Out: ``[TILE_HEIGHT]``; those of a strip are at the number of its first row. ``highs`` is less than
-            ``lows`` if there are none.
-    """
-    across = F(0.125) * record[PRECISION_Y]
-    centre_x, centre_y = record[CENTRE_X] - F(left) - F(0.5), record[CENTRE_Y] - F(top) - F(0.5)
-    first_row, last_row = record[FIRST_ROW] - F(top), record[LAST_ROW] - F(top)
-    for row in range(0, TILE_HEIGHT, LANES):
-        rows = lane_numbers() + F(row)
-        dy = rows - centre_y
-        ridge = dy * record[SLOPE] + centre_x
-        value = F(0.25) * record[LOG_OPACITY] - dy * dy * across
-        # The margin is for rounding; the inner loops check every alpha anyway.
-        half = root(most(value, F(0))) * record[REACH] + F(0.01)
-        drawn = (value >= F(0)) & (rows >= first_row) & (rows <= last_row)
-        low = most(ceiling(ridge - half), record[FIRST_COLUMN] - F(left))
-        high = least(floor(ridge + half), record[LAST_COLUMN] - F(left))
-        store(lows, U(start + row), _least_of_rows(select(drawn, low, _NEVER)))
-        store(highs, U(start + row), _most_of_rows(select(drawn, high, -_NEVER)))
-
-
-@inlined
-def strips_of(record, top):
-    """First strip of the tile in which the Gaussian may be drawn, and the strip after the last."""
-    first, last = max(int(record[FIRST_ROW]) - top, 0), min(int(record[LAST_ROW]) - top, TILE_HEIGHT - 1)
-    return first // STRIP_HEIGHT, last // STRIP_HEIGHT + 1
-
-
-@inlined
 def ellipse_of(record, left, top):
     """A Gaussian's exponent over 4, with its centre counted from pixel (left, top).
 
@@ -188,6 +156,37 @@ def ellipse_of(record, left, top):
         record[CENTRE_X] - F(left) - F(0.5),
         record[CENTRE_Y] - F(top) - F(0.5),
     )
+
+
+@inlined
+def find_spans(record, left, top, lows, highs, start):
+    """First and last column in which a Gaussian is drawn, counted from ``left``, for the strips of a tile.
+
+    Args:
+        lows, highs: Out: ``[TILE_HEIGHT]``; those of a strip are at the number of its first row. ``highs`` is less than
+            ``lows`` if there are none.
+    """
+    _, across, highest, slope, centre_x, centre_y = ellipse_of(record, left, top)
+    first_row, last_row = record[FIRST_ROW] - F(top), record[LAST_ROW] - F(top)
+    for row in range(0, TILE_HEIGHT, LANES):
+        rows = lane_numbers() + F(row)
+        dy = rows - centre_y
+        ridge = dy * slope + centre_x
+        value = highest - dy * dy * across
+        # The margin is for rounding; the inner loops check every alpha anyway.
+        half = root(most(value, F(0))) * record[REACH] + F(0.01)
+        drawn = (value >= F(0)) & (rows >= first_row) & (rows <= last_row)
+        low = most(ceiling(ridge - half), record[FIRST_COLUMN] - F(left))
+        high = least(floor(ridge + half), record[LAST_COLUMN] - F(left))
+        store(lows, U(start + row), _least_of_rows(select(drawn, low, _NEVER)))
+        store(highs, U(start + row), _most_of_rows(select(drawn, high, -_NEVER)))
+
+
+@inlined
+def strips_of(record, top):
+    """First strip of the tile in which the Gaussian may be drawn, and the strip after the last."""
+    first, last = max(int(record[FIRST_ROW]) - top, 0), min(int(record[LAST_ROW]) - top, TILE_HEIGHT - 1)
+    return first // STRIP_HEIGHT, last // STRIP_HEIGHT + 1
 
 
 @inlined
