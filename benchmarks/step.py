@@ -43,16 +43,16 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Steps:
-    """Of one tree in one configuration."""
+    """What the steps of one tree cost in one configuration."""
 
     gaussians: int
     cpu_seconds: list[float]
-    """Of every step on one thread."""
+    """Processor seconds of every step on one thread."""
     wall_seconds: list[float]
-    """Of every step on two threads."""
+    """Seconds on the wall of every step on two threads."""
     peak_mb: float
     shares: dict[str, float]
-    """Of every part of a step; empty if they were not looked at."""
+    """Share of every part of a step; empty if the process did not sample them."""
 
 
 def size_of(text: str) -> tuple[int, int]:

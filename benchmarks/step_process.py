@@ -33,7 +33,7 @@ DIFFERENTIATING = ("backward", "vjp", "differentiate", "gradients")
 SAMPLE_SECONDS = 0.002
 """Time between two looks at what runs."""
 MOST_STEPS = 1000
-"""Of a run; it ends before."""
+"""Steps that a run is given; it is stopped long before."""
 
 
 def part_of(frames: Sequence[tuple[str, str]]) -> str:
@@ -106,7 +106,7 @@ class TimedLoop:
         self.peak_mb: float | None = None
         """Most memory that the process had by the end of the timed steps; None before."""
         self.shares: dict[str, float] = {}
-        """Of each part, if steps were sampled."""
+        """Share of each part; empty if no steps were sampled."""
         self._begun: list[tuple[float, float]] = []
         """Processor time and time on the wall at the begin of each step."""
         self._sampler: Sampler | None = None

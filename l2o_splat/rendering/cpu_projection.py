@@ -7,6 +7,7 @@ lose most of their digits in float32.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,33 +54,63 @@ MOST_BANDS = 32
 
 
 @helper
-def limited_slopes(slope_x, slope_y, camera):
-    """x / z and y / z, kept within the field of view and a margin."""
+def image_rows(axes, scale_x, scale_y, slope_x, slope_y):
+    """The rows of a footprint for the Gaussian's axes, or for tangents of them."""
     return (
-        min(max(slope_x, camera.lowest_slope[0]), camera.highest_slope[0]),
-        min(max(slope_y, camera.lowest_slope[1]), camera.highest_slope[1]),
+        combined(scale_x, axes[0], -scale_x * slope_x, axes[2]),
+        combined(scale_y, axes[1], -scale_y * slope_y, axes[2]),
     )
+
+
+class Footprint(NamedTuple):
+    """How a camera sees the shape of a Gaussian: the affine projection of EWA splatting (Zwicker et al. 2002)."""
+
+    inverse_z: float
+    scale_x: float
+    scale_y: float
+    """Pixels per scene unit at the Gaussian's depth."""
+    exact_x: float
+    exact_y: float
+    """x / z and y / z."""
+    slope_x: float
+    slope_y: float
+    """The same, kept within the field of view and a margin."""
+    row_x: tuple
+    row_y: tuple
+    """The two rows whose inner products are the projected covariance."""
+    sharp_xx: float
+    xy: float
+    sharp_yy: float
+    """The projected covariance, pixels squared."""
+    xx: float
+    yy: float
+    """Its diagonal with the screen-space blur."""
+    sharp_determinant: float
+    determinant: float
+    """Without and with the blur."""
+
+
+@helper
+def footprint_of(axes, point, camera, eps2d):
+    """The footprint of a Gaussian at ``point`` in the camera, with its axes there as columns."""
+    inverse_z = 1 / point[2]
+    scale_x, scale_y = camera.focal[0] * inverse_z, camera.focal[1] * inverse_z
+    exact_x, exact_y = point[0] * inverse_z, point[1] * inverse_z
+    slope_x = min(max(exact_x, camera.lowest_slope[0]), camera.highest_slope[0])
+    slope_y = min(max(exact_y, camera.lowest_slope[1]), camera.highest_slope[1])
+    row_x, row_y = image_rows(axes, scale_x, scale_y, slope_x, slope_y)
+    sharp_xx, xy, sharp_yy = dot(row_x, row_x), dot(row_x, row_y), dot(row_y, row_y)
+    xx, yy = sharp_xx + eps2d, sharp_yy + eps2d
+    return Footprint(
+        inverse_z, scale_x, scale_y, exact_x, exact_y, slope_x, slope_y, row_x, row_y, sharp_xx, xy, sharp_yy, xx, yy,
+        sharp_xx * sharp_yy - xy * xy, xx * yy - xy * xy,
+    )  # fmt: skip
 
 
 @helper
 def sizes_of(scales, index):
     """Standard deviations of a Gaussian."""
     return float(np.exp(scales[index, 0])), float(np.exp(scales[index, 1])), float(np.exp(scales[index, 2]))
-
-
-@helper
-def image_rows(axes, scale_x, scale_y, slopes):
-    """The two rows whose inner products are the projected covariance.
-
-    Args:
-        axes: The Gaussian's axes in the camera as columns.
-        scale_x, scale_y: Pixels per scene unit at its depth.
-        slopes: From :func:`limited_slopes`.
-    """
-    return (
-        combined(scale_x, axes[0], -scale_x * slopes[0], axes[2]),
-        combined(scale_y, axes[1], -scale_y * slopes[1], axes[2]),
-    )
 
 
 @helper
@@ -131,24 +162,18 @@ def project(begin, end, parameters, cameras, rules, records, tiles):
             if not rules.near <= z <= rules.far:
                 continue
             axes = product(camera.rotation, axes_in_world)
-            inverse_z = 1 / z
-            scale_x, scale_y = camera.focal[0] * inverse_z, camera.focal[1] * inverse_z
-            slopes = limited_slopes(point[0] * inverse_z, point[1] * inverse_z, camera)
-            row_x, row_y = image_rows(axes, scale_x, scale_y, slopes)
-            xx, xy, yy = dot(row_x, row_x), dot(row_x, row_y), dot(row_y, row_y)
-            sharp_determinant = xx * yy - xy * xy
-            xx, yy = xx + rules.eps2d, yy + rules.eps2d
-            determinant = xx * yy - xy * xy
+            seen = footprint_of(axes, point, camera, rules.eps2d)
+            xx, xy, yy, determinant = seen.xx, seen.xy, seen.yy, seen.determinant
             if not 0 < determinant < LARGEST:
                 continue
             log_opacity = sharp_log_opacity
             if rules.antialiased:
-                log_opacity += 0.5 * np.log(max(sharp_determinant / determinant, rules.compensation_floor**2))
+                log_opacity += 0.5 * np.log(max(seen.sharp_determinant / determinant, rules.compensation_floor**2))
             if not log_opacity >= 0:
                 continue
 
-            centre_x = scale_x * point[0] + camera.principal[0]
-            centre_y = scale_y * point[1] + camera.principal[1]
+            centre_x = seen.scale_x * point[0] + camera.principal[0]
+            centre_y = seen.scale_y * point[1] + camera.principal[1]
             # The bounding box of the ellipse on which alpha is 1/255, and a margin for rounding.
             half_x = np.sqrt(F(2 * log_opacity * xx)) + F(0.01)
             half_y = np.sqrt(F(2 * log_opacity * yy)) + F(0.01)

@@ -6,7 +6,7 @@ import numpy as np
 
 from l2o_splat.kernel import kernel
 from l2o_splat.rendering.cpu_harmonics import sh_basis, sh_gradient
-from l2o_splat.rendering.cpu_projection import MOST_BANDS, exp_minus, image_rows, limited_slopes, sizes_of
+from l2o_splat.rendering.cpu_projection import MOST_BANDS, exp_minus, footprint_of, image_rows, sizes_of
 from l2o_splat.rendering.cpu_records import (
     CENTRE_X,
     CENTRE_Y,
@@ -54,18 +54,14 @@ def project_jvp(begin, end, parameters, tangents, cameras, view, rules, records,
         mean, d_mean = row(parameters.means, g), row(tangents.means, g)
         point = add(apply(camera.rotation, mean), camera.translation)
         d_x, d_y, d_z = apply(camera.rotation, d_mean)
-        z = point[2]
         quaternion, inverse_length = unit_quaternion(parameters.quats, g)
         sizes, turn = sizes_of(parameters.scales, g), product(camera.rotation, rotation(quaternion))
         axes = times(turn[0], sizes), times(turn[1], sizes), times(turn[2], sizes)
-        inverse_z = 1 / z
-        scale_x, scale_y = camera.focal[0] * inverse_z, camera.focal[1] * inverse_z
-        exact_x, exact_y = point[0] * inverse_z, point[1] * inverse_z
-        slope_x, slope_y = limited_slopes(exact_x, exact_y, camera)
-        row_x, row_y = image_rows(axes, scale_x, scale_y, (slope_x, slope_y))
-        sharp_xx, xy, sharp_yy = dot(row_x, row_x), dot(row_x, row_y), dot(row_y, row_y)
-        xx, yy = sharp_xx + rules.eps2d, sharp_yy + rules.eps2d
-        sharp_determinant, determinant = sharp_xx * sharp_yy - xy * xy, xx * yy - xy * xy
+        seen = footprint_of(axes, point, camera, rules.eps2d)
+        inverse_z, scale_x, scale_y = seen.inverse_z, seen.scale_x, seen.scale_y
+        slope_x, slope_y, row_x, row_y = seen.slope_x, seen.slope_y, seen.row_x, seen.row_y
+        xx, xy, yy, determinant = seen.xx, seen.xy, seen.yy, seen.determinant
+        sharp_xx, sharp_yy, sharp_determinant = seen.sharp_xx, seen.sharp_yy, seen.sharp_determinant
         precision_x, slope, precision_y = yy / determinant, xy / yy, 1 / yy
 
         d_turn = product(camera.rotation, rotation_jvp(quaternion, inverse_length, tangents.quats, g))
@@ -75,14 +71,14 @@ def project_jvp(begin, end, parameters, tangents, cameras, view, rules, records,
             add(times(d_turn[1], sizes), times(axes[1], d_scales)),
             add(times(d_turn[2], sizes), times(axes[2], d_scales)),
         )
-        d_row_x, d_row_y = image_rows(d_axes, scale_x, scale_y, (slope_x, slope_y))
+        d_row_x, d_row_y = image_rows(d_axes, scale_x, scale_y, slope_x, slope_y)
         d_row_x, d_row_y = (
             combined(1.0, d_row_x, -d_z * inverse_z, row_x),
             combined(1.0, d_row_y, -d_z * inverse_z, row_y),
         )
-        if slope_x == exact_x:
+        if slope_x == seen.exact_x:
             d_row_x = combined(1.0, d_row_x, -scale_x * (d_x - slope_x * d_z) * inverse_z, axes[2])
-        if slope_y == exact_y:
+        if slope_y == seen.exact_y:
             d_row_y = combined(1.0, d_row_y, -scale_y * (d_y - slope_y * d_z) * inverse_z, axes[2])
         d_xx, d_yy = 2 * dot(row_x, d_row_x), 2 * dot(row_y, d_row_y)
         d_xy = dot(row_x, d_row_y) + dot(row_y, d_row_x)
@@ -94,8 +90,8 @@ def project_jvp(begin, end, parameters, tangents, cameras, view, rules, records,
             d_log_opacity += 0.5 * d_yy * (sharp_xx / sharp_determinant - xx / determinant)
             d_log_opacity += d_xy * xy * (1 / determinant - 1 / sharp_determinant)
         splat = d_splats[g]
-        splat[CENTRE_X] = scale_x * (d_x - exact_x * d_z)
-        splat[CENTRE_Y] = scale_y * (d_y - exact_y * d_z)
+        splat[CENTRE_X] = scale_x * (d_x - seen.exact_x * d_z)
+        splat[CENTRE_Y] = scale_y * (d_y - seen.exact_y * d_z)
         splat[PRECISION_X] = -precision_x * precision_x * (d_xx - 2 * slope * d_xy + slope * slope * d_yy)
         splat[SLOPE] = precision_y * (d_xy - slope * d_yy)
         splat[PRECISION_Y] = -precision_y * precision_y * d_yy

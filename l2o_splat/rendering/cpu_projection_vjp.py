@@ -10,8 +10,7 @@ from l2o_splat.rendering.cpu_harmonics import sh_basis, sh_gradient
 from l2o_splat.rendering.cpu_projection import (
     MOST_BANDS,
     exp_minus,
-    image_rows,
-    limited_slopes,
+    footprint_of,
     sizes_of,
     split_channels,
 )
@@ -113,16 +112,12 @@ def project_vjp(begin, end, parameters, cameras, rules, tiles, splat_sums, gradi
                 continue
             camera, sums = camera_of(cameras, view), splat_sums[view, g]
             point = add(apply(camera.rotation, mean), camera.translation)
-            z = point[2]
             axes = product(camera.rotation, axes_in_world)
-            inverse_z = 1 / z
-            scale_x, scale_y = camera.focal[0] * inverse_z, camera.focal[1] * inverse_z
-            exact_x, exact_y = point[0] * inverse_z, point[1] * inverse_z
-            slope_x, slope_y = limited_slopes(exact_x, exact_y, camera)
-            row_x, row_y = image_rows(axes, scale_x, scale_y, (slope_x, slope_y))
-            sharp_xx, xy, sharp_yy = dot(row_x, row_x), dot(row_x, row_y), dot(row_y, row_y)
-            xx, yy = sharp_xx + rules.eps2d, sharp_yy + rules.eps2d
-            sharp_determinant, determinant = sharp_xx * sharp_yy - xy * xy, xx * yy - xy * xy
+            seen = footprint_of(axes, point, camera, rules.eps2d)
+            inverse_z, scale_x, scale_y = seen.inverse_z, seen.scale_x, seen.scale_y
+            slope_x, slope_y, row_x, row_y = seen.slope_x, seen.slope_y, seen.row_x, seen.row_y
+            xx, xy, yy, determinant = seen.xx, seen.xy, seen.yy, seen.determinant
+            sharp_xx, sharp_yy, sharp_determinant = seen.sharp_xx, seen.sharp_yy, seen.sharp_determinant
             precision_y, inverse_determinant = 1 / yy, 1 / determinant
             precision_x, slope = yy * inverse_determinant, xy * precision_y
 
@@ -147,11 +142,11 @@ def project_vjp(begin, end, parameters, cameras, rules, tiles, splat_sums, gradi
             v_x, v_y = v_centre_x * scale_x, v_centre_y * scale_y
             from_rows = v_x * point[0] + v_y * point[1] + dot(v_row_x, row_x) + dot(v_row_y, row_y)
             v_z = sums[9] - from_rows * inverse_z
-            if slope_x == exact_x:
+            if slope_x == seen.exact_x:
                 v_slope_x = scale_x * dot(v_row_x, axes[2]) * inverse_z
                 v_x -= v_slope_x
                 v_z += v_slope_x * slope_x
-            if slope_y == exact_y:
+            if slope_y == seen.exact_y:
                 v_slope_y = scale_y * dot(v_row_y, axes[2]) * inverse_z
                 v_y -= v_slope_y
                 v_z += v_slope_y * slope_y
