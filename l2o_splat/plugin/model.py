@@ -130,6 +130,16 @@ class L2OModel(SplatfactoModel):
         """Settings of every image this model draws."""
         return replace(self._raster, depth=depth)
 
+    def training_raster(self, image_scale: float, sh_degree: int) -> RasterSettings:
+        """Settings of the images of a step.
+
+        The blur of reduced photographs shrinks with the area of a pixel, so that it blurs the scene as much as at full
+        size: Gaussians would come out too thin otherwise.
+        """
+        drawn = min(sh_degree, self.config.sh_degree)
+        blur = self._raster.eps2d * image_scale**2
+        return replace(self._raster, eps2d=blur, sh_degree=None if drawn == self.config.sh_degree else drawn)
+
     def _chosen_raster(self) -> dict[str, Any]:
         """Raster settings the user has chosen; the others follow the rule's weights or a checkpoint."""
         chosen = {name: getattr(self.config, name) for name in _FOLLOWED}
@@ -175,22 +185,25 @@ class L2OModel(SplatfactoModel):
         """Draw all Gaussians."""
         return render(self.gaussians, cameras, self.raster_settings(depth))
 
-    def show(self, views: Views) -> RenderedViews:
-        """Photographs beside what the scene looks like now."""
-        return RenderedViews(views, self.render(views.cameras).rgb)
+    def show(self, views: Views, drawn: RasterSettings | None = None) -> RenderedViews:
+        """Photographs beside what the scene looks like now; None draws as evaluation does."""
+        return RenderedViews(views, render(self.gaussians, views.cameras, drawn or self.raster_settings()).rgb)
 
-    def step_loss(self, shown: Sequence[Photographs]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def step_loss(
+        self, shown: Sequence[Photographs], drawn: RasterSettings
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw some cameras and compare: loss (mean over pixels, sum over views) and metrics of a step.
 
         Masked pixels count in neither. There is no PSNR if nothing counts in any view.
 
         Args:
             shown: The photographs of the step, one entry per image size.
+            drawn: Settings of the images, see :meth:`training_raster`.
         """
         if self.config.loss == "squared":
-            return self.training_loss([self.show(photographs.views()) for photographs in shown])
+            return self.training_loss([self.show(photographs.views(), drawn) for photographs in shown])
         found = [
-            rendered_loss(self.gaussians, photographs, self.raster_settings(), self.config.ssim_weight)
+            rendered_loss(self.gaussians, photographs, drawn, self.config.ssim_weight)
             for photographs in shown
         ]
         loss = torch.stack([part.loss for part in found]).sum()

@@ -34,8 +34,9 @@ class JointOptimizerConfig(OptimizerConfig):
     own scale, all rates decaying. learn2splat: the learned optimizer. resplat: the update that comes with ReSplat's
     initial model, a few steps from renders of the context views. proximal (or anchored, as before): splatfacto's rates
     without decay, and a pull towards the start, on some of the views (diff3r)."""
-    horizon: int = NUM_STEPS
-    """Steps over which decaying rates decay; set it to the length of the run."""
+    horizon: int | None = None
+    """Steps over which rates decay, and whatever else changes during a run that counts steps. None: with the preset
+    fast those of the run, else 2000."""
     weights: str | None = None
     """Weights of a learned rule: a path, hf://owner/repo/file, a name from `l2o weights list`, or random:SEED. None
     takes those that come with the package, gain-mini or resplat-mini."""
@@ -119,13 +120,13 @@ class JointOptimizerConfig(OptimizerConfig):
         return SequencedRule(first, later[0], self.finish_after) if later else first
 
     def _build(self, name: str) -> UpdateRule:
-        weights = None
+        weights, horizon = None, NUM_STEPS if self.horizon is None else self.horizon
         if rule_entry(name).systems:
             second_of_two = self.rule_names[0] == "resplat" and name != "resplat"
             weights = weights_of(name, self.finish_weights if second_of_two else self.weights)
-        rule = rule_entry(name).build(RuleOptions(weights, horizon=self.horizon, prox_scale=self.prox_scale))
+        rule = rule_entry(name).build(RuleOptions(weights, horizon=horizon, prox_scale=self.prox_scale))
         if self.safeguard and name == "learn2splat":
-            rule = SafeguardedRule(rule, AdamRule(adam_options("own-scale", self.horizon)))
+            rule = SafeguardedRule(rule, AdamRule(adam_options("own-scale", horizon)))
         return rule
 
     def setup(self, params: list[Parameter]) -> JointOptimizer:

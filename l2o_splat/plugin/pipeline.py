@@ -21,10 +21,14 @@ from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
+from l2o_splat.plugin.run_schedule import RunSchedule
 from l2o_splat.plugin.saved_capture import SavedCapture
 from l2o_splat.plugin.starts import InitializationConfig, StartRequest, start_scene
 from l2o_splat.rendering.trial import draw_trial_image
 from l2o_splat.scene import SceneKnowledge, SceneStart
+
+SCHEDULE = "schedule"
+"""Entry of the pipeline's extra state for the schedule of the run."""
 
 
 @dataclass
@@ -62,6 +66,10 @@ class L2OPipeline(VanillaPipeline):
         self._optimizer: JointOptimizer | None = None
         self._start: SceneStart | None = None
         self._saved: SavedCapture | None = None
+        self.schedule: RunSchedule | None = None
+        """What the run does when; a trainer sets it."""
+        self.saved_schedule: dict | None = None
+        """What a checkpoint that was loaded says of it; None for one of a version that saved none."""
         if trains:
             # Load the machine code now: nerfstudio's viewer aborts images at any line, also inside a compiler.
             draw_trial_image(self.device)
@@ -105,7 +113,7 @@ class L2OPipeline(VanillaPipeline):
         Raises:
             CaptureError: If the checkpoint belongs to another capture, or poses have changed.
         """
-        saved = SavedCapture.from_state(state)
+        saved = SavedCapture.from_state({name: value for name, value in state.items() if name != SCHEDULE})
         if saved is not None and self._saved is None:
             self.datamanager.follow(saved)
             self._saved = saved
@@ -121,20 +129,26 @@ class L2OPipeline(VanillaPipeline):
                 centres=self._saved.centres,
                 rescaled_by=self._saved.rescaled_by,
             )
-        return present.state()
+        state = present.state()
+        return state if self.schedule is None else state | {SCHEDULE: self.schedule.state()}
 
     def set_extra_state(self, state: dict) -> None:
         self.follow(state)
+        self.saved_schedule = state.get(SCHEDULE)
 
     def get_train_loss_dict(self, step: int):
         """Loss of the step's views, summed over views; of the context views in steps with renders."""
+        self._optimizer.progress = self.schedule.progress(step)
         if self._optimizer.feedback_kind == "renders":
             return self._show_context()
         if self._optimizer.rule.needs.only_context:
             photographs = [self._start.context]
         else:
-            photographs = self.datamanager.next_train_photographs(step, self.model.background.to(self.device))
-        loss_dict, metrics_dict = self.model.step_loss(photographs)
+            photographs = self.datamanager.next_train_photographs(
+                step, self.model.background.to(self.device), self.schedule.image_scale(step)
+            )
+        drawn = self.model.training_raster(self.schedule.image_scale(step), self.schedule.sh_degree(step))
+        loss_dict, metrics_dict = self.model.step_loss(photographs, drawn)
         self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in photographs)
         return {}, loss_dict, metrics_dict
 

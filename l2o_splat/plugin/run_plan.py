@@ -6,7 +6,11 @@ wins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import asdict, dataclass, replace
+import sys
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
@@ -14,11 +18,16 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.implicit.checks import check_background, check_fixed_gaussians
-from l2o_splat.optim.registry import rule_entry
+from l2o_splat.optim.registry import NUM_STEPS, rule_entry
 from l2o_splat.optim.rule import Needs, UpdateRule
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
+from l2o_splat.plugin.presets import PRESETS, Preset, PresetName
 from l2o_splat.plugin.starts import START_WEIGHTS, InitializationConfig
 from l2o_splat.weights.format import WeightsCard
+
+HALF_A_MEGAPIXEL = 5e5
+SECONDS_ON_CPU, SECONDS_ON_CUDA = 120.0, 30.0
+"""Time budgets for photographs of half a megapixel; larger ones get more."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,17 @@ class RunPlan:
     """Cards of the weights of these rules."""
     switch_after: int | None
     """Steps after which the second rule takes over; None if there is none."""
+    preset: PresetName
+    """Name of the table that :attr:`schedule` comes from."""
+    schedule: Preset
+    """What changes during the run, typed options included."""
     horizon: int | None
-    """Steps over which rates decay; None if no rate does."""
-    num_steps: int
-    """Steps of this run."""
+    """Steps over which rates decay; None if no rate does, or rates follow the share of the budget."""
+    num_steps: int | None
+    """Steps of this run; None if it has a time budget."""
+    seconds: float | Literal["auto"] | None
+    """Time budget of the run; ``auto`` is decided when the capture has been read, see :func:`default_seconds`. None if
+    steps were typed or the preset counts them."""
     needs: Needs
     """What the rules need of the start and of every step."""
     source: str
@@ -48,6 +64,9 @@ class RunPlan:
             "rules": list(self.rules),
             "weights": [{"source": card.source, "licence": card.licence, "sha256": card.sha256} for card in self.cards],
             "switch_after": self.switch_after,
+            "preset": self.preset,
+            "schedule": asdict(self.schedule),
+            "seconds": self.seconds,
             "horizon": self.horizon,
             "num_steps": self.num_steps,
             "start": self.source,
@@ -55,8 +74,13 @@ class RunPlan:
         }
 
 
-def resolve(config: TrainerConfig) -> RunPlan:
+def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> RunPlan:
     """The effective values of a run; ``config`` stays as it is.
+
+    Args:
+        config: Of the run.
+        resumes_without_schedule: Whether it goes on from a checkpoint that holds no schedule, as those of versions that
+            had none: such a run goes on as it began.
 
     Raises:
         ValueError: If options do not go together, or weights cannot be used.
@@ -64,17 +88,26 @@ def resolve(config: TrainerConfig) -> RunPlan:
     optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
     start: InitializationConfig = config.pipeline.initialization
     names, rule = optimizer.rule_names, optimizer.build_rule()
-    steps = config.max_num_iterations
+    steps, cards = config.max_num_iterations, _cards(rule)
+    preset = config.preset or ("plain" if resumes_without_schedule else _preset_of(names, cards))
+    schedule = _with_typed(PRESETS[preset], config)
+    _check_schedule(preset, schedule, config, rule)
     if rule.needs.fixed_count:
         check_background(config.pipeline.model.background_color)
         check_fixed_gaussians(densifies=isinstance(config.pipeline.model, SplatfactoModelConfig))
     _check_start(start, names[0], rule)
+    seconds = config.seconds
+    if seconds is None and steps is None and preset == "fast":
+        seconds = "auto"
     return RunPlan(
         rules=names,
-        cards=tuple(part.card for part in rule.modules() if isinstance(part, UpdateRule) and part.card is not None),
+        cards=cards,
         switch_after=optimizer.finish_after,
-        horizon=optimizer.horizon if optimizer.has_horizon else None,
-        num_steps=_default_steps(optimizer, rule) if steps is None else steps,
+        preset=preset,
+        schedule=schedule,
+        horizon=_horizon(optimizer, schedule),
+        num_steps=_default_steps(optimizer, rule) if steps is None and seconds is None else steps,
+        seconds=seconds,
         needs=rule.needs,
         source=start.source,
         start_weights=_start_weights(start, optimizer),
@@ -87,7 +120,75 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
     if machine.device_type == "cuda" and not torch.cuda.is_available():
         CONSOLE.log("No CUDA device was found, so this run uses the CPU.")
         machine = replace(machine, device_type="cpu")
-    return replace(config, max_num_iterations=plan.num_steps, machine=machine)
+    # nerfstudio's loop needs a number of steps; one with a time budget is stopped by the clock.
+    steps = sys.maxsize // 2 if plan.num_steps is None else plan.num_steps
+    return replace(config, max_num_iterations=steps, machine=machine)
+
+
+def default_seconds(device: str, pixels: float) -> float:
+    """Time budget of a run for which none is given.
+
+    Args:
+        device: Of the run.
+        pixels: Of a training photograph, their mean.
+    """
+    size = min(max(pixels / HALF_A_MEGAPIXEL, 0.5), 4.0)
+    return (SECONDS_ON_CUDA if device.startswith("cuda") else SECONDS_ON_CPU) * size**0.5
+
+
+def _cards(rule: UpdateRule) -> tuple[WeightsCard, ...]:
+    return tuple(part.card for part in rule.modules() if isinstance(part, UpdateRule) and part.card is not None)
+
+
+def _preset_of(names: Sequence[str], cards: Sequence[WeightsCard]) -> PresetName:
+    """fast for rules that are made for it; the papers' protocols for their own rules and weights."""
+    last = names[-1]
+    made_for_it = last == "adam-own-scale" or (last == "learn2splat" and any(card.system == "gain" for card in cards))
+    return "fast" if made_for_it else "paper"
+
+
+def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
+    """The preset with the options that were typed."""
+    typed = config.schedule
+    changes: dict[str, object] = {}
+    if typed.coarse_to_fine is not None:
+        changes["image_scales"] = PRESETS["fast" if typed.coarse_to_fine else "plain"].image_scales
+    if typed.sh_by_share is not None:
+        changes["sh_degrees"] = PRESETS["fast" if typed.sh_by_share else "plain"].sh_degrees
+    if typed.growth is not None:
+        changes["growth"] = typed.growth
+    if typed.max_elongation is not None:
+        changes["max_elongation"] = typed.max_elongation if math.isfinite(typed.max_elongation) else None
+    return replace(preset, **changes)
+
+
+def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig, rule: UpdateRule) -> None:
+    seconds, steps = config.seconds, config.max_num_iterations
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"--seconds is {seconds}; a time above 0 is needed.")
+    if seconds is not None and steps is not None:
+        raise ValueError(
+            f"--seconds is {seconds:g} and --max-num-iterations {steps}, and a run has one budget; leave one of them "
+            "out."
+        )
+    if not schedule.growth >= 1:
+        raise ValueError(f"--schedule.growth is {schedule.growth}; 1 keeps the number of Gaussians, more adds some.")
+    if schedule.max_elongation is not None and not schedule.max_elongation >= 1:
+        raise ValueError(
+            f"--schedule.max-elongation is {schedule.max_elongation}; 1 or more is needed, inf for no bound."
+        )
+    held = rule.needs.fixed_count or rule.needs.only_context
+    if held and (schedule.growth > 1 or schedule.image_scales != PRESETS["paper"].image_scales):
+        raise ValueError(
+            f"--preset is {preset}, which grows scenes or trains on reduced photographs, and a rule of this run holds "
+            "Gaussians to their start on some of the photographs; use --preset paper or plain with it."
+        )
+
+
+def _horizon(optimizer: JointOptimizerConfig, schedule: Preset) -> int | None:
+    if not optimizer.has_horizon or schedule.by_share == "always":
+        return None
+    return NUM_STEPS if optimizer.horizon is None else optimizer.horizon
 
 
 def _default_steps(optimizer: JointOptimizerConfig, rule: UpdateRule) -> int:

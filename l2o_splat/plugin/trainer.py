@@ -19,14 +19,19 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from l2o_splat.budget import BudgetClock
+from l2o_splat.budget.clock import CLOCKS, ClockKind
 from l2o_splat.errors import L2OError
 from l2o_splat.files import write_text_whole
 from l2o_splat.plugin.checkpoints import checkpoint_path, open_checkpoint
 from l2o_splat.plugin.compilation import compiling, trials_of_rule
 from l2o_splat.plugin.errors import one_sentence
 from l2o_splat.plugin.large_coordinates import OFFSET
-from l2o_splat.plugin.run_estimate import RunEstimate
-from l2o_splat.plugin.run_plan import effective_config, resolve
+from l2o_splat.plugin.pipeline import SCHEDULE
+from l2o_splat.plugin.presets import PresetName, ScheduleConfig
+from l2o_splat.plugin.run_estimate import RunEstimate, spoken
+from l2o_splat.plugin.run_plan import default_seconds, effective_config, resolve
+from l2o_splat.plugin.run_schedule import RunSchedule
 from l2o_splat.plugin.stop_signals import StopRequest, default_signals, stop_signals
 
 EFFECTIVE_NAME = "effective.json"
@@ -39,12 +44,23 @@ class CheckpointError(L2OError, OSError):
 
 @dataclass
 class L2OTrainerConfig(TrainerConfig):
-    """nerfstudio's, with a number of steps that may follow the rule."""
+    """nerfstudio's, with a budget in seconds or steps that may follow rule and device."""
 
     _target: type = field(default_factory=lambda: L2OTrainer)
     max_num_iterations: int | None = None
-    """Steps of this run. None: as many as the weights of the rule are made for (resplat), 100 for the rule proximal,
-    else 2000."""
+    """Steps of this run. None: with the preset fast as many as fit into the time; else as many as the weights of the
+    rule are made for (resplat), 100 for the rule proximal, else 2000."""
+    seconds: float | None = None
+    """Time budget of the run, start included, and over all of its resumes; imports, compiling, reading the capture and
+    evaluating are free. None: with the preset fast one that suits device and photographs, which is printed; else none."""
+    clock: ClockKind = "wall"
+    """What seconds are: those of the wall, or of the processors (all threads together)."""
+    preset: PresetName | None = None
+    """plain: one Gaussian per point, photographs at their size. fast: the best picture for the time there is. paper: the
+    protocols of the papers, in steps. None: fast for adam-own-scale and for learn2splat with our own weights, else
+    paper."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """What changes during the run."""
 
 
 class L2OTrainer(Trainer):
@@ -57,8 +73,12 @@ class L2OTrainer(Trainer):
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         _refuse_options(config)
         with _one_sentence():
-            self.plan = resolve(config)
+            path = _checkpoint_to_load(config)
+            saved = None if path is None else open_checkpoint(path)["pipeline"].get("_extra_state", {})
+            self.plan = resolve(config, resumes_without_schedule=saved is not None and SCHEDULE not in saved)
         super().__init__(effective_config(config, self.plan), local_rank, world_size)
+        self.run_schedule: RunSchedule | None = None
+        """What the run does when; None before the capture is read."""
         self.completed_step: int | None = None
         """The last step that this process has taken as a whole; None before the first."""
         self._stop_request = StopRequest()
@@ -67,19 +87,24 @@ class L2OTrainer(Trainer):
         with _one_sentence(), compiling(self.device, trials_of_rule(self.plan.cards)):
             super().setup(test_mode)
             self.optimizers.optimizers["gaussians"].check_scene()
+            if self.pipeline.saved_schedule is not None:
+                self.run_schedule.load(self.pipeline.saved_schedule, self._start_step, self.plan.num_steps or 1)
+            self.run_schedule.begin(self._start_step)
         self.estimate = self._new_estimate()
-        horizon, last = self.plan.horizon, self._start_step + self.config.max_num_iterations
-        if horizon is not None and last != horizon:
-            CONSOLE.log(
-                f"Decaying rates reach their end at step {horizon}, this run ends at step {last}; "
-                "--optimizers.gaussians.optimizer.horizon sets the former."
-            )
+        if self.plan.num_steps is not None:
+            last = self._start_step + self.plan.num_steps
+            if self.plan.horizon is not None and last != self.plan.horizon:
+                CONSOLE.log(
+                    f"Decaying rates reach their end at step {self.plan.horizon}, this run ends at step {last}; "
+                    "--optimizers.gaussians.optimizer.horizon sets the former."
+                )
         self._publish_plan()
 
     def _new_estimate(self) -> RunEstimate:
         """The estimate of the time of this run, which is notified when the update of the scene begins and ends."""
         optimizer = self.optimizers.optimizers["gaussians"]
-        steps = range(optimizer.inner_step, optimizer.inner_step + self.config.max_num_iterations)
+        # With a time budget there is nothing to estimate.
+        steps = range(optimizer.inner_step, optimizer.inner_step + (self.plan.num_steps or 0))
         estimate = RunEstimate([optimizer.rule.work_at(step) for step in steps], CONSOLE.log)
 
         def begins(*_) -> None:
@@ -93,7 +118,10 @@ class L2OTrainer(Trainer):
 
     def _publish_plan(self) -> None:
         """Print the effective values of the run, and save them beside ``config.yml``."""
+        seconds = self.run_schedule.seconds
         values = self.plan.describe() | {
+            "seconds": seconds,
+            "clock": self.config.clock,
             "num_gaussians": self.pipeline.model.num_points,
             "raster": asdict(self.pipeline.model.raster_settings()),
         }
@@ -102,8 +130,9 @@ class L2OTrainer(Trainer):
             values[OFFSET] = offset
         weights = "".join(f" with weights {card.source} (licence {card.licence})" for card in self.plan.cards)
         CONSOLE.log(
-            f"{self.plan.num_steps} steps of {', then '.join(self.plan.rules)}{weights}; {EFFECTIVE_NAME} beside "
-            "config.yml holds all effective values."
+            f"{f'{self.plan.num_steps} steps' if seconds is None else spoken(seconds)} of "
+            f"{', then '.join(self.plan.rules)}{weights}, preset {self.plan.preset}; {EFFECTIVE_NAME} beside config.yml "
+            "holds all effective values."
         )
         self.base_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(values, indent=2) + "\n"
@@ -112,13 +141,42 @@ class L2OTrainer(Trainer):
     def setup_optimizers(self) -> Optimizers:
         """The joint optimizer, bound to the scene before a checkpoint is loaded into it."""
         path = _checkpoint_to_load(self.config)
+        self.run_schedule = self.pipeline.schedule = self._new_schedule()
         if path is not None:
             # Before anything long, and before rule and start see the cameras.
             self.pipeline.follow(open_checkpoint(path)["pipeline"].get("_extra_state", {}))
-        self.pipeline.start_scene(self.plan)
+        with self.run_schedule.clock.counting():
+            self.pipeline.start_scene(self.plan)
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
         return optimizers
+
+    def _new_schedule(self) -> RunSchedule:
+        """The schedule of a run that begins; a checkpoint may change it."""
+        seconds = self.plan.seconds
+        if seconds == "auto":
+            cameras = self.pipeline.datamanager.train_dataset.cameras
+            pixels = float((cameras.width * cameras.height).double().mean())
+            seconds = default_seconds(self.device, pixels)
+            CONSOLE.log(
+                f"This run takes {spoken(seconds)}, start included, for photographs of {pixels / 1e6:.1g} megapixels on "
+                f"{self.device.split(':')[0]}; --seconds sets another time, --max-num-iterations a number of steps."
+            )
+        steps = self.config.optimizers["gaussians"]["optimizer"].horizon or self.plan.num_steps
+        clock = BudgetClock(now=CLOCKS[self.config.clock])
+        return RunSchedule(self.plan.schedule, seconds, steps or 1, clock)
+
+    @property
+    def training_state(self) -> str:
+        """nerfstudio's; the clock stands still while it is ``paused``."""
+        return self._training_state
+
+    @training_state.setter
+    def training_state(self, state: str) -> None:
+        self._training_state = state
+        if self.completed_step is not None and self.run_schedule is not None:
+            clock = self.run_schedule.clock
+            clock.start() if state == "training" else clock.stop()
 
     def train(self) -> None:
         """Train to the end, or until Ctrl-C or SIGTERM; a second one of them ends the process at once.
@@ -130,13 +188,14 @@ class L2OTrainer(Trainer):
         def stop() -> None:
             self.stop_training = True
 
-        with one_sentence(), stop_signals(stop) as self._stop_request:
+        with one_sentence(), stop_signals(stop) as self._stop_request, self.run_schedule.clock.counting():
             super().train()
         if self._stop_request.number is not None:
             raise SystemExit(self._stop_request.exit_code)
 
     def _after_train(self) -> None:
         """Save the last step that was taken; nerfstudio would save the one that it was about to take."""
+        self.run_schedule.clock.stop()
         if self.completed_step is not None:
             self.step = self.completed_step
         if self._stop_request.number is None:
@@ -149,12 +208,23 @@ class L2OTrainer(Trainer):
             return
         self.save_checkpoint(self.step)
         writer.write_out_storage()
-        left = self._start_step + self.config.max_num_iterations - self.step - 1
-        further = f"--load-dir {self.checkpoint_dir} --max-num-iterations {left} takes the {left} steps that are left"
-        CONSOLE.log(
-            f"Stopped by {name} after step {self.step}, which is saved in {self.checkpoint_dir}; "
-            + (f"the same command with {further}." if left else "no steps are left.")
-        )
+        CONSOLE.log(f"Stopped by {name} after step {self.step}, which is saved in {self.checkpoint_dir}; {self._rest}.")
+
+    @property
+    def _rest(self) -> str:
+        """How to go on with a run that was stopped, in words."""
+        if self.plan.num_steps is None:
+            seconds = self.run_schedule.seconds
+            left = seconds - self.run_schedule.clock.spent
+            if left <= 0:
+                return "no time is left"
+            goes_on = f"--load-dir {self.checkpoint_dir} --seconds {seconds:g} takes the {spoken(left)} that are left"
+        else:
+            left = self._start_step + self.plan.num_steps - self.step - 1
+            if left == 0:
+                return "no steps are left"
+            goes_on = f"--load-dir {self.checkpoint_dir} --max-num-iterations {left} takes the {left} steps that are left"
+        return f"the same command with {goes_on}"
 
     def _train_complete_viewer(self) -> None:
         """Wait for Ctrl-C beside the viewer, which ends the process as nerfstudio has it."""
@@ -164,7 +234,7 @@ class L2OTrainer(Trainer):
             super()._train_complete_viewer()
 
     def eval_iteration(self, step: int) -> None:
-        with self.estimate.left_out():
+        with self.estimate.left_out(), self.run_schedule.clock.left_out():
             super().eval_iteration(step)
 
     def train_iteration(self, step: int):
@@ -173,6 +243,7 @@ class L2OTrainer(Trainer):
         result = super().train_iteration(step)
         self.completed_step = step
         self.estimate.end_step()
+        self.run_schedule.end_step(step)
         if self._stop_request.number is not None:
             self.stop_training = True  # The signal came before nerfstudio's loop had set it to False.
         if step == self._start_step:
@@ -182,15 +253,30 @@ class L2OTrainer(Trainer):
                     f"An update takes {time.perf_counter() - begin:.2f} s for {self.pipeline.model.num_points} "
                     "Gaussians on this machine."
                 )
-            # From the first step on a killed run leaves something to go on from.
+        # From the first step on a killed run leaves something to go on from.
+        if step == self._start_step or self.run_schedule.checkpoint_is_due:
             self.save_checkpoint(step)
+        if self.run_schedule.is_over:
+            self.stop_training = True
         return result
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Save off the clock, see :meth:`_save_whole`."""
+        """Revise the pace and save it with the scene; see :meth:`_save_whole`."""
+        begin = self.run_schedule.clock.spent
+        # Not right after a resume, since the run that was not stopped would not do so there.
+        if self.training_state != "completed" and (step == 0 or step != self._start_step):
+            self.run_schedule.revise(step + 1)
+            self._tell_steps(step + 1)
         with self.estimate.left_out():
             self._save_whole(step)
+        self.run_schedule.saved(self.run_schedule.clock.spent - begin)
+
+    def _tell_steps(self, step: int) -> None:
+        """Let nerfstudio's table know how many steps fit into the time."""
+        left = self.run_schedule.steps_left(step)
+        if left is not None and writer.is_initialized():
+            writer.GLOBAL_BUFFER["max_iter"] = step + left
 
     def _save_whole(self, step: int) -> None:
         """Write beside the checkpoints, then move into place, so that a kill at any moment leaves a whole one.

@@ -1,0 +1,69 @@
+"""What a run does beside its rule: where the scene starts, and what changes during the run. One table a preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PresetName = Literal["plain", "fast", "paper"]
+
+Stages = tuple[tuple[float, float], ...]
+"""Pairs of a share of the budget and a value that holds from there on; the first share is 0."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One column of the table; options that are typed win."""
+
+    by_share: Literal["always", "timed", "never"]
+    """When rates follow the share of the budget that is spent: in every run, or in those with a time budget alone. In
+    the others they count steps."""
+    dense: bool = False
+    """Whether a capture with points starts from a dense scene, see :mod:`l2o_splat.initializers.dense`."""
+    image_scales: Stages = ((0.0, 1.0),)
+    """Size of the photographs that are trained on, as a factor of their own."""
+    sh_degrees: Stages = ((0.0, 3),)
+    """Highest SH degree that is drawn."""
+    growth: float = 1.0
+    """Gaussians at the end, as a multiple of those at the start; 1 keeps their number."""
+    colour_steps: int = 0
+    """First steps in which colours also move by the closed form, see :mod:`l2o_splat.optim.colour_step`."""
+    max_elongation: float | None = None
+    """Longest axis of a Gaussian, as a multiple of its second one; None has no bound."""
+
+
+PRESETS: dict[PresetName, Preset] = {
+    # One Gaussian per point, photographs at their size, a fixed number of Gaussians.
+    "plain": Preset(by_share="timed"),
+    # The best picture for the time there is, whatever it takes.
+    "fast": Preset(
+        by_share="always",
+        dense=True,
+        image_scales=((0.0, 0.25), (0.15, 0.5), (0.45, 1.0)),
+        sh_degrees=((0.0, 0), (0.1, 1), (0.3, 2), (0.5, 3)),
+        growth=1.0,
+        colour_steps=30,
+        max_elongation=10.0,
+    ),
+    # The protocols of the papers, for released weights and for comparisons with published numbers.
+    "paper": Preset(by_share="never"),
+}
+
+
+@dataclass
+class ScheduleConfig:
+    """What changes during a run. None takes the value of the preset."""
+
+    coarse_to_fine: bool | None = None
+    """Train on reduced photographs first."""
+    sh_by_share: bool | None = None
+    """Let colours depend on the direction of view later, degree by degree."""
+    growth: float | None = None
+    """Gaussians at the end, as a multiple of those at the start; 1 keeps their number."""
+    max_elongation: float | None = None
+    """Longest axis of a Gaussian, as a multiple of its second one; inf for no bound."""
+
+
+def value_at(stages: Stages, progress: float) -> float:
+    """The value that holds at a share of the budget."""
+    return next(value for share, value in reversed(stages) if share <= progress)

@@ -1,0 +1,182 @@
+"""What a run does in each step: pace, size of the photographs, SH degree; and when its time is up."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from l2o_splat.budget import BudgetClock, CountedPace, Pace, TimedPace
+from l2o_splat.budget.pace import restored
+from l2o_splat.plugin.errors import OptionError
+from l2o_splat.plugin.presets import Preset, value_at
+
+FIRST_STEPS = 40
+"""Steps of full cost that a budget is taken to hold, until one has been measured."""
+COST_OF_PIXELS = 0.6
+"""Share of the cost of a step that falls with the number of pixels; the rest is the same at every size."""
+SHARE_BETWEEN_REVISIONS = 0.1
+"""Share of the budget after which the pace is revised."""
+STEPS_OF_A_STAGE = 2
+"""Steps after a change of the images' size that are measured before the pace is revised."""
+RECENT_STEPS = 10
+"""Steps that tell the present speed."""
+SHARE_OF_SAVES = 0.02
+"""Share of the time that checkpoints may take. The pace is revised with a checkpoint alone."""
+
+
+@dataclass
+class Measured:
+    """What the clock has shown of the steps so far, in seconds; a run that is resumed must know it, too."""
+
+    costs: list[float] = field(default_factory=list)
+    """Of the last steps at the present size of the images, each divided by its relative cost."""
+    step_seconds: float = 0.0
+    """Of the last step."""
+    save_seconds: float = 0.0
+    """Of the last checkpoint."""
+    stage_steps: int = 0
+    """Steps at the present size of the images."""
+    revised_at: float = 0.0
+    """Time of the last revision of the pace."""
+    saved_at: float = 0.0
+    """Time of the last checkpoint."""
+
+
+class RunSchedule:
+    """The schedule of one run: a pure function of the step, as long as no checkpoint is written.
+
+    Args:
+        preset: What changes during the run.
+        seconds: Time budget; None counts steps.
+        steps: Budget in steps, if there is no time budget.
+        clock: Counts the seconds of the run.
+    """
+
+    def __init__(self, preset: Preset, seconds: float | None, steps: int, clock: BudgetClock) -> None:
+        self.preset, self.seconds, self.clock = preset, seconds, clock
+        self.pace: Pace = CountedPace(steps) if seconds is None else TimedPace(self.cost, 1 / FIRST_STEPS)
+        self.events_done = 0
+        """Events of growth so far."""
+        self._measured = Measured()
+        self._ended: float | None = None
+
+    def cost(self, progress: float) -> float:
+        """What a step costs at a share of the budget, full resolution 1."""
+        return 1 - COST_OF_PIXELS + COST_OF_PIXELS * value_at(self.preset.image_scales, progress) ** 2
+
+    def progress(self, step: int) -> float | None:
+        """Share of the budget spent before a step, for rules; None if the preset lets them count steps."""
+        follows = self.preset.by_share == "always" or (self.preset.by_share == "timed" and self.seconds is not None)
+        return self.pace.progress(step) if follows else None
+
+    def image_scale(self, step: int) -> float:
+        """Size of the photographs in a step, as a factor of their own."""
+        return value_at(self.preset.image_scales, self.pace.progress(step))
+
+    def sh_degree(self, step: int) -> int:
+        """Highest SH degree that a step draws."""
+        return int(value_at(self.preset.sh_degrees, self.pace.progress(step)))
+
+    def begin(self, step: int) -> None:
+        """The start is made, the first step of this process comes next.
+
+        Raises:
+            OptionError: If the start has taken the whole budget, or a run that has spent its budget is resumed.
+        """
+        if self.seconds is None:
+            return
+        left = self.seconds - self.clock.spent
+        if left <= 0:
+            took = "the start alone took" if step == 0 else "the run that is resumed has taken"
+            raise OptionError(
+                f"--seconds is {self.seconds:g}, and {took} {self.clock.spent:.1f} s; give more seconds"
+                + (", or start from the points with --pipeline.initialization.source sfm." if step == 0 else ".")
+            )
+        if step == 0:
+            spent = min(self.clock.spent / self.seconds, 1.0)
+            self.pace = TimedPace(self.cost, (1 - spent) / FIRST_STEPS, 0, spent)
+            self._measured.revised_at = self._measured.saved_at = self.clock.spent
+        self._ended = self.clock.spent
+
+    def end_step(self, step: int) -> None:
+        """A step is done."""
+        if self.seconds is None:
+            return
+        measured, now, before = self._measured, self.clock.spent, self._ended
+        self._ended, measured.step_seconds = now, now - before
+        measured.costs = [*measured.costs, measured.step_seconds / self.cost(self.pace.progress(step))][-RECENT_STEPS:]
+        measured.stage_steps += 1
+        if self.image_scale(step) != self.image_scale(step + 1):
+            measured.stage_steps, measured.costs = 0, []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether one more step would end further from the end of the budget than now."""
+        return self.seconds is not None and self.clock.spent + self._measured.step_seconds / 2 > self.seconds
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether the pace should be revised, for which a checkpoint must be written."""
+        measured = self._measured
+        if self.seconds is None or not measured.costs or self.is_over:
+            return False
+        interval = SHARE_BETWEEN_REVISIONS * self.seconds
+        due = measured.stage_steps == STEPS_OF_A_STAGE or self.clock.spent - measured.revised_at > interval
+        since = max(self.clock.spent - measured.saved_at, interval)
+        return due and measured.save_seconds <= SHARE_OF_SAVES * since
+
+    def revise(self, step: int) -> None:
+        """Set the pace by what steps have taken; ``step`` is the one to come, and a checkpoint holds what is set."""
+        measured, spent = self._measured, self.clock.spent
+        if self.seconds is None or not measured.costs:
+            return
+        self.pace.revise(step, self.seconds - spent, statistics.median(measured.costs))
+        measured.revised_at = measured.saved_at = spent
+
+    def saved(self, seconds: float) -> None:
+        """A checkpoint was written in so many seconds."""
+        self._measured.save_seconds = seconds
+        if self._ended is not None:
+            self._ended += seconds
+
+    def steps_left(self, step: int) -> int | None:
+        """Steps from ``step`` on that fit into the time; None in a run that counts them."""
+        return None if self.seconds is None else self.pace.steps_left(step)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold, as plain numbers."""
+        return {
+            "pace": self.pace.state(),
+            "spent": self.clock.spent,
+            "seconds": self.seconds,
+            "events_done": self.events_done,
+            "measured": asdict(self._measured),
+        }
+
+    def load(self, state: Mapping[str, Any], step: int, steps: int) -> None:
+        """Go on as the checkpoint says, with the budget of this run.
+
+        Args:
+            state: What :meth:`state` gave.
+            step: The step to come.
+            steps: Those of this process, if it counts them.
+        """
+        saved = restored(state["pace"], self.cost)
+        self.events_done = state["events_done"]
+        if self.seconds is None:
+            same = isinstance(saved, CountedPace)
+            self.pace = saved if same else CountedPace(steps, step, saved.progress(step))
+            return
+        self.clock.resume(state["spent"])
+        self._measured = Measured(**state["measured"])
+        left = self.seconds - state["spent"]
+        if isinstance(saved, CountedPace) or left <= 0:
+            self.pace = TimedPace(self.cost, 1 / FIRST_STEPS, step, saved.progress(step))
+        elif state["seconds"] == self.seconds:
+            self.pace = saved
+        else:
+            # Another budget: the same speed, over what is left of it.
+            share = saved.share * max(state["seconds"] - state["spent"], 0.0) / left
+            self.pace = TimedPace(self.cost, share, step, saved.progress(step))
