@@ -22,6 +22,7 @@ from l2o_splat.bench.results import read_results, write_results
 from l2o_splat.bench.spec import RunSpec, SweepOptions, plan_runs
 from l2o_splat.bench.sweep import RUNS_NAME, read_run, run_sweep
 from l2o_splat.bench.tables import Table, summary
+from l2o_splat.budget.clock import ClockKind
 from l2o_splat.environment import command
 from l2o_splat.errors import L2OError
 from l2o_splat.files import write_text_whole
@@ -37,8 +38,9 @@ LEFT_TO_THE_REPORT = ("lost since best", "steps", "Gaussians", "peak MiB", "ms p
 def bench(
     data: tuple[str, ...],
     methods: tuple[str, ...] = ("l2o-adam", "l2o-adam-tuned"),
-    steps: int = 500,
+    steps: int | None = None,
     seconds: float | None = None,
+    clock: ClockKind = "wall",
     views: NumContext = "all",
     scale: float = 1.0,
     seeds: int = 1,
@@ -59,8 +61,11 @@ def bench(
         methods: Methods that ns-train knows; the first one is the baseline of ratios and of equal wall-clock. With
             options of ns-train, and under another name:
             'mine=learn2splat --optimizers.gaussians.optimizer.weights FILE'.
-        steps: Training steps of each run.
-        seconds: Seconds on the clock after which a run ends even if steps are left.
+        steps: Training steps of each run; without, 500, or as many as fit into --seconds.
+        seconds: Seconds on the clock after which a run ends even if steps are left. Without --steps it is also the time
+            budget that our methods plan their runs for.
+        clock: What seconds are: those of the wall, or of the processors (all threads together), which are comparable
+            on a busy machine with --cores-per-run 1.
         views: K for the sparse protocol (K context views by farthest-point sampling, views between them held out), all
             for the dense one (every 8th view held out).
         scale: Images are scaled by this factor, in memory.
@@ -79,7 +84,11 @@ def bench(
     console = Console()
     try:
         specs, environment = _plan(
-            data, methods, SweepOptions(steps, seconds, views, scale, seeds, horizons), dataparser, console
+            data,
+            methods,
+            SweepOptions(_steps(steps, seconds), seconds, clock, views, scale, seeds, horizons),
+            dataparser,
+            console,
         )
         try:
             run_sweep(specs, out, images, console, ray, cores_per_run)
@@ -132,6 +141,10 @@ def write_all(specs: Sequence[RunSpec], environment: dict, out: Path, images: bo
     write_report(results, out, find_pictures(folders))
     write_text_whole(out / SUMMARY_NAME, summary_markdown(results))
     return results
+
+
+def _steps(steps: int | None, seconds: float | None) -> int | None:
+    return 500 if steps is None and seconds is None else steps
 
 
 def _plan(

@@ -11,17 +11,18 @@ from pathlib import Path
 
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.methods import Method, with_horizon
+from l2o_splat.budget.clock import ClockKind
 from l2o_splat.scenes.capture_names import CaptureSource
 from l2o_splat.scenes.split import NumContext
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Number of the protocol; raise it whenever clock, split or measures change, so that old runs are not taken for new."""
 
 REPORTED_STEPS = (0, 1, 2, 4, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Steps whose quality the report lists."""
 STEPS_BETWEEN = (30, 70, 150, 300, 400, 700, 1400)
 """Further steps that are evaluated, so that the last evaluation before any moment is never far from it."""
-REPORTED_SECONDS = (1, 3, 10, 30, 60, 120)
+REPORTED_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 240)
 """Clock times whose quality the report lists."""
 
 
@@ -40,11 +41,15 @@ class RunSpec:
     """Options of the method, as ``ns-train`` takes them."""
     label: str
     """Name in the report, with the horizon if several are compared."""
-    horizon: int
-    """Steps over which decaying rates decay; without effect on a method that has none."""
+    horizon: int | None
+    """Steps over which decaying rates decay; None leaves what the method says."""
     seed: int
-    steps: int
+    steps: int | None
+    """Training steps; None lets the clock alone end the run."""
     seconds: float | None
+    """Clock time at which the run ends. Without steps, methods with a time budget of their own get this one."""
+    clock: ClockKind
+    """What seconds are on the CPU."""
     views: NumContext
     scale: float
     protocol: int = PROTOCOL
@@ -60,12 +65,15 @@ class RunSpec:
     @property
     def reported_steps(self) -> tuple[int, ...]:
         """Steps of ``REPORTED_STEPS`` that the run can reach, and its last step."""
+        if self.steps is None:
+            return REPORTED_STEPS
         return (*(step for step in REPORTED_STEPS if step < self.steps), self.steps)
 
     @property
     def evaluated_steps(self) -> frozenset[int]:
         """Steps after which held-out quality is measured, apart from clock times."""
-        return frozenset(step for step in (*self.reported_steps, *STEPS_BETWEEN) if step <= self.steps)
+        planned = (*self.reported_steps, *STEPS_BETWEEN)
+        return frozenset(step for step in planned if self.steps is None or step <= self.steps)
 
     @property
     def evaluated_seconds(self) -> tuple[float, ...]:
@@ -86,8 +94,9 @@ class RunSpec:
 class SweepOptions:
     """Options that all runs of a sweep share."""
 
-    steps: int
+    steps: int | None
     seconds: float | None
+    clock: ClockKind
     views: NumContext
     scale: float
     seeds: int
@@ -95,7 +104,9 @@ class SweepOptions:
     """Horizons to compare; if empty, each method runs once, with rates that decay over ``steps``."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if self.steps is None and self.seconds is None:
+            raise BenchError("Neither --steps nor --seconds is given; one of them must end the runs.")
+        if self.steps is not None and self.steps < 1:
             raise BenchError(f"--steps is {self.steps}; at least 1 is needed.")
         if self.seconds is not None and not self.seconds > 0:
             raise BenchError(f"--seconds is {self.seconds}; a positive time is needed, or none.")
@@ -153,6 +164,7 @@ def plan_runs(
             seed=seed,
             steps=options.steps,
             seconds=options.seconds,
+            clock=options.clock,
             views=options.views,
             scale=options.scale,
         )

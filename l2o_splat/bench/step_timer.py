@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -11,9 +12,10 @@ from l2o_splat.bench.clock import PARTS
 
 
 class StepTimer:
-    """Splits a step into parts, by CUDA events on a GPU (synchronised before and after), else by the host's clock."""
+    """Splits a step into parts, by CUDA events on a GPU (synchronised before and after), else by ``now``."""
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str, now: Callable[[], float] = time.perf_counter) -> None:
+        self._host_now = now
         self._on_gpu = torch.device(device).type == "cuda"
         self._marks: list[tuple[str | None, float | torch.cuda.Event]] = []
 
@@ -46,7 +48,7 @@ class StepTimer:
 
     def _now(self) -> float | torch.cuda.Event:
         if not self._on_gpu:
-            return time.perf_counter()
+            return self._host_now()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event

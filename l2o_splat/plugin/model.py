@@ -202,10 +202,7 @@ class L2OModel(SplatfactoModel):
         """
         if self.config.loss == "squared":
             return self.training_loss([self.show(photographs.views(), drawn) for photographs in shown])
-        found = [
-            rendered_loss(self.gaussians, photographs, drawn, self.config.ssim_weight)
-            for photographs in shown
-        ]
+        found = [rendered_loss(self.gaussians, photographs, drawn, self.config.ssim_weight) for photographs in shown]
         loss = torch.stack([part.loss for part in found]).sum()
         return {self.config.loss: loss}, self._step_metrics([part.squared_errors for part in found])
 

@@ -7,9 +7,9 @@ wins.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch

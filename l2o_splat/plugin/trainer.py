@@ -52,12 +52,12 @@ class L2OTrainerConfig(TrainerConfig):
     rule are made for (resplat), 100 for the rule proximal, else 2000."""
     seconds: float | None = None
     """Time budget of the run, start included, and over all of its resumes; imports, compiling, reading the capture and
-    evaluating are free. None: with the preset fast one that suits device and photographs, which is printed; else none."""
+    evaluating are free. None: with the preset fast one that suits device and photographs, and is printed; else none."""
     clock: ClockKind = "wall"
     """What seconds are: those of the wall, or of the processors (all threads together)."""
     preset: PresetName | None = None
-    """plain: one Gaussian per point, photographs at their size. fast: the best picture for the time there is. paper: the
-    protocols of the papers, in steps. None: fast for adam-own-scale and for learn2splat with our own weights, else
+    """plain: one Gaussian per point, photographs at their size. fast: the best picture for the time there is. paper:
+    the protocols of the papers, in steps. None: fast for adam-own-scale and for learn2splat with our own weights, else
     paper."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """What changes during the run."""
@@ -76,11 +76,11 @@ class L2OTrainer(Trainer):
             path = _checkpoint_to_load(config)
             saved = None if path is None else open_checkpoint(path)["pipeline"].get("_extra_state", {})
             self.plan = resolve(config, resumes_without_schedule=saved is not None and SCHEDULE not in saved)
-        super().__init__(effective_config(config, self.plan), local_rank, world_size)
         self.run_schedule: RunSchedule | None = None
         """What the run does when; None before the capture is read."""
         self.completed_step: int | None = None
         """The last step that this process has taken as a whole; None before the first."""
+        super().__init__(effective_config(config, self.plan), local_rank, world_size)
         self._stop_request = StopRequest()
 
     def setup(self, test_mode="val") -> None:
@@ -119,6 +119,7 @@ class L2OTrainer(Trainer):
     def _publish_plan(self) -> None:
         """Print the effective values of the run, and save them beside ``config.yml``."""
         seconds = self.run_schedule.seconds
+        budget = f"{self.plan.num_steps} steps" if seconds is None else spoken(seconds)
         values = self.plan.describe() | {
             "seconds": seconds,
             "clock": self.config.clock,
@@ -130,9 +131,8 @@ class L2OTrainer(Trainer):
             values[OFFSET] = offset
         weights = "".join(f" with weights {card.source} (licence {card.licence})" for card in self.plan.cards)
         CONSOLE.log(
-            f"{f'{self.plan.num_steps} steps' if seconds is None else spoken(seconds)} of "
-            f"{', then '.join(self.plan.rules)}{weights}, preset {self.plan.preset}; {EFFECTIVE_NAME} beside config.yml "
-            "holds all effective values."
+            f"{budget} of {', then '.join(self.plan.rules)}{weights}, preset {self.plan.preset}; {EFFECTIVE_NAME} "
+            "beside config.yml holds all effective values."
         )
         self.base_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(values, indent=2) + "\n"
@@ -159,8 +159,8 @@ class L2OTrainer(Trainer):
             pixels = float((cameras.width * cameras.height).double().mean())
             seconds = default_seconds(self.device, pixels)
             CONSOLE.log(
-                f"This run takes {spoken(seconds)}, start included, for photographs of {pixels / 1e6:.1g} megapixels on "
-                f"{self.device.split(':')[0]}; --seconds sets another time, --max-num-iterations a number of steps."
+                f"This run takes {spoken(seconds)}, start included, for photographs of {pixels / 1e6:.1g} megapixels "
+                f"on {self.device.split(':')[0]}; --seconds sets another time, --max-num-iterations a number of steps."
             )
         steps = self.config.optimizers["gaussians"]["optimizer"].horizon or self.plan.num_steps
         clock = BudgetClock(now=CLOCKS[self.config.clock])
@@ -223,7 +223,9 @@ class L2OTrainer(Trainer):
             left = self._start_step + self.plan.num_steps - self.step - 1
             if left == 0:
                 return "no steps are left"
-            goes_on = f"--load-dir {self.checkpoint_dir} --max-num-iterations {left} takes the {left} steps that are left"
+            goes_on = (
+                f"--load-dir {self.checkpoint_dir} --max-num-iterations {left} takes the {left} steps that are left"
+            )
         return f"the same command with {goes_on}"
 
     def _train_complete_viewer(self) -> None:
@@ -246,13 +248,12 @@ class L2OTrainer(Trainer):
         self.run_schedule.end_step(step)
         if self._stop_request.number is not None:
             self.stop_training = True  # The signal came before nerfstudio's loop had set it to False.
-        if step == self._start_step:
-            if kind == "renders":
-                # No trial tells the time of such a step beforehand.
-                CONSOLE.log(
-                    f"An update takes {time.perf_counter() - begin:.2f} s for {self.pipeline.model.num_points} "
-                    "Gaussians on this machine."
-                )
+        if step == self._start_step and kind == "renders":
+            # No trial tells the time of such a step beforehand.
+            CONSOLE.log(
+                f"An update takes {time.perf_counter() - begin:.2f} s for {self.pipeline.model.num_points} Gaussians "
+                "on this machine."
+            )
         # From the first step on a killed run leaves something to go on from.
         if step == self._start_step or self.run_schedule.checkpoint_is_due:
             self.save_checkpoint(step)

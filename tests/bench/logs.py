@@ -14,7 +14,7 @@ from l2o_splat.scenes.capture_names import CaptureSource
 
 def make_spec(scene="fern", method="adam", seed=0, steps=4, seconds=None, horizon=None) -> RunSpec:
     capture = CaptureSource(scene, ("nerfstudio-data",), f"/captures/{scene}")
-    options = SweepOptions(steps, seconds, "all", 0.25, seed + 1, () if horizon is None else (horizon,))
+    options = SweepOptions(steps, seconds, "wall", "all", 0.25, seed + 1, () if horizon is None else (horizon,))
     return plan_runs([capture], [Method(method, method)], {method: True}, options)[-1]
 
 

@@ -32,7 +32,7 @@ def capture(tmp_path):
 
 
 def tiny_spec(capture, method="l2o-adam-tuned", seed=0, horizon=(), **options):
-    options = {"steps": 6, "seconds": None, "views": "all", "scale": 1.0} | options
+    options = {"steps": 6, "seconds": None, "clock": "wall", "views": "all", "scale": 1.0} | options
     specs = plan_runs(
         [find_capture(str(capture))],
         [find_method(method)],

@@ -61,9 +61,8 @@ def test_the_clock_counts_what_it_is_told_to():
     time = iter(range(0, 1000, 10))
     clock = BudgetClock(now=lambda: float(next(time)))
     assert clock.spent == 0
-    with clock.counting():  # Begins at 0.
-        with clock.left_out():  # Stands still from 10 to 20.
-            pass
+    with clock.counting(), clock.left_out():  # Begins at 0, stands still from 10 to 20.
+        pass
     assert clock.spent == 20  # Ends at 30.
     with clock.left_out():
         pass

@@ -17,6 +17,10 @@ from l2o_splat.bench.spec import RunSpec
 from l2o_splat.environment import environment
 from l2o_splat.plugin.dataparsers import dataparser_config
 from l2o_splat.plugin.protocol_split import use_protocol_split
+from l2o_splat.plugin.trainer import L2OTrainerConfig
+
+UNENDING = 10**8
+"""Steps of a run that the clock ends."""
 
 
 def registered_config(method: str) -> TrainerConfig:
@@ -54,7 +58,8 @@ def horizons(config: TrainerConfig) -> list[tuple[Any, str]]:
     for group in config.optimizers.values():
         for part, attribute in ((group["optimizer"], "horizon"), (group["scheduler"], "max_steps")):
             # Our rules say whether anything in them decays.
-            if getattr(part, attribute, None) is not None and getattr(part, "has_horizon", True):
+            ours = getattr(part, "has_horizon", None)
+            if ours or (ours is None and getattr(part, attribute, None) is not None):
                 places.append((part, attribute))
     return places
 
@@ -67,9 +72,17 @@ def run_config(spec: RunSpec, folder: Path) -> TrainerConfig:
     use_protocol_split(datamanager.dataparser, spec.views)
     datamanager.camera_res_scale_factor = spec.scale
     config.data = datamanager.data = None if spec.data is None else Path(spec.data)
-    config.max_num_iterations = spec.steps
-    for part, attribute in horizons(config):
-        setattr(part, attribute, spec.horizon)
+    if spec.steps is None and isinstance(config, L2OTrainerConfig):
+        config.max_num_iterations, config.seconds = None, spec.seconds
+    elif spec.steps is None:
+        config.max_num_iterations = UNENDING
+    else:
+        config.max_num_iterations = spec.steps
+    if isinstance(config, L2OTrainerConfig):
+        config.clock = spec.clock
+    if spec.horizon is not None:
+        for part, attribute in horizons(config):
+            setattr(part, attribute, spec.horizon)
 
     config.machine.seed = spec.seed
     seeded = [(datamanager, "view_seed"), (datamanager, "train_cameras_sampling_seed")]

@@ -11,6 +11,7 @@ import random
 import shutil
 import statistics
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from l2o_splat.bench.pictures import error_map, picture_path, save_picture, show
 from l2o_splat.bench.run_log import LOG_NAME, LogContents, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
 from l2o_splat.bench.step_timer import StepTimer
+from l2o_splat.budget.clock import CLOCKS
 from l2o_splat.environment import commit, machine
 from l2o_splat.errors import L2OError
 from l2o_splat.losses import equal_where_masked
@@ -72,7 +74,7 @@ class MeasuredRun:
         self.trainer, started = self._set_up(config)
         self.pipeline = self.trainer.pipeline
         device = self.trainer.device
-        self.timer, self.memory = StepTimer(device), PeakMemory(device)
+        self.timer, self.memory = StepTimer(device, CLOCKS[spec.clock]), PeakMemory(device)
         self.clock = RunClock(started.start["initializer_seconds"], started.steps)
         self.evaluated = set(started.evaluations)
         self.last_save = time.monotonic()
@@ -84,7 +86,8 @@ class MeasuredRun:
             shutil.rmtree(config.output_dir, ignore_errors=True)
         else:
             config.load_dir = config.get_checkpoint_dir()
-            config.max_num_iterations = self.spec.steps - resume
+            if self.spec.steps is not None:
+                config.max_num_iterations = self.spec.steps - resume
         # nerfstudio's own launcher seeds these three too.
         random.seed(self.spec.seed)
         np.random.seed(self.spec.seed)
@@ -92,7 +95,7 @@ class MeasuredRun:
         _leave_out_lpips_of_splatfacto()
         # The pipeline draws the same image; compiling its kernels now keeps that off the initializer's clock.
         kernel_seconds = draw_trial_image(config.machine.device_type)
-        clock = SetupClock(config)
+        clock = SetupClock(config, CLOCKS[self.spec.clock])
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()
         if resume is None:
@@ -100,7 +103,7 @@ class MeasuredRun:
             self.log.write(
                 "start",
                 loading_seconds=clock.loading_seconds,
-                initializer_seconds=clock.initializer_seconds,
+                initializer_seconds=_initializer_seconds(trainer, clock),
                 kernel_seconds=kernel_seconds,
                 training_views=len(datamanager.train_dataset),
                 held_out_views=len(datamanager.eval_dataset),
@@ -135,7 +138,7 @@ class MeasuredRun:
             self.evaluate(0)
             self.picture("start")
         # A run that was killed after its last step has none left, and nerfstudio cannot train for 0 steps.
-        if len(self.clock.steps) < self.spec.steps:
+        if self.spec.steps is None or len(self.clock.steps) < self.spec.steps:
             trainer.train()
         taken = len(self.clock.steps)
         if taken not in self.evaluated and not self.ended:
@@ -159,6 +162,11 @@ class MeasuredRun:
             return step_optimizers(*args, **kwargs)
 
         def save_off_the_clock(*args, **kwargs):
+            if has_budget(trainer):
+                # A run with a time budget pays for its checkpoints.
+                save_checkpoint(*args, **kwargs)
+                self.last_save = time.monotonic()
+                return
             part = timer.part
             timer.mark(None)
             save_checkpoint(*args, **kwargs)
@@ -181,8 +189,10 @@ class MeasuredRun:
         self.first = False
         taken, now = len(self.clock.steps), self.clock.now
         if self.spec.seconds is not None and now >= self.spec.seconds:
-            self.trainer.stop_training = self.ended = True
-            return
+            self.trainer.stop_training = True
+            if not has_budget(self.trainer):
+                self.ended = True
+                return
         next_step = statistics.median(one.total for one in self.clock.steps[-5:])
         if taken in self.spec.evaluated_steps or any(
             now < second <= now + next_step for second in self.spec.evaluated_seconds
@@ -220,8 +230,9 @@ class MeasuredRun:
     def _held_out(self):
         """Yield render, photograph and mask of each held-out view."""
         self.pipeline.eval()
-        # Measuring must not change the random numbers that training draws.
-        with torch.random.fork_rng(), torch.no_grad(), self.memory.left_out():
+        # Measuring must not change the random numbers that training draws, and is not on the clock.
+        clock = self.trainer.run_schedule.clock.left_out() if has_budget(self.trainer) else nullcontext()
+        with clock, torch.random.fork_rng(), torch.no_grad(), self.memory.left_out():
             for camera, batch in self.pipeline.datamanager.fixed_indices_eval_dataloader:
                 outputs = self.pipeline.model.get_outputs_for_camera(camera)
                 rendered = outputs["rgb"].clamp(0, 1)
@@ -243,6 +254,15 @@ class MeasuredRun:
                 save_picture(picture_path(self.folder, view, "photograph"), photograph.numpy())
                 compared = (image.numpy() for image in equal_where_masked(rendered, photograph, mask))
                 save_picture(picture_path(self.folder, view, "error"), error_map(*compared))
+
+
+def has_budget(trainer: Trainer) -> bool:
+    """Whether a run plans its time by itself, and ends when it is up."""
+    return isinstance(trainer, L2OTrainer) and trainer.run_schedule.seconds is not None
+
+
+def _initializer_seconds(trainer: Trainer, clock: SetupClock) -> float:
+    return trainer.run_schedule.clock.spent if has_budget(trainer) else clock.initializer_seconds
 
 
 def _leave_out_lpips_of_splatfacto() -> None:

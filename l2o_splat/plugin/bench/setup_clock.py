@@ -21,7 +21,8 @@ T = TypeVar("T")
 class SetupClock:
     """Times what a config builds; create it before ``config.setup()`` and read it after ``trainer.setup()``."""
 
-    def __init__(self, config: TrainerConfig) -> None:
+    def __init__(self, config: TrainerConfig, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
         self.seconds: Counter[Part] = Counter()
         datamanager, pipeline = config.pipeline.datamanager, config.pipeline
         datamanager._target = self._timed("loading", _loaded(datamanager._target))
@@ -39,11 +40,11 @@ class SetupClock:
 
     def _timed(self, part: Part, function: Callable[P, T]) -> Callable[P, T]:
         def timed(*args: P.args, **kwargs: P.kwargs) -> T:
-            begin = time.perf_counter()
+            begin = self._now()
             result = function(*args, **kwargs)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.seconds[part] += time.perf_counter() - begin
+            self.seconds[part] += self._now() - begin
             return result
 
         return timed

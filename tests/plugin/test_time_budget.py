@@ -1,0 +1,118 @@
+"""Runs with a time budget, on a clock that moves with the steps."""
+
+import re
+
+import pytest
+import torch
+
+from l2o_splat.gaussians import FIELDS
+from l2o_splat.plugin import trainer as trainer_room
+from l2o_splat.plugin.model import L2OModel
+from l2o_splat.plugin.pipeline import SCHEDULE
+from tests.plugin.captures import last_checkpoint, method_config, train
+
+SECONDS_OF_A_STEP = 0.5
+
+
+@pytest.fixture
+def stepped_clock(monkeypatch):
+    """A clock that moves by half a second in each step, and stands still otherwise."""
+
+    class Clock:
+        seconds = 0.0
+
+        def __call__(self) -> float:
+            return self.seconds
+
+    clock, step_loss = Clock(), L2OModel.step_loss
+
+    def slow_step_loss(*args, **kwargs):
+        clock.seconds += SECONDS_OF_A_STEP
+        return step_loss(*args, **kwargs)
+
+    monkeypatch.setitem(trainer_room.CLOCKS, "wall", clock)
+    monkeypatch.setattr(L2OModel, "step_loss", slow_step_loss)
+    return clock
+
+
+def timed_config(capture, folder, seconds, method="l2o-adam-tuned"):
+    config = method_config(capture, folder, method)
+    config.max_num_iterations, config.seconds = None, seconds
+    config.optimizers["gaussians"]["optimizer"].horizon = None
+    config.preset = "fast"
+    return config
+
+
+@pytest.mark.parametrize("seconds", [5.0, 20.2])
+def test_a_run_ends_with_its_time(tiny_capture, tmp_path, stepped_clock, seconds):
+    config = timed_config(tiny_capture, tmp_path / "out", seconds)
+    trainer = train(config)
+    taken = trainer.completed_step + 1
+    assert abs(taken * SECONDS_OF_A_STEP - seconds) <= SECONDS_OF_A_STEP / 2
+    assert last_checkpoint(config).stem == f"step-{trainer.completed_step:09d}"
+    assert trainer.run_schedule.progress(taken) > 0.95
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch):
+    whole = timed_config(tiny_capture, tmp_path / "whole", 20.0)
+    train(whole)
+
+    class Killed(Exception):
+        pass
+
+    killed, trained = timed_config(tiny_capture, tmp_path / "killed", 20.0), 0
+    step_loss = L2OModel.step_loss
+
+    def killed_step_loss(*args, **kwargs):
+        nonlocal trained
+        trained += 1
+        if trained == 25:
+            raise Killed
+        return step_loss(*args, **kwargs)
+
+    stepped_clock.seconds = 0.0
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(L2OModel, "step_loss", killed_step_loss)
+        train(killed)
+    saved = torch.load(last_checkpoint(killed), weights_only=True)
+    assert 0 < saved["step"] < 24
+
+    stepped_clock.seconds = 1000.0
+    resumed = timed_config(tiny_capture, tmp_path / "resumed", 20.0)
+    resumed.load_dir = killed.get_checkpoint_dir()
+    train(resumed)
+    ends = [torch.load(last_checkpoint(config), weights_only=True) for config in (whole, resumed)]
+    assert ends[0]["step"] == ends[1]["step"]
+    for name in FIELDS:
+        tensors = [end["pipeline"][f"_model.gauss_params.{name}"] for end in ends]
+        assert torch.equal(*tensors), name
+    schedules = [end["pipeline"]["_extra_state"][SCHEDULE] for end in ends]
+    assert schedules[0]["spent"] == schedules[1]["spent"] and schedules[0]["pace"] == schedules[1]["pace"]
+
+
+def test_a_spent_budget_and_a_longer_one(tiny_capture, tmp_path, stepped_clock, capsys):
+    first = timed_config(tiny_capture, tmp_path / "first", 5.0)
+    steps = train(first).completed_step + 1
+    again = timed_config(tiny_capture, tmp_path / "again", 5.0)
+    again.load_dir = first.get_checkpoint_dir()
+    with pytest.raises(SystemExit, match=r"the run that is resumed has taken 5\.0 s; give more seconds\."):
+        train(again)
+    again.seconds = 10.0
+    trainer = train(again)
+    assert trainer.completed_step + 1 == 2 * steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seconds": 0.0}, "--seconds is 0.0; a time above 0 is needed"),
+        ({"seconds": float("nan")}, "--seconds is nan"),
+        ({"max_num_iterations": 5}, "a run has one budget"),
+    ],
+)
+def test_bad_budgets_are_refused_before_the_capture_is_read(tiny_capture, tmp_path, changes, message):
+    config = timed_config(tmp_path / "no capture", tmp_path / "out", 5.0)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        config.setup(local_rank=0, world_size=1)
