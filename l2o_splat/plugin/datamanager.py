@@ -279,7 +279,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         _ = self.cached_train  # Undistorting changes cameras.
         return _Pinholes.of(self.train_cameras)
 
-    def next_train_photographs(self, step: int, background: Tensor, scale: float = 1.0) -> list[StoredPhotographs]:
+    def next_train_photographs(self, step: int, background: Tensor) -> list[StoredPhotographs]:
         """The photographs of a step, one entry per image size; each is converted when it is asked for.
 
         Args:
