@@ -12,10 +12,11 @@ from pathlib import Path
 
 from l2o_splat.losses.trial import compile_loss
 from l2o_splat.optim.trial import compile_adam, compile_gain
+from l2o_splat.reduction.trial import compile_reduction
 from l2o_splat.rendering.trial import compile_rasterizer
 from l2o_splat.weights.format import WeightsCard
 
-TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer, compile_loss)
+TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer, compile_loss, compile_reduction)
 """Functions that call the kernels of a room once, with tiny inputs of the types that a run has.
 
 Each stands in the folder of its kernels, so that an edit there makes it run again.

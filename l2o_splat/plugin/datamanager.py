@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.scene_box import SceneBox
@@ -22,10 +21,11 @@ from torch import Tensor
 from l2o_splat.frame import Frame
 from l2o_splat.plugin.capture_checks import check_cameras, check_data_path, check_training_split
 from l2o_splat.plugin.capture_format import check_format
-from l2o_splat.plugin.dataset import UNDERLAY, CheckedDataset
+from l2o_splat.plugin.dataset import CheckedDataset
 from l2o_splat.plugin.large_coordinates import OFFSET, check_rounding
 from l2o_splat.plugin.option_checks import check_data_options, check_image_sizes
 from l2o_splat.plugin.parsers import checked_parser, is_checked
+from l2o_splat.plugin.photographs import Pinholes, ReducedPhotographs, on_background, stored_photographs
 from l2o_splat.plugin.rendered_datasets import (
     ComparedDataset,
     NoPixelSampler,
@@ -42,18 +42,9 @@ from l2o_splat.plugin.saved_capture import (
     transform_to_local,
 )
 from l2o_splat.plugin.seed_points import usable_points, warn_of_narrow_base
+from l2o_splat.reduction import reduced_cameras, reduced_size, usable_scale
 from l2o_splat.view_sampling import ViewSampler, ViewStrategy
-from l2o_splat.views import PinholeCameras, StoredPhotographs, Views, image_of_stored, opencv_from_opengl
-
-
-def pinhole_cameras(cameras: Cameras) -> PinholeCameras:
-    """nerfstudio cameras of one image size as ours; the images must be undistorted already."""
-    return PinholeCameras(
-        viewmats=opencv_from_opengl(cameras.camera_to_worlds),
-        Ks=cameras.get_intrinsics_matrices().to(cameras.camera_to_worlds),
-        width=int(cameras.width[0]),
-        height=int(cameras.height[0]),
-    )
+from l2o_splat.views import StoredPhotographs, Views
 
 
 @dataclass
@@ -126,11 +117,11 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         if config.saved_capture is not None:
             self.follow(config.saved_capture)
             if rendering_runs():
-                background = torch.tensor(config.saved_background)
+                to_floats = partial(on_background, torch.tensor(config.saved_background))
                 for split in ("train", "eval"):
                     dataset = getattr(self, f"{split}_dataset")
                     read = partial(getattr, self, f"cached_{split}")
-                    setattr(self, f"{split}_dataset", ComparedDataset(dataset, read, partial(_on, background)))
+                    setattr(self, f"{split}_dataset", ComparedDataset(dataset, read, to_floats))
                 return
         if test_mode == "val":
             # Read now: a broken image must not stop a run that has begun.
@@ -274,75 +265,53 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         return self.train_cameras[torch.tensor(indices)], {"views": [self.cached_train[i] for i in indices]}
 
     @cached_property
-    def _pinholes(self) -> _Pinholes:
+    def _pinholes(self) -> Pinholes:
         """The training cameras as they are drawn, in the frame that they are in now."""
         _ = self.cached_train  # Undistorting changes cameras.
-        return _Pinholes.of(self.train_cameras)
+        return Pinholes.of(self.train_cameras)
 
-    def next_train_photographs(self, step: int, background: Tensor) -> list[StoredPhotographs]:
+    @cached_property
+    def _reduced(self) -> ReducedPhotographs:
+        return ReducedPhotographs(self.cached_train)
+
+    def usable_scale(self, scale: float) -> float:
+        """The scale that a step uses when this one is asked for: the same for all photographs.
+
+        Raises:
+            ValueError: If the scale is not above 0 and at most 1.
+        """
+        return max(usable_scale(scale, *size) for size in set(self._pinholes.sizes))
+
+    def next_train_photographs(self, step: int, background: Tensor, scale: float = 1.0) -> list[StoredPhotographs]:
         """The photographs of a step, one entry per image size; each is converted when it is asked for.
 
         Args:
             step: Training step.
             background: ``[3]``, put under photographs with an alpha channel, sRGB 0 to 1.
+            scale: Factor of the sides, see :mod:`l2o_splat.reduction`; raised to :meth:`usable_scale`. Reduced
+                photographs are kept until a step asks for another scale.
         """
+        scale = self.usable_scale(scale)
+        self._reduced.keep(scale)
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index in self.view_sampler.views(step):
             by_size[self._pinholes.sizes[index]].append(index)
-        return [self.train_photographs(indices, background) for indices in by_size.values()]
+        return [self.train_photographs(indices, background, scale) for indices in by_size.values()]
 
     def next_train_views(self, step: int, background: Tensor) -> list[Views]:
         """The same as views that lie in memory together, see :meth:`next_train_photographs`."""
         return [photographs.views() for photographs in self.next_train_photographs(step, background)]
 
-    def train_photographs(self, indices: list[int], background: Tensor) -> StoredPhotographs:
+    def train_photographs(self, indices: list[int], background: Tensor, scale: float = 1.0) -> StoredPhotographs:
         """Training photographs of one size, see :meth:`next_train_photographs`."""
-        cameras = self._pinholes.cameras(indices).to(background.device)
-        return stored_photographs(cameras, [self.cached_train[i] for i in indices], background)
+        cameras, scale = self._pinholes.cameras(indices), self.usable_scale(scale)
+        if scale == 1:
+            photographs = [self.cached_train[i] for i in indices]
+        else:
+            cameras = reduced_cameras(cameras, *reduced_size(scale, cameras.width, cameras.height))
+            photographs = self._reduced.photographs(indices, scale)
+        return stored_photographs(cameras.to(background.device), photographs, background)
 
     def train_views(self, indices: list[int], background: Tensor) -> Views:
         """Training views of one size, see :meth:`next_train_photographs`."""
         return self.train_photographs(indices, background).views()
-
-
-@dataclass(frozen=True)
-class _Pinholes:
-    """Matrices and image sizes of cameras of any size, made once."""
-
-    viewmats: Float[Tensor, "n 4 4"]
-    Ks: Float[Tensor, "n 3 3"]
-    sizes: list[tuple[int, int]]
-    """Width and height of each image in pixels."""
-
-    @classmethod
-    def of(cls, cameras: Cameras) -> _Pinholes:
-        sizes = zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True)
-        matrices = pinhole_cameras(cameras)
-        return cls(matrices.viewmats, matrices.Ks, list(sizes))
-
-    def cameras(self, indices: list[int]) -> PinholeCameras:
-        """Cameras of one size."""
-        return PinholeCameras(self.viewmats[indices], self.Ks[indices], *self.sizes[indices[0]])
-
-
-def photograph_and_mask(data: dict, background: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Image ``[h, w, 3]``, sRGB 0 to 1, on the background where it has alpha, and mask ``[h, w, 1]`` or None."""
-    image = image_of_stored(data["image"], _background(data, background))
-    return image, data["mask"].to(background.device).float() if "mask" in data else None
-
-
-def stored_photographs(cameras: PinholeCameras, photographs: list[dict], background: Tensor) -> StoredPhotographs:
-    """Photographs of one size in nerfstudio's form, handed out on the device of ``background``."""
-    masks = [data["mask"] for data in photographs] if "mask" in photographs[0] else None
-    background = _background(photographs[0], background)
-    return StoredPhotographs(cameras, [data["image"] for data in photographs], masks, background)
-
-
-def _on(background: Tensor, data: dict) -> dict:
-    """A photograph in nerfstudio's form as floats, on a background where it has alpha."""
-    return data | {"image": photograph_and_mask(data, background.to(data["image"].device))[0]}
-
-
-def _background(data: dict, background: Tensor) -> Tensor:
-    """What is put under a photograph with alpha: a colour that the capture names, else ``background``."""
-    return data[UNDERLAY].to(background) if UNDERLAY in data else background

@@ -25,8 +25,8 @@ from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, re
 from l2o_splat.losses import photometric_loss, squared_loss
 from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.optim.rule import RenderedViews
-from l2o_splat.plugin.datamanager import photograph_and_mask, pinhole_cameras
 from l2o_splat.plugin.errors import NO_RAYS, OptionError, PluginError
+from l2o_splat.plugin.photographs import photograph_and_mask, pinhole_cameras
 from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
 from l2o_splat.rendering.rendered_loss import rendered_loss, squared_errors
 from l2o_splat.views import Photographs, PinholeCameras, Views

@@ -141,13 +141,12 @@ class L2OPipeline(VanillaPipeline):
         self._optimizer.progress = self.schedule.progress(step)
         if self._optimizer.feedback_kind == "renders":
             return self._show_context()
+        scale = self.datamanager.usable_scale(self.schedule.image_scale(step))
         if self._optimizer.rule.needs.only_context:
             photographs = [self._start.context]
         else:
-            photographs = self.datamanager.next_train_photographs(
-                step, self.model.background.to(self.device), self.schedule.image_scale(step)
-            )
-        drawn = self.model.training_raster(self.schedule.image_scale(step), self.schedule.sh_degree(step))
+            photographs = self.datamanager.next_train_photographs(step, self.model.background.to(self.device), scale)
+        drawn = self.model.training_raster(scale, self.schedule.sh_degree(step))
         loss_dict, metrics_dict = self.model.step_loss(photographs, drawn)
         self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in photographs)
         return {}, loss_dict, metrics_dict

@@ -24,8 +24,9 @@ from l2o_splat.optim.precision import check_precision
 from l2o_splat.optim.rule import Needs
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.context_views import OPTION, ContextConfig, choose_for_networks, context_of_rule
-from l2o_splat.plugin.datamanager import L2ODataManager, pinhole_cameras
+from l2o_splat.plugin.datamanager import L2ODataManager
 from l2o_splat.plugin.model import L2OModel
+from l2o_splat.plugin.photographs import pinhole_cameras
 from l2o_splat.scene import SceneStart
 from l2o_splat.views import PinholeCameras
 from l2o_splat.weights import Weights, load_weights

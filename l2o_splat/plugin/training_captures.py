@@ -12,8 +12,9 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, Datapa
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig, pinhole_cameras, stored_photographs
+from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.dataparsers import dataparser_config
+from l2o_splat.plugin.photographs import pinhole_cameras, stored_photographs
 from l2o_splat.plugin.protocol_split import use_protocol_split
 from l2o_splat.scenes.capture import Capture, Points
 from l2o_splat.views import PinholeCameras, Views

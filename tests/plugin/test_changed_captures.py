@@ -12,7 +12,7 @@ from plyfile import PlyData
 from scipy.spatial.transform import Rotation
 
 from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.plugin.datamanager import pinhole_cameras
+from l2o_splat.plugin.photographs import pinhole_cameras
 from l2o_splat.plugin.saved_capture import SavedCapture, frame_of_saved, photograph_names, poses_to_local
 from tests.plugin.captures import (
     colmap_parser,

@@ -10,7 +10,8 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 
 from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig, photograph_and_mask
+from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
+from l2o_splat.plugin.photographs import photograph_and_mask
 from l2o_splat.scenes.orientation import Turning
 from tests.plugin.captures import edit_transforms
 

@@ -6,7 +6,7 @@ from plyfile import PlyData
 
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.metrics import psnr
-from l2o_splat.plugin.datamanager import pinhole_cameras
+from l2o_splat.plugin.photographs import pinhole_cameras
 from l2o_splat.ply import read_ply, write_ply
 from l2o_splat.rendering import RasterSettings, render
 from tests.plugin.captures import method_config, train

@@ -27,7 +27,7 @@ from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
-from l2o_splat.plugin.datamanager import pinhole_cameras
+from l2o_splat.plugin.photographs import pinhole_cameras
 from l2o_splat.plugin.run_plan import resolve
 from l2o_splat.ply import read_ply
 from l2o_splat.rendering import RasterSettings, render

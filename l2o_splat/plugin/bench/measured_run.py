@@ -34,7 +34,7 @@ from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.plugin.bench.config import run_config
 from l2o_splat.plugin.bench.setup_clock import SetupClock
 from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.plugin.datamanager import photograph_and_mask
+from l2o_splat.plugin.photographs import photograph_and_mask
 from l2o_splat.plugin.trainer import L2OTrainer
 from l2o_splat.rendering.trial import draw_trial_image
 

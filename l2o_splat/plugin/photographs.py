@@ -1,0 +1,102 @@
+"""Photographs in nerfstudio's form as this package's, at the size of the capture or reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from l2o_splat import threads
+from l2o_splat.plugin.dataset import UNDERLAY
+from l2o_splat.reduction import reduced_photograph, reduced_size
+from l2o_splat.views import PinholeCameras, StoredPhotographs, image_of_stored, opencv_from_opengl
+
+
+def pinhole_cameras(cameras: Cameras) -> PinholeCameras:
+    """nerfstudio cameras of one image size as ours; the images must be undistorted already."""
+    return PinholeCameras(
+        viewmats=opencv_from_opengl(cameras.camera_to_worlds),
+        Ks=cameras.get_intrinsics_matrices().to(cameras.camera_to_worlds),
+        width=int(cameras.width[0]),
+        height=int(cameras.height[0]),
+    )
+
+
+@dataclass(frozen=True)
+class Pinholes:
+    """Matrices and image sizes of cameras of any size, made once."""
+
+    viewmats: Float[Tensor, "n 4 4"]
+    Ks: Float[Tensor, "n 3 3"]
+    sizes: list[tuple[int, int]]
+    """Width and height of each image in pixels."""
+
+    @classmethod
+    def of(cls, cameras: Cameras) -> Pinholes:
+        """Those of nerfstudio's cameras, whose images must be undistorted already."""
+        sizes = zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True)
+        matrices = pinhole_cameras(cameras)
+        return cls(matrices.viewmats, matrices.Ks, list(sizes))
+
+    def cameras(self, indices: list[int]) -> PinholeCameras:
+        """Cameras of one size."""
+        return PinholeCameras(self.viewmats[indices], self.Ks[indices], *self.sizes[indices[0]])
+
+
+class ReducedPhotographs:
+    """Photographs reduced to one scale, each made when it is first asked for.
+
+    Args:
+        full: The photographs in nerfstudio's form, at the size of the capture.
+    """
+
+    def __init__(self, full: Sequence[dict]) -> None:
+        self._full = full
+        self._scale = 1.0
+        self._kept: dict[int, dict] = {}
+
+    def keep(self, scale: float) -> None:
+        """Keep what is made at this scale from now on, and let go of what was made at another one."""
+        if scale != self._scale:
+            self._scale, self._kept = scale, {}
+
+    def photographs(self, indices: list[int], scale: float) -> list[dict]:
+        """Photographs at a scale below 1, in nerfstudio's form."""
+        kept = self._kept if scale == self._scale else {}
+        missing = [index for index in dict.fromkeys(indices) if index not in kept]
+        made = threads.run(lambda job: reduced(self._full[missing[job]], scale), len(missing))
+        kept.update(zip(missing, made, strict=True))
+        return [kept[index] for index in indices]
+
+
+def reduced(data: dict, scale: float) -> dict:
+    """A photograph in nerfstudio's form with its mask, at :func:`l2o_splat.reduction.reduced_size`."""
+    height, width = data["image"].shape[:2]
+    image, mask = reduced_photograph(data["image"], data.get("mask"), *reduced_size(scale, width, height))
+    return data | {"image": image} | ({} if mask is None else {"mask": mask})
+
+
+def photograph_and_mask(data: dict, background: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Image ``[h, w, 3]``, sRGB 0 to 1, on the background where it has alpha, and mask ``[h, w, 1]`` or None."""
+    image = image_of_stored(data["image"], _background(data, background))
+    return image, data["mask"].to(background.device).float() if "mask" in data else None
+
+
+def stored_photographs(cameras: PinholeCameras, photographs: list[dict], background: Tensor) -> StoredPhotographs:
+    """Photographs of one size in nerfstudio's form, handed out on the device of ``background``."""
+    masks = [data["mask"] for data in photographs] if "mask" in photographs[0] else None
+    background = _background(photographs[0], background)
+    return StoredPhotographs(cameras, [data["image"] for data in photographs], masks, background)
+
+
+def on_background(background: Tensor, data: dict) -> dict:
+    """A photograph in nerfstudio's form as floats, on a background where it has alpha."""
+    return data | {"image": photograph_and_mask(data, background.to(data["image"].device))[0]}
+
+
+def _background(data: dict, background: Tensor) -> Tensor:
+    """What is put under a photograph with alpha: a colour that the capture names, else ``background``."""
+    return data[UNDERLAY].to(background) if UNDERLAY in data else background
