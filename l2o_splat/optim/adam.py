@@ -123,9 +123,16 @@ class AdamRule(UpdateRule):
     def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
         return [(f"{moment}.{field}", slice(None)) for moment in ("exp_avg", "exp_avg_sq")]
 
-    def rate(self, field: str, step: int) -> float:
-        """Step size of a field at an inner step, before ``means_unit``."""
-        progress = min(step / self.options.horizon, 1.0)
+    def rate(self, field: str, step: int, progress: float | None = None) -> float:
+        """Step size of a field, before ``means_unit``.
+
+        Args:
+            field: Name of the field.
+            step: Inner step.
+            progress: Share of the budget spent before it; None takes that of the horizon.
+        """
+        if progress is None:
+            progress = min(step / self.options.horizon, 1.0)
         return getattr(self.options.rates, field) * getattr(self.options.final_factor, field) ** progress
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
@@ -176,7 +183,7 @@ class AdamRule(UpdateRule):
         """What the first moment of each field is multiplied by."""
         factors = {}
         for name in FIELDS:
-            rate = self.rate(name, feedback.step)
+            rate = self.rate(name, feedback.step, feedback.progress)
             if name == "means" and self.options.means_unit == "scene_extent":
                 rate *= feedback.scene_extent
             factors[name] = -(rate / (1 - self.options.beta1 ** (feedback.step + 1)))

@@ -69,6 +69,8 @@ class JointOptimizer(torch.optim.Optimizer):
         self.rule = rule
         self.loss: Float[Tensor, ""] | None = None
         """Loss of the step to come; see ``Feedback.loss``."""
+        self.progress: float | None = None
+        """Share of the budget spent before the step to come; see ``Feedback.progress``."""
         self.rendered: RenderedViews | None = None
         """Context views of the step to come, if it is one with renders; see ``Feedback.rendered``."""
         self._start = SceneStart(self.gaussians)
@@ -141,7 +143,8 @@ class JointOptimizer(torch.optim.Optimizer):
                 return loss
             gradients = Gaussians(**{group["name"]: _gradient(group) for group in self.param_groups})
         gaussians, state = self.gaussians, self.rule_state
-        feedback = Feedback(gradients, self.inner_step, self.param_groups[0]["scene_extent"], rendered, self.loss)
+        extent, loss = self.param_groups[0]["scene_extent"], self.loss
+        feedback = Feedback(gradients, self.inner_step, extent, rendered, progress=self.progress, loss=loss)
         new_state = None
         if all(not _is_frozen(group) and float(group["lr"]) == 1 for group in self.param_groups):
             begun = self.rule.init_state(self._present_start) if state is None else state

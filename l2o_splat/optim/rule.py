@@ -183,6 +183,8 @@ class Feedback:
     loss: Float[Tensor, ""] | None = None
     """Loss of the step before the update, mean over pixels, mean over views; None if the training loop does not provide
     it."""
+    progress: float | None = None
+    """Share of the run's budget that is spent before this step, 0 to 1; None in runs whose rules count steps."""
 
 
 class UpdateRule(nn.Module):
