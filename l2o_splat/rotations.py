@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,6 +31,13 @@ def quaternion_product(a: Float[Tensor, "*n 4"], b: Float[Tensor, "*n 4"]) -> Fl
 def conjugate(quats: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
     """Inverse rotation of unit quaternions w, x, y, z."""
     return quats * quats.new_tensor([1.0, -1.0, -1.0, -1.0])
+
+
+def rotate(quats: Float[Tensor, "*n 4"], vectors: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
+    """Vectors turned by quaternions w, x, y, z of any length but 0."""
+    unit = quats / quats.norm(dim=-1, keepdim=True)
+    turned = quaternion_product(quaternion_product(unit, F.pad(vectors, (1, 0))), conjugate(unit))
+    return turned[..., 1:]
 
 
 def quaternions_of(rotations: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 4"]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from l2o_splat.harmonics import sh_basis
-from l2o_splat.rotations import conjugate, harmonics_rotation, quaternion_product, quaternions_of
+from l2o_splat.rotations import conjugate, harmonics_rotation, quaternion_product, quaternions_of, rotate
 
 
 def matrices_of(quats):
@@ -25,6 +25,13 @@ def test_product_of_quaternions_is_product_of_rotations():
     x = torch.tensor([[0.5**0.5, 0.5**0.5, 0, 0]], dtype=torch.float64)
     quarter_turn = torch.tensor([[[1, 0, 0], [0, 0, -1], [0, 1, 0]]], dtype=torch.float64)
     torch.testing.assert_close(matrices_of(x), quarter_turn)
+
+
+def test_vectors_turn_with_quaternions_of_any_length():
+    quats = random_quats(20)
+    vectors = random_quats(20)[:, :3]
+    expected = (matrices_of(quats) @ vectors[..., None])[..., 0]
+    torch.testing.assert_close(rotate(-3 * quats, vectors), expected)
 
 
 def test_quaternions_of_matrices():

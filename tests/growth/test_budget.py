@@ -1,0 +1,84 @@
+"""How many Gaussians there are after each event."""
+
+import math
+
+import pytest
+import torch
+
+from l2o_splat.growth import budget
+from l2o_splat.growth.budget import (
+    GrowthOptions,
+    bytes_per_gaussian,
+    count_at,
+    event_shares,
+    free_bytes,
+    within_memory,
+)
+from tests.rendering.scenes import random_scene
+
+
+def test_the_quadratic_curve_is_that_of_taming_3dgs():
+    options = GrowthOptions(factor=3, events=4, curve="quadratic")
+    # N(x) = N_0 + (B - N_0) (2 x / n - (x / n)^2) with N_0 = 1000, B = 3000, n = 4.
+    assert [count_at(event, 1000, options) for event in range(4)] == [1875, 2500, 2875, 3000]
+
+
+def test_the_geometric_curve_grows_by_the_same_factor_at_every_event():
+    options = GrowthOptions(factor=32, events=5, curve="geometric")
+    assert [count_at(event, 100, options) for event in range(5)] == [200, 400, 800, 1600, 3200]
+
+
+@pytest.mark.parametrize("curve", ["quadratic", "geometric"])
+@pytest.mark.parametrize("final_count", [None, 50, 777, 100_000])
+def test_counts_never_fall_and_end_at_the_budget(curve, final_count):
+    options = GrowthOptions(factor=2, final_count=final_count, curve=curve)
+    counts = [777, *(count_at(event, 777, options) for event in range(options.events + 3))]
+    assert counts == sorted(counts)
+    assert counts[-1] == {None: 1554, 50: 777}.get(final_count, final_count)
+
+
+def test_events_are_spread_evenly_and_none_is_in_the_last_third():
+    assert event_shares(GrowthOptions(events=3, first_share=0.1, last_share=0.5)) == pytest.approx((0.1, 0.3, 0.5))
+    assert event_shares(GrowthOptions(events=1, first_share=0.2)) == (0.2,)
+    assert max(event_shares(GrowthOptions())) <= 2 / 3
+    with pytest.raises(ValueError, match="2/3"):
+        GrowthOptions(last_share=0.7)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"factor": 0.5},
+        {"factor": math.nan},
+        {"final_count": 0},
+        {"events": 0},
+        {"events": 6},
+        {"first_share": 0.0},
+        {"first_share": 0.6, "last_share": 0.5},
+        {"curve": "cubic"},
+    ],
+)
+def test_impossible_options_are_refused(wrong):
+    with pytest.raises(ValueError):
+        GrowthOptions(**wrong)
+
+
+def test_growth_past_memory_ends_where_half_of_it_is_used():
+    options = GrowthOptions(factor=10)
+    limited, sentence = within_memory(options, start=1000, gaussian_bytes=2048, free=4 * 2**20)
+    assert limited.count_at_end(1000) == 2024
+    assert "2,024" in sentence and "10,000" in sentence
+    assert within_memory(options, start=1000, gaussian_bytes=2048, free=2**30) == (options, None)
+    starved, _ = within_memory(options, start=1000, gaussian_bytes=2048, free=0)
+    assert starved.count_at_end(1000) == 1000
+
+
+def test_bytes_of_a_gaussian_follow_its_harmonics_and_the_views_of_a_step():
+    low, _ = random_scene(n=2, degree=0)
+    high, _ = random_scene(n=2, degree=3)
+    assert bytes_per_gaussian(high, 8) - bytes_per_gaussian(low, 8) == 45 * 4 * budget.ROWS_IN_MEMORY
+    assert bytes_per_gaussian(low, 8) > bytes_per_gaussian(low, 1)
+
+
+def test_free_memory_is_that_of_the_machine():
+    assert 2**20 < free_bytes(torch.device("cpu")) < 2**44
