@@ -282,6 +282,10 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         """
         return max(usable_scale(scale, *size) for size in set(self._pinholes.sizes))
 
+    def train_size(self, index: int) -> tuple[int, int]:
+        """Width and height of a training photograph, pixels."""
+        return self._pinholes.sizes[index]
+
     def next_train_photographs(self, step: int, background: Tensor, scale: float = 1.0) -> list[StoredPhotographs]:
         """The photographs of a step, one entry per image size; each is converted when it is asked for.
 

@@ -12,18 +12,22 @@ from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from l2o_splat.growth.budget import GrowthOptions
+from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.plugin.capture_checks import check_data_path
 from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.compilation import compiling
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
+from l2o_splat.plugin.growing import grow_scene, options_within_memory
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
 from l2o_splat.plugin.run_schedule import RunSchedule
 from l2o_splat.plugin.saved_capture import SavedCapture
 from l2o_splat.plugin.starts import InitializationConfig, StartRequest, start_scene
+from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering.trial import draw_trial_image
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
@@ -68,6 +72,7 @@ class L2OPipeline(VanillaPipeline):
         self._saved: SavedCapture | None = None
         self.schedule: RunSchedule | None = None
         """What the run does when; a trainer sets it."""
+        self._growth: GrowthOptions | None = None
         self.saved_schedule: dict | None = None
         """What a checkpoint that was loaded says of it; None for one of a version that saved none."""
         if trains:
@@ -106,6 +111,9 @@ class L2OPipeline(VanillaPipeline):
         optimizer.bind(scene, self._start)
         self._optimizer = optimizer
         self.model.adopt_raster(optimizer.rule.trained_raster or {})
+        longest = None if self.schedule is None else self.schedule.preset.max_elongation
+        if longest is not None:
+            optimizer.register_step_post_hook(lambda *_: bound_elongation(optimizer.gaussians, longest))
 
     def follow(self, state: dict) -> None:
         """Show the capture in the frame of the checkpoint whose extra state is given.
@@ -142,14 +150,26 @@ class L2OPipeline(VanillaPipeline):
         if self._optimizer.feedback_kind == "renders":
             return self._show_context()
         scale = self.datamanager.usable_scale(self.schedule.image_scale(step))
+        drawn = self.model.training_raster(scale, self.schedule.sh_degree(step))
+        self._grow_if_due(step, scale, drawn)
         if self._optimizer.rule.needs.only_context:
             photographs = [self._start.context]
         else:
             photographs = self.datamanager.next_train_photographs(step, self.model.background.to(self.device), scale)
-        drawn = self.model.training_raster(scale, self.schedule.sh_degree(step))
         loss_dict, metrics_dict = self.model.step_loss(photographs, drawn)
         self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in photographs)
         return {}, loss_dict, metrics_dict
+
+    def _grow_if_due(self, step: int, scale: float, drawn: RasterSettings) -> None:
+        event = self.schedule.event_before(step)
+        if event is None:
+            return
+        if self._growth is None:
+            views = self.datamanager.config.views_per_step
+            self._growth = options_within_memory(self.model.gaussians, self.schedule.preset.growth, views)
+        first = self.schedule.first_count
+        grow_scene(self._optimizer, self.datamanager, self._growth, first, event, step, scale, drawn)
+        self.schedule.events_done += 1
 
     @torch.no_grad()
     def _show_context(self):

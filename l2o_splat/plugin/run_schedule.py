@@ -9,6 +9,7 @@ from typing import Any
 
 from l2o_splat.budget import BudgetClock, CountedPace, Pace, TimedPace
 from l2o_splat.budget.pace import restored
+from l2o_splat.growth.budget import GrowthOptions, event_shares
 from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.presets import Preset, value_at
 
@@ -59,6 +60,8 @@ class RunSchedule:
         self.pace: Pace = CountedPace(steps) if seconds is None else TimedPace(self.cost, 1 / FIRST_STEPS)
         self.events_done = 0
         """Events of growth so far."""
+        self.first_count = 0
+        """Gaussians at the start."""
         self._measured = Measured()
         self._ended: float | None = None
 
@@ -79,12 +82,25 @@ class RunSchedule:
         """Highest SH degree that a step draws."""
         return int(value_at(self.preset.sh_degrees, self.pace.progress(step)))
 
-    def begin(self, step: int) -> None:
+    def event_before(self, step: int) -> int | None:
+        """The event of growth that is due before a step, counted from 0; None if there is none."""
+        if self.preset.growth == 1:
+            return None
+        shares = event_shares(GrowthOptions(self.preset.growth))
+        due = self.events_done < len(shares) and self.pace.progress(step) >= shares[self.events_done]
+        return self.events_done if due else None
+
+    def begin(self, step: int, count: int) -> None:
         """The start is made, the first step of this process comes next.
+
+        Args:
+            step: That step.
+            count: Gaussians of the scene.
 
         Raises:
             OptionError: If the start has taken the whole budget, or a run that has spent its budget is resumed.
         """
+        self.first_count = self.first_count or count
         if self.seconds is None:
             return
         left = self.seconds - self.clock.spent
@@ -152,6 +168,7 @@ class RunSchedule:
             "spent": self.clock.spent,
             "seconds": self.seconds,
             "events_done": self.events_done,
+            "first_count": self.first_count,
             "measured": asdict(self._measured),
         }
 
@@ -164,7 +181,7 @@ class RunSchedule:
             steps: Those of this process, if it counts them.
         """
         saved = restored(state["pace"], self.cost)
-        self.events_done = state["events_done"]
+        self.events_done, self.first_count = state["events_done"], state["first_count"]
         if self.seconds is None:
             same = isinstance(saved, CountedPace)
             self.pace = saved if same else CountedPace(steps, step, saved.progress(step))

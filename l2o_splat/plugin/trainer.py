@@ -89,7 +89,7 @@ class L2OTrainer(Trainer):
             self.optimizers.optimizers["gaussians"].check_scene()
             if self.pipeline.saved_schedule is not None:
                 self.run_schedule.load(self.pipeline.saved_schedule, self._start_step, self.plan.num_steps or 1)
-            self.run_schedule.begin(self._start_step)
+            self.run_schedule.begin(self._start_step, self.pipeline.model.num_points)
         self.estimate = self._new_estimate()
         if self.plan.num_steps is not None:
             last = self._start_step + self.plan.num_steps
