@@ -19,23 +19,19 @@ STEPS_OF_VIEWS = 2
 """The views of so many steps to come say where the scene needs more Gaussians."""
 
 
-def options_within_memory(gaussians: Gaussians, factor: float, views_per_step: int) -> GrowthOptions:
-    """How far a scene grows; says so if memory sets the limit.
+def final_count(gaussians: Gaussians, factor: float, views_per_step: int) -> int:
+    """Gaussians at the end; says so if memory sets the limit.
 
     Args:
         gaussians: At the start.
         factor: Gaussians at the end, as a multiple of them.
         views_per_step: Views of a step.
     """
-    options, sentence = within_memory(
-        GrowthOptions(factor),
-        len(gaussians),
-        bytes_per_gaussian(gaussians, views_per_step),
-        free_bytes(gaussians.device),
-    )
+    needed, free = bytes_per_gaussian(gaussians, views_per_step), free_bytes(gaussians.device)
+    options, sentence = within_memory(GrowthOptions(factor), len(gaussians), needed, free)
     if sentence is not None:
         CONSOLE.log(f"[bold yellow]{sentence}")
-    return options
+    return options.count_at_end(len(gaussians))
 
 
 def grow_scene(

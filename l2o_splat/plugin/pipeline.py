@@ -12,7 +12,6 @@ from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from l2o_splat.growth.budget import GrowthOptions
 from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.plugin.capture_checks import check_data_path
@@ -20,7 +19,7 @@ from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.compilation import compiling
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.growing import grow_scene, options_within_memory
+from l2o_splat.plugin.growing import final_count, grow_scene
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
@@ -72,7 +71,6 @@ class L2OPipeline(VanillaPipeline):
         self._saved: SavedCapture | None = None
         self.schedule: RunSchedule | None = None
         """What the run does when; a trainer sets it."""
-        self._growth: GrowthOptions | None = None
         self.saved_schedule: dict | None = None
         """What a checkpoint that was loaded says of it; None for one of a version that saved none."""
         if trains:
@@ -100,6 +98,9 @@ class L2OPipeline(VanillaPipeline):
         request = StartRequest(self.config.initialization, plan.start_weights, self.datamanager, self.model)
         self._start = start_scene(request, plan.needs)
         self.model.set_gaussians(self._start.gaussians)
+        gaussians, views = self._start.gaussians, self.datamanager.config.views_per_step
+        self.schedule.first_count = len(gaussians)
+        self.schedule.last_count = final_count(gaussians, self.schedule.preset.growth, views)
         if plan.needs.precision:
             self.model.hold(self._start.precision)
 
@@ -164,11 +165,8 @@ class L2OPipeline(VanillaPipeline):
         event = self.schedule.event_before(step)
         if event is None:
             return
-        if self._growth is None:
-            views = self.datamanager.config.views_per_step
-            self._growth = options_within_memory(self.model.gaussians, self.schedule.preset.growth, views)
-        first = self.schedule.first_count
-        grow_scene(self._optimizer, self.datamanager, self._growth, first, event, step, scale, drawn)
+        growth, first = self.schedule.growth, self.schedule.first_count
+        grow_scene(self._optimizer, self.datamanager, growth, first, event, step, scale, drawn)
         self.schedule.events_done += 1
 
     @torch.no_grad()

@@ -60,8 +60,8 @@ class RunSchedule:
         self.pace: Pace = CountedPace(steps) if seconds is None else TimedPace(self.cost, 1 / FIRST_STEPS)
         self.events_done = 0
         """Events of growth so far."""
-        self.first_count = 0
-        """Gaussians at the start."""
+        self.first_count = self.last_count = 0
+        """Gaussians at the start, and at the end of growth."""
         self._measured = Measured()
         self._ended: float | None = None
 
@@ -82,25 +82,25 @@ class RunSchedule:
         """Highest SH degree that a step draws."""
         return int(value_at(self.preset.sh_degrees, self.pace.progress(step)))
 
+    @property
+    def growth(self) -> GrowthOptions:
+        """How far the scene grows, and when."""
+        return GrowthOptions(self.preset.growth, self.last_count)
+
     def event_before(self, step: int) -> int | None:
         """The event of growth that is due before a step, counted from 0; None if there is none."""
-        if self.preset.growth == 1:
+        if self.last_count == self.first_count:
             return None
-        shares = event_shares(GrowthOptions(self.preset.growth))
+        shares = event_shares(self.growth)
         due = self.events_done < len(shares) and self.pace.progress(step) >= shares[self.events_done]
         return self.events_done if due else None
 
-    def begin(self, step: int, count: int) -> None:
+    def begin(self, step: int) -> None:
         """The start is made, the first step of this process comes next.
-
-        Args:
-            step: That step.
-            count: Gaussians of the scene.
 
         Raises:
             OptionError: If the start has taken the whole budget, or a run that has spent its budget is resumed.
         """
-        self.first_count = self.first_count or count
         if self.seconds is None:
             return
         left = self.seconds - self.clock.spent
@@ -169,6 +169,7 @@ class RunSchedule:
             "seconds": self.seconds,
             "events_done": self.events_done,
             "first_count": self.first_count,
+            "last_count": self.last_count,
             "measured": asdict(self._measured),
         }
 
@@ -181,7 +182,8 @@ class RunSchedule:
             steps: Those of this process, if it counts them.
         """
         saved = restored(state["pace"], self.cost)
-        self.events_done, self.first_count = state["events_done"], state["first_count"]
+        self.events_done = state["events_done"]
+        self.first_count, self.last_count = state["first_count"], state["last_count"]
         if self.seconds is None:
             same = isinstance(saved, CountedPace)
             self.pace = saved if same else CountedPace(steps, step, saved.progress(step))

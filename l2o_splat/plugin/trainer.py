@@ -89,7 +89,7 @@ class L2OTrainer(Trainer):
             self.optimizers.optimizers["gaussians"].check_scene()
             if self.pipeline.saved_schedule is not None:
                 self.run_schedule.load(self.pipeline.saved_schedule, self._start_step, self.plan.num_steps or 1)
-            self.run_schedule.begin(self._start_step, self.pipeline.model.num_points)
+            self.run_schedule.begin(self._start_step)
         self.estimate = self._new_estimate()
         if self.plan.num_steps is not None:
             last = self._start_step + self.plan.num_steps
@@ -242,7 +242,7 @@ class L2OTrainer(Trainer):
     def train_iteration(self, step: int):
         kind, begin = self.optimizers.optimizers["gaussians"].feedback_kind, time.perf_counter()
         self.estimate.begin()
-        result = super().train_iteration(step)
+        loss, losses, metrics = super().train_iteration(step)
         self.completed_step = step
         self.estimate.end_step()
         self.run_schedule.end_step(step)
@@ -259,7 +259,8 @@ class L2OTrainer(Trainer):
             self.save_checkpoint(step)
         if self.run_schedule.is_over:
             self.stop_training = True
-        return result
+        # Without the graph, which would keep the present number of Gaussians in the next step's backward pass.
+        return loss.detach(), {name: value.detach() for name, value in losses.items()}, metrics
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:

@@ -39,7 +39,7 @@ def timed_config(capture, folder, seconds, method="l2o-adam-tuned"):
     config = method_config(capture, folder, method)
     config.max_num_iterations, config.seconds = None, seconds
     config.optimizers["gaussians"]["optimizer"].horizon = None
-    config.preset = "fast"
+    config.preset, config.schedule.growth = "fast", 1.5
     return config
 
 
@@ -53,9 +53,11 @@ def test_a_run_ends_with_its_time(tiny_capture, tmp_path, stepped_clock, seconds
     assert trainer.run_schedule.progress(taken) > 0.95
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch):
+@pytest.mark.parametrize("killed_at", [12, 25])
+def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, killed_at):
+    """Across growth, changes of the SH degree and revisions of the pace."""
     whole = timed_config(tiny_capture, tmp_path / "whole", 20.0)
-    train(whole)
+    assert train(whole).pipeline.model.num_points == pytest.approx(1.5 * 60, abs=2)
 
     class Killed(Exception):
         pass
@@ -66,7 +68,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
     def killed_step_loss(*args, **kwargs):
         nonlocal trained
         trained += 1
-        if trained == 25:
+        if trained == killed_at:
             raise Killed
         return step_loss(*args, **kwargs)
 
@@ -75,7 +77,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
         patched.setattr(L2OModel, "step_loss", killed_step_loss)
         train(killed)
     saved = torch.load(last_checkpoint(killed), weights_only=True)
-    assert 0 < saved["step"] < 24
+    assert 0 < saved["step"] < killed_at - 1
 
     stepped_clock.seconds = 1000.0
     resumed = timed_config(tiny_capture, tmp_path / "resumed", 20.0)
