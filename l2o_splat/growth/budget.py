@@ -25,7 +25,7 @@ BYTES_PER_VIEW = 136
 
 @dataclass(frozen=True)
 class GrowthOptions:
-    """How far a scene grows, and when."""
+    """How far a scene grows, when, and what it loses on the way."""
 
     factor: float = 2.0
     """Final number of Gaussians, in multiples of the number at the start."""
@@ -40,6 +40,8 @@ class GrowthOptions:
     curve: Literal["quadratic", "geometric"] = "geometric"
     """``geometric`` multiplies the number by the same factor at every event; ``quadratic`` adds most at the first
     events and little at the last (Taming 3DGS, arXiv 2406.15643)."""
+    prune_unseen: bool = False
+    """Also remove Gaussians that no view sees; only where visibility is that of all training views."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.factor < math.inf:

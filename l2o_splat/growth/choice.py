@@ -13,13 +13,16 @@ LEAST_VIEWS = 2
 
 
 def scores(error: Float[Tensor, " n"], visibility: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """How much a split is expected to gain: error mass times the root of the footprint.
+    """Mean error where a Gaussian is drawn; 0 for what is drawn nowhere.
+
+    Scores that favour large Gaussians, such as error times the root of visibility, gain a little more in a step but
+    make steps slower and leave a deeper dip after an event.
 
     Args:
         error: Sum over views and pixels of blending weight times error.
         visibility: Sum of the blending weights, pixels.
     """
-    return error * visibility.clamp(min=0).sqrt()
+    return torch.where(visibility > 0, error / visibility, 0)
 
 
 def choose(

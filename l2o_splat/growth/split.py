@@ -13,8 +13,9 @@ from torch import Tensor
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.rotations import rotate
 
-SPLIT_SHIFT = 0.5
-"""Distance of a child from its parent along the longest axis, standard deviations of the parent."""
+SPLIT_SHIFT = 0.6
+"""Distance of a child from its parent along the longest axis, standard deviations of the parent. Nearer children change
+the image less; farther ones have more to do of their own, and leave fewer needles."""
 MOST_OPACITY = 1 - 1e-6
 """Opacities are kept below this, so that logits stay finite."""
 
@@ -24,7 +25,9 @@ def split_longest_axis(parents: Gaussians, shift: float = SPLIT_SHIFT) -> Gaussi
 
     Mean and covariance of the two together are the parent's: they lie at +-a standard deviations, the longest axis of
     each is sqrt(1 - a^2) of the parent's, and the others are as they were. Their opacity keeps the sum of alpha over an
-    image in which the longest axis lies; see :func:`child_opacity`. Rotation and colours are the parent's.
+    image in which the longest axis lies; see :func:`child_opacity`. Rotation and colours are the parent's. Improved-GS
+    (CVPR 2026 Findings) splits so too, but its own numbers (1.35 standard deviations, 0.55 of the length, 0.893 of the
+    width, 0.6 of the opacity) change the image as much as copying each Gaussian does.
 
     Args:
         parents: Unactivated; k of them.
@@ -58,22 +61,6 @@ def child_opacity(opacity: Float[Tensor, "*n"], shift: float = SPLIT_SHIFT) -> F
     overlap = math.exp(-((shift / b) ** 2))
     # Written so that nothing is subtracted from a number close to it where the opacity is small.
     return (opacity / b) / (1 + (1 - overlap * opacity / (2 * b)).sqrt())
-
-
-def copy_twice(parents: Gaussians) -> Gaussians:
-    """Two equal copies in the place of each parent, of corrected opacity and size.
-
-    The relocation of 3DGS-MCMC (arXiv 2404.09591, eq. 9) for two copies: o' = 1 - sqrt(1 - o), and all three standard
-    deviations times o / (2 o' - o'^2 / sqrt(2)).
-
-    Returns:
-        2 k Gaussians; the copies of parent i are at 2 i and 2 i + 1.
-    """
-    opacity = parents.opacities.sigmoid().clamp(max=MOST_OPACITY)
-    of_copy = -torch.expm1(torch.log1p(-opacity) / 2)
-    factor = opacity / (2 * of_copy - of_copy.square() / math.sqrt(2))
-    copies = replace(parents, opacities=of_copy.logit(), scales=parents.scales + factor.log())
-    return copies[_twice(len(parents))]
 
 
 def _twice(k: int) -> Int[Tensor, " 2k"]:

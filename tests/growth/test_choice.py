@@ -27,8 +27,9 @@ def test_gaussians_are_drawn_in_proportion_to_their_score():
     assert torch.allclose(counts / 2000, error / 10, atol=0.045)
 
 
-def test_score_is_error_mass_times_root_of_footprint():
-    assert torch.equal(scores(torch.tensor([2.0, 3.0]), torch.tensor([4.0, 25.0])), torch.tensor([4.0, 15.0]))
+def test_score_is_the_mean_error_where_a_gaussian_is_drawn():
+    found = scores(torch.tensor([2.0, 3.0, 0.0]), torch.tensor([4.0, 30.0, 0.0]))
+    assert torch.allclose(found, torch.tensor([0.5, 0.1, 0.0]))
 
 
 def test_none_is_drawn_twice_and_they_come_in_order():

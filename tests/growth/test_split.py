@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.growth.split import child_opacity, copy_twice, split_longest_axis
+from l2o_splat.growth.split import child_opacity, split_longest_axis
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering import render
 from l2o_splat.rotations import rotate
@@ -64,22 +64,7 @@ def test_children_cover_as_much_as_their_parent(opacity, shift):
     )
 
 
-def test_two_copies_follow_equation_9_of_mcmc():
-    """Against the double sum as it is printed, for n = 2."""
-    parents, _ = random_scene(n=20, dtype=torch.float64)
-    parents = replace(parents, opacities=torch.linspace(-4, 4, 20, dtype=torch.float64)[:, None])
-    copies = copy_twice(parents)
-
-    old, new = parents.opacities.sigmoid(), copies[0::2].opacities.sigmoid()
-    assert torch.allclose(1 - (1 - new) ** 2, old)  # Where the copies lie they let as much light through.
-    total = sum(math.comb(i - 1, j) * (-1) ** j * new ** (j + 1) / math.sqrt(j + 1) for i in (1, 2) for j in range(i))
-    assert torch.allclose(copies[0::2].scales.exp(), parents.scales.exp() * old / total)
-    assert all(torch.equal(first, copies[1::2].pack()[i]) for i, first in enumerate(copies[0::2].pack()))
-    assert torch.equal(copies.means, parents.means.repeat_interleave(2, 0))
-
-
-@pytest.mark.parametrize("operation", [split_longest_axis, copy_twice])
-def test_the_image_stays_nearly_as_it_was(operation):
+def test_the_image_stays_nearly_as_it_was():
     """30 of 150 Gaussians are replaced; cloning them makes their spots twice as opaque."""
     scene, cameras = random_scene(n=150, width=48, height=36)
     chosen = torch.arange(0, 150, 5)
@@ -93,18 +78,16 @@ def test_the_image_stays_nearly_as_it_was(operation):
 
     naive = change(merge(scene[chosen], scene[chosen]))
     assert naive > 0.02
-    assert change(operation(scene[chosen])) < min(0.25 * naive, 0.02)
+    assert change(split_longest_axis(scene[chosen])) < 0.3 * naive
 
 
 def test_an_opaque_parent_has_children_of_finite_logits():
     scene, _ = random_scene(n=3)
     for opacity in (20.0, -20.0):
         parents = replace(scene, opacities=torch.full((3, 1), opacity))
-        for operation in (split_longest_axis, copy_twice):
-            assert not operation(parents).count_non_finite()
+        assert not split_longest_axis(parents).count_non_finite()
 
 
 def test_nothing_is_split_into_nothing():
     scene, _ = random_scene(n=3)
-    for operation in (split_longest_axis, copy_twice):
-        assert len(operation(scene[:0])) == 0
+    assert len(split_longest_axis(scene[:0])) == 0
