@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -286,10 +286,17 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             step: Training step.
             background: ``[3]``, put under photographs with an alpha channel, sRGB 0 to 1.
         """
+        return self._by_size(self.view_sampler.views(step), background)
+
+    def all_train_photographs(self, background: Tensor) -> list[StoredPhotographs]:
+        """All training photographs, see :meth:`next_train_photographs`."""
+        return self._by_size(range(len(self.train_dataset)), background)
+
+    def _by_size(self, indices: Iterable[int], background: Tensor) -> list[StoredPhotographs]:
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index in self.view_sampler.views(step):
+        for index in indices:
             by_size[self._pinholes.sizes[index]].append(index)
-        return [self.train_photographs(indices, background) for indices in by_size.values()]
+        return [self.train_photographs(group, background) for group in by_size.values()]
 
     def next_train_views(self, step: int, background: Tensor) -> list[Views]:
         """The same as views that lie in memory together, see :meth:`next_train_photographs`."""
