@@ -95,9 +95,7 @@ def gaussians_from_points(
         features_dc=(rgb - 0.5) / SH_C0,
         features_rest=torch.zeros(n, (options.sh_degree + 1) ** 2 - 1, 3, device=xyz.device),
     )
-    if options.pad and n < options.num_points:
-        gaussians = _pad(gaussians, options.num_points)
-    return gaussians
+    return padded(gaussians, options.num_points) if options.pad else gaussians
 
 
 def _spacing(xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
@@ -108,8 +106,11 @@ def _spacing(xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
     return squared.sqrt().clamp(min=SMALLEST_SPACING)
 
 
-def _pad(gaussians: Gaussians, n: int) -> Gaussians:
+def padded(gaussians: Gaussians, n: int) -> Gaussians:
+    """The Gaussians, filled up to ``n`` with invisible ones at the origin if there are fewer."""
     missing = n - len(gaussians)
+    if missing <= 0:
+        return gaussians
     padding = gaussians[:1].map(lambda row: torch.zeros_like(row).repeat(missing, *[1] * (row.ndim - 1)))
     padding.scales.fill_(PADDING).log_()
     padding.opacities.fill_(PADDING).logit_()

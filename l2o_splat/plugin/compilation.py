@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from l2o_splat.initializers.dense.trial import compile_dense_start
 from l2o_splat.losses.trial import compile_loss
 from l2o_splat.optim.trial import compile_adam, compile_gain
 from l2o_splat.reduction.trial import compile_reduction
@@ -26,6 +27,11 @@ Each stands in the folder of its kernels, so that an edit there makes it run aga
 def trials_of_rule(cards: Sequence[WeightsCard]) -> tuple[Callable[[], object], ...]:
     """The same for rules whose weights have these cards."""
     return (compile_adam, compile_gain) if any(card.system == "gain" for card in cards) else (compile_adam,)
+
+
+def trials_of_start(source: str) -> tuple[Callable[[], object], ...]:
+    """The same for a source of ``--pipeline.initialization.source``, beside ``TRIALS``."""
+    return (compile_dense_start,) if source == "dense" else ()
 
 
 _PROGRAM = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -282,10 +282,6 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         """
         return max(usable_scale(scale, *size) for size in set(self._pinholes.sizes))
 
-    def train_size(self, index: int) -> tuple[int, int]:
-        """Width and height of a training photograph, pixels."""
-        return self._pinholes.sizes[index]
-
     def next_train_photographs(self, step: int, background: Tensor, scale: float = 1.0) -> list[StoredPhotographs]:
         """The photographs of a step, one entry per image size; each is converted when it is asked for.
 
@@ -297,10 +293,20 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         """
         scale = self.usable_scale(scale)
         self._reduced.keep(scale)
+        return self.photographs_by_size(self.view_sampler.views(step), background, scale)
+
+    def all_train_photographs(self, background: Tensor) -> list[StoredPhotographs]:
+        """All training photographs, see :meth:`next_train_photographs`."""
+        return self.photographs_by_size(range(len(self.train_dataset)), background)
+
+    def photographs_by_size(
+        self, indices: Iterable[int], background: Tensor, scale: float = 1.0
+    ) -> list[StoredPhotographs]:
+        """Training photographs, one entry per image size; see :meth:`next_train_photographs`."""
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index in self.view_sampler.views(step):
+        for index in indices:
             by_size[self._pinholes.sizes[index]].append(index)
-        return [self.train_photographs(indices, background, scale) for indices in by_size.values()]
+        return [self.train_photographs(group, background, scale) for group in by_size.values()]
 
     def next_train_views(self, step: int, background: Tensor) -> list[Views]:
         """The same as views that lie in memory together, see :meth:`next_train_photographs`."""

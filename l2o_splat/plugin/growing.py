@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -67,12 +65,7 @@ def _error_mass(
     gaussians: Gaussians, datamanager: L2ODataManager, step: int, scale: float, drawn: RasterSettings
 ) -> ErrorMass:
     background = torch.tensor(drawn.background, device=gaussians.device)
-    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     shown = (index for ahead in range(STEPS_OF_VIEWS) for index in datamanager.view_sampler.views(step + ahead))
-    for index in dict.fromkeys(shown):
-        by_size[datamanager.train_size(index)].append(index)
-    parts = [
-        collect_error(gaussians, datamanager.train_photographs(indices, background, scale), drawn)
-        for indices in by_size.values()
-    ]
+    groups = datamanager.photographs_by_size(dict.fromkeys(shown), background, scale)
+    parts = [collect_error(gaussians, group, drawn) for group in groups]
     return ErrorMass(*(sum(getattr(part, name) for part in parts) for name in ("error", "visibility", "views")))

@@ -16,7 +16,7 @@ from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.plugin.capture_checks import check_data_path
 from l2o_splat.plugin.checkpoints import scene_of
-from l2o_splat.plugin.compilation import compiling
+from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_start
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.growing import final_count, grow_scene
@@ -64,7 +64,7 @@ class L2OPipeline(VanillaPipeline):
         if test_mode == "test":
             check_data_path(config.datamanager.data or config.datamanager.dataparser.data, trained=True)
         trains = test_mode != "inference"
-        with compiling(device) if trains else nullcontext():
+        with compiling(device, TRIALS + trials_of_start(config.initialization.source)) if trains else nullcontext():
             super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
         self._optimizer: JointOptimizer | None = None
         self._start: SceneStart | None = None

@@ -17,8 +17,9 @@ from torch import Tensor
 from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.initializers.context_views import depth_range, lonely_views
+from l2o_splat.initializers.dense import DenseOptions, dense_gaussians
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
-from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
+from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, padded, random_points
 from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
 from l2o_splat.optim.precision import check_precision
 from l2o_splat.optim.rule import Needs
@@ -41,12 +42,14 @@ START_WEIGHTS = {"resplat": "resplat-mini", "diff3r": "diff3r-mini"}
 class InitializationConfig:
     """Where the Gaussians start."""
 
-    source: Literal["auto", "sfm", "random", "resplat", "diff3r"] = "auto"
-    """Structure-from-motion points, random points, or the former if the capture has any (auto). resplat: what
+    source: Literal["auto", "sfm", "random", "dense", "resplat", "diff3r"] = "auto"
+    """Structure-from-motion points, random points, or the former if the capture has any (auto). dense: flat Gaussians
+    on the surfaces, from depths that start at these points and are agreed on by several photographs. resplat: what
     ReSplat's initial model makes of some photographs. diff3r: the same with a network beside it that says how strongly
     the rule proximal is to hold each Gaussian."""
     num_points: int | None = None
-    """Gaussians to start with; of more points a random choice is taken. None takes all (20000 random ones)."""
+    """Gaussians to start with; of more points a random choice is taken. None takes all (20000 random ones). The source
+    dense makes at most so many; None leaves their number to it."""
     pad: bool = False
     """Fill up to num_points with invisible Gaussians when the capture has fewer points."""
     seed: int = 0
@@ -134,6 +137,35 @@ def start_from_any_points(request: StartRequest) -> SceneStart:
     return start_from_random_points(request)
 
 
+def start_densely(request: StartRequest) -> SceneStart:
+    """Flat Gaussians on the surfaces that the photographs agree on.
+
+    Raises:
+        CaptureError: If the capture holds no points to start from, or depths cannot be estimated.
+    """
+    if not _has_points(request):
+        raise CaptureError(
+            "The capture holds no structure-from-motion points, from which --pipeline.initialization.source dense "
+            "estimates depths; add points (`l2o photos` makes them) or start from random ones with source random."
+        )
+    options, metadata = request.options, request.datamanager.train_dataparser_outputs.metadata
+    photographs = request.datamanager.all_train_photographs(request.background)
+    begin = time.perf_counter()
+    try:
+        gaussians = dense_gaussians(
+            photographs,
+            metadata["points3D_xyz"],
+            metadata["points3D_rgb"],
+            DenseOptions(options.num_points, request.model.config.sh_degree),
+        )
+    except ValueError as error:
+        raise CaptureError(str(error)) from error
+    CONSOLE.log(f"The dense start took {time.perf_counter() - begin:.1f} s.")
+    if options.pad:
+        gaussians = padded(gaussians, options.num_points)
+    return SceneStart(gaussians.to(request.background.device))
+
+
 def start_from_resplat(request: StartRequest) -> SceneStart:
     """What ReSplat's initial model makes of some photographs."""
     return _initial_scene(request, load_weights(request.weights, "resplat"))
@@ -152,6 +184,7 @@ STARTS: dict[str, Callable[[StartRequest], SceneStart]] = {
     "auto": start_from_any_points,
     "sfm": start_from_points,
     "random": start_from_random_points,
+    "dense": start_densely,
     "resplat": start_from_resplat,
     "diff3r": start_from_diff3r,
 }

@@ -1,0 +1,174 @@
+"""Depth by comparing views: planes are proposed by neighbouring pixels, and the one kept under which views look alike.
+
+PatchMatch stereo with slanted planes (Bleyer, Rhemann, Rother, BMVC 2011) over several views, the best half of which
+counts, so that a view in which the place is hidden does no harm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from l2o_splat.initializers.dense.working_views import WorkingViews
+from l2o_splat.kernel import helper, kernel
+
+REACH = 2
+"""Pixels between samples of the window; 3 x 3 samples cover 5 x 5 pixels."""
+UNSEEN = 2.0
+"""Cost of a view that does not see the whole window."""
+SOFTENING = 4e-4
+"""Added to the variance of a window: below it, noise decides."""
+BRIGHTNESS = 2.0
+"""Cost of a difference of the windows' means of 1."""
+SWEEPS = 3
+PERTURBATION = 0.03
+"""Largest random change of inverse depth in the first sweep, relative; it is a third in each later one."""
+
+
+@helper
+def random_number(a, b, c):
+    """Between -1 and 1, a function of three integers."""
+    h = (
+        np.uint32(a) * np.uint32(0x9E3779B1)
+        ^ np.uint32(b) * np.uint32(0x85EBCA77)
+        ^ np.uint32(c) * np.uint32(0xC2B2AE3D)
+    )
+    h ^= h >> np.uint32(15)
+    h *= np.uint32(0x2C1B3C6D)
+    h ^= h >> np.uint32(12)
+    h *= np.uint32(0x297A2D39)
+    h ^= h >> np.uint32(15)
+    return np.float32(h >> np.uint32(8)) * np.float32(2.0 / 16777216) - np.float32(1.0)
+
+
+@helper
+def plane_cost(x, y, q, qx, qy, window, mean, variance, greys, others, maps, offsets):
+    """Mean cost of the better half of the views for one plane at one pixel."""
+    height, width = greys.shape[1:]
+    best, second = np.float32(UNSEEN), np.float32(UNSEEN)
+    step = np.float32(REACH)
+    u, v = np.float32(x) + np.float32(0.5), np.float32(y) + np.float32(0.5)
+    for m in range(len(others)):
+        A, t = maps[m], offsets[m]
+        ax, bx, cx = A[0, 0] * u + A[0, 1] * v + A[0, 2] + t[0] * q, A[0, 0] + t[0] * qx, A[0, 1] + t[0] * qy
+        ay, by, cy = A[1, 0] * u + A[1, 1] * v + A[1, 2] + t[1] * q, A[1, 0] + t[1] * qx, A[1, 1] + t[1] * qy
+        az, bz, cz = A[2, 0] * u + A[2, 1] * v + A[2, 2] + t[2] * q, A[2, 0] + t[2] * qx, A[2, 1] + t[2] * qy
+        grey = greys[others[m]]
+        total, squares, products = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        inside = True
+        for j in range(3):
+            dy = step * np.float32(j - 1)
+            for i in range(3):
+                dx = step * np.float32(i - 1)
+                inverse = np.float32(1.0) / (az + bz * dx + cz * dy)
+                px = (ax + bx * dx + cx * dy) * inverse - np.float32(0.5)
+                py = (ay + by * dx + cy * dy) * inverse - np.float32(0.5)
+                if not (inverse > 0 and px >= 0 and py >= 0 and px < width - 1 and py < height - 1):
+                    inside = False
+                    break
+                c, r = int(px), int(py)
+                fx, fy = px - np.float32(c), py - np.float32(r)
+                top = grey[r, c] + fx * (grey[r, c + 1] - grey[r, c])
+                bottom = grey[r + 1, c] + fx * (grey[r + 1, c + 1] - grey[r + 1, c])
+                value = top + fy * (bottom - top)
+                total += value
+                squares += value * value
+                products += value * window[3 * j + i]
+            if not inside:
+                break
+        if not inside:
+            continue
+        other_mean = total / np.float32(9.0)
+        other_variance = max(squares / np.float32(9.0) - other_mean * other_mean, np.float32(0.0))
+        covariance = products / np.float32(9.0) - other_mean * mean
+        correlation = covariance / (np.sqrt(other_variance * variance) + np.float32(SOFTENING))
+        difference = min(abs(other_mean - mean), np.float32(0.25))
+        cost = np.float32(1.0) - correlation + np.float32(BRIGHTNESS) * difference
+        if cost < best:
+            best, second = cost, best
+        elif cost < second:
+            second = cost
+    return best if len(others) < 3 else np.float32(0.5) * (best + second)
+
+
+@kernel
+def match(grey, greys, others, maps, offsets, planes, costs, seed):
+    """Improve the planes of a view.
+
+    Args:
+        grey: ``[h, w]`` the view.
+        greys: ``[v, h, w]`` all views.
+        others: ``[m]`` indices of the views that it is compared with.
+        maps: ``[m, 3, 3]`` and
+        offsets: ``[m, 3]``: pixel p with inverse depth q appears at maps p + offsets q; float32.
+        planes: ``[h, w, 3]`` inverse depth, and its change per pixel to the right and down; a start, changed in place.
+        costs: ``[h, w]`` written.
+        seed: Of the random changes.
+    """
+    height, width = grey.shape
+    window = np.empty(9, np.float32)
+    for sweep in range(SWEEPS + 1):
+        forward = sweep % 2 == 1
+        amplitude = np.float32(PERTURBATION * 3.0 ** (1 - sweep))
+        back = -1 if forward else 1
+        for line in range(height):
+            y = line if forward else height - 1 - line
+            for place in range(width):
+                x = place if forward else width - 1 - place
+                total, squares = np.float32(0.0), np.float32(0.0)
+                for j in range(3):
+                    r = min(max(y + REACH * (j - 1), 0), height - 1)
+                    for i in range(3):
+                        value = grey[r, min(max(x + REACH * (i - 1), 0), width - 1)]
+                        window[3 * j + i] = value
+                        total += value
+                        squares += value * value
+                mean = total / np.float32(9.0)
+                variance = max(squares / np.float32(9.0) - mean * mean, np.float32(0.0))
+                q, qx, qy = planes[y, x]
+                if sweep == 0:
+                    costs[y, x] = plane_cost(x, y, q, qx, qy, window, mean, variance, greys, others, maps, offsets)
+                    continue
+                best = costs[y, x]
+                for proposal in range(4):
+                    if proposal == 0:
+                        if not (0 <= x + back < width):
+                            continue
+                        nq, nx, ny = planes[y, x + back]
+                        nq -= np.float32(back) * nx
+                    elif proposal == 1:
+                        if not (0 <= y + back < height):
+                            continue
+                        nq, nx, ny = planes[y + back, x]
+                        nq -= np.float32(back) * ny
+                    elif proposal == 2:
+                        nq = q * (1 + amplitude * random_number(y * width + x, sweep, seed))
+                        nx, ny = qx, qy
+                    else:
+                        nq = q
+                        tilt = np.float32(0.3) * amplitude * q
+                        nx = qx + tilt * random_number(y * width + x, sweep + 100, seed)
+                        ny = qy + tilt * random_number(y * width + x, sweep + 200, seed)
+                    if not nq > 0:
+                        continue
+                    cost = plane_cost(x, y, nq, nx, ny, window, mean, variance, greys, others, maps, offsets)
+                    if cost < best:
+                        best, q, qx, qy = cost, nq, nx, ny
+                costs[y, x] = best
+                planes[y, x, 0], planes[y, x, 1], planes[y, x, 2] = q, qx, qy
+
+
+def matched(
+    views: WorkingViews, v: int, others: Int[np.ndarray, " m"], inverse: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w"]:
+    """Inverse depths of view ``v``, starting from ``inverse``, under which it looks like the others."""
+    relative = views.viewmats[others] @ np.linalg.inv(views.viewmats[v])
+    maps = (views.Ks[others] @ relative[:, :3, :3] @ np.linalg.inv(views.Ks[v])).astype(np.float32)
+    offsets = (views.Ks[others] @ relative[:, :3, 3:])[..., 0].astype(np.float32)
+    planes = np.zeros((*inverse.shape, 3), np.float32)
+    planes[..., 0] = inverse
+    planes[:, 1:-1, 1] = 0.5 * (inverse[:, 2:] - inverse[:, :-2])
+    planes[1:-1, :, 2] = 0.5 * (inverse[2:] - inverse[:-2])
+    costs = np.empty(inverse.shape, np.float32)
+    match(views.grey[v], views.grey, others, maps, offsets, planes, costs, v)
+    return planes[..., 0].copy()

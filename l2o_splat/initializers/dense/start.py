@@ -1,0 +1,101 @@
+"""The way from photographs and sparse points to Gaussians that cover the surfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from l2o_splat.gaussians import Gaussians
+from l2o_splat.views import Photographs
+
+PER_POINT = 4
+"""Most Gaussians per sparse point."""
+PIXELS = 128
+"""Fewest pixels of the photographs per Gaussian: with fewer, Gaussians learn the noise of single photographs."""
+FEWEST_VIEWS = 2
+"""Views that depths can be agreed on by."""
+
+
+@dataclass(frozen=True)
+class DenseOptions:
+    """How many Gaussians, and what they hold."""
+
+    most: int | None = None
+    """Gaussians wanted at most; None leaves it to the rule."""
+    sh_degree: int = 3
+    """Degree of the spherical harmonics stored; those above 0 start at zero."""
+
+    def __post_init__(self) -> None:
+        if self.most is not None and self.most < 1:
+            raise ValueError(f"At most {self.most} Gaussians were asked for; at least 1 is needed.")
+
+
+def dense_gaussians(
+    groups: Sequence[Photographs],
+    xyz: Float[Tensor, "p 3"],
+    rgb: Shaped[Tensor, "p 3"],
+    options: DenseOptions = DenseOptions(),
+) -> Gaussians:
+    """Flat Gaussians on the surfaces that the views agree on, as wide as the pixels that they stand for.
+
+    Each view gets the depths of the sparse points that it sees, interpolated and then corrected by comparing views
+    (``depths``). Views vote on them (``consistency``); of several views of a place the one that sees it largest makes
+    its Gaussians (``ownership``), of cells of pixels that are small where the photograph is detailed (``choice``). The
+    result depends on neither the number of threads nor chance.
+
+    Args:
+        groups: Photographs, one entry per image size.
+        xyz: Sparse points, world frame, scene units.
+        rgb: Their colours, sRGB: 0 to 1, or 0 to 255 when integers.
+        options: Number and degree.
+
+    Returns:
+        Gaussians on the CPU.
+
+    Raises:
+        ValueError: If there are fewer than two views, or no view sees enough points.
+    """
+    from l2o_splat.initializers.dense.choice import choose_cells
+    from l2o_splat.initializers.dense.depths import estimate_depths
+    from l2o_splat.initializers.dense.fillers import filled
+    from l2o_splat.initializers.dense.neighbours import neighbours
+    from l2o_splat.initializers.dense.observations import sight
+    from l2o_splat.initializers.dense.ownership import owned_pixels
+    from l2o_splat.initializers.dense.surfels import gaussians_of_cells
+    from l2o_splat.initializers.dense.working_views import working_views
+
+    rgb = rgb.float() if rgb.is_floating_point() else rgb / 255
+    if sum(len(group) for group in groups) < FEWEST_VIEWS:
+        raise ValueError("A dense start compares views, and there is one; add photographs, or start from points.")
+    views = working_views(groups)
+    sightings = sight(views, xyz.double().cpu().numpy(), rgb.cpu().numpy())
+    order = neighbours(views, sightings)
+    depths = estimate_depths(views, sightings, order)
+    fillers = filled(views, order, depths)
+    owned = owned_pixels(views, order, depths, fillers)
+    if not owned.any():
+        raise ValueError(
+            f"No view sees enough of the {len(xyz)} points to estimate depths from; start from the points alone."
+        )
+    depths = replace(depths, inverse=np.where(fillers > 0, fillers, depths.inverse))
+    cells = choose_cells(depths.colours, owned, depths.inverse, number(groups, len(xyz), options.most))
+    return gaussians_of_cells(cells, views, depths, owned, options.sh_degree)
+
+
+def number(groups: Sequence[Photographs], points: int, most: int | None = None) -> int:
+    """How many Gaussians a dense start makes at most.
+
+    As many as the photographs can determine and as the density of the sparse points warrants, whichever is less.
+
+    Args:
+        groups: Photographs, one entry per image size.
+        points: Sparse points.
+        most: Gaussians asked for at most.
+    """
+    pixels = sum(len(group) * group.cameras.width * group.cameras.height for group in groups)
+    count = min(PER_POINT * points, max(pixels // PIXELS, 1))
+    return count if most is None else min(count, most)
