@@ -41,7 +41,7 @@ class AdamOptions:
     final_factor: Rates
     """Rate at the horizon divided by the rate at the start; exponential in between, constant beyond."""
     horizon: int
-    """Steps over which decaying rates decay."""
+    """Steps over which decaying rates decay; in runs with a time budget they decay over the budget instead."""
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-15
@@ -123,10 +123,16 @@ class AdamRule(UpdateRule):
     def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
         return [(f"{moment}.{field}", slice(None)) for moment in ("exp_avg", "exp_avg_sq")]
 
-    def rate(self, field: str, step: int) -> float:
-        """Step size of a field at an inner step, before ``means_unit``."""
-        progress = min(step / self.options.horizon, 1.0)
-        return getattr(self.options.rates, field) * getattr(self.options.final_factor, field) ** progress
+    def rate(self, field: str, step: int, progress: float | None = None) -> float:
+        """Step size of a field, before ``means_unit``.
+
+        Args:
+            field: One of ``FIELDS``.
+            step: Inner step.
+            progress: Share of the time budget spent before it; None decays by steps.
+        """
+        share = min(step / self.options.horizon if progress is None else progress, 1.0)
+        return getattr(self.options.rates, field) * getattr(self.options.final_factor, field) ** share
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         options, factors = self.options, self._factors(feedback)
@@ -176,7 +182,7 @@ class AdamRule(UpdateRule):
         """What the first moment of each field is multiplied by."""
         factors = {}
         for name in FIELDS:
-            rate = self.rate(name, feedback.step)
+            rate = self.rate(name, feedback.step, feedback.progress)
             if name == "means" and self.options.means_unit == "scene_extent":
                 rate *= feedback.scene_extent
             factors[name] = -(rate / (1 - self.options.beta1 ** (feedback.step + 1)))

@@ -183,6 +183,9 @@ class Feedback:
     loss: Float[Tensor, ""] | None = None
     """Loss of the step before the update, mean over pixels, mean over views; None if the training loop does not provide
     it."""
+    progress: float | None = None
+    """Share of the run's time budget that is spent before the step, 0 to 1, the start of the scene included; None in
+    runs that count steps. With it, schedules that would follow the step number follow the budget."""
 
 
 class UpdateRule(nn.Module):
