@@ -41,7 +41,7 @@ class AdamOptions:
     final_factor: Rates
     """Rate at the horizon divided by the rate at the start; exponential in between, constant beyond."""
     horizon: int
-    """Steps over which decaying rates decay."""
+    """Steps over which decaying rates decay; in runs with a time budget they decay over the budget instead."""
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-15
@@ -127,13 +127,12 @@ class AdamRule(UpdateRule):
         """Step size of a field, before ``means_unit``.
 
         Args:
-            field: Name of the field.
+            field: One of ``FIELDS``.
             step: Inner step.
-            progress: Share of the budget spent before it; None takes that of the horizon.
+            progress: Share of the time budget spent before it; None decays by steps.
         """
-        if progress is None:
-            progress = min(step / self.options.horizon, 1.0)
-        return getattr(self.options.rates, field) * getattr(self.options.final_factor, field) ** progress
+        share = min(step / self.options.horizon if progress is None else progress, 1.0)
+        return getattr(self.options.rates, field) * getattr(self.options.final_factor, field) ** share
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         options, factors = self.options, self._factors(feedback)

@@ -69,10 +69,10 @@ class JointOptimizer(torch.optim.Optimizer):
         self.rule = rule
         self.loss: Float[Tensor, ""] | None = None
         """Loss of the step to come; see ``Feedback.loss``."""
-        self.progress: float | None = None
-        """Share of the budget spent before the step to come; see ``Feedback.progress``."""
         self.rendered: RenderedViews | None = None
         """Context views of the step to come, if it is one with renders; see ``Feedback.rendered``."""
+        self.progress: float | None = None
+        """Share of the time budget spent before the step to come; see ``Feedback.progress``."""
         self._start = SceneStart(self.gaussians)
         self._refused_steps = 0
 
@@ -143,8 +143,8 @@ class JointOptimizer(torch.optim.Optimizer):
                 return loss
             gradients = Gaussians(**{group["name"]: _gradient(group) for group in self.param_groups})
         gaussians, state = self.gaussians, self.rule_state
-        extent, loss = self.param_groups[0]["scene_extent"], self.loss
-        feedback = Feedback(gradients, self.inner_step, extent, rendered, progress=self.progress, loss=loss)
+        extent = self.param_groups[0]["scene_extent"]
+        feedback = Feedback(gradients, self.inner_step, extent, rendered, self.loss, self.progress)
         new_state = None
         if all(not _is_frozen(group) and float(group["lr"]) == 1 for group in self.param_groups):
             begun = self.rule.init_state(self._present_start) if state is None else state

@@ -184,7 +184,8 @@ class Feedback:
     """Loss of the step before the update, mean over pixels, mean over views; None if the training loop does not provide
     it."""
     progress: float | None = None
-    """Share of the run's budget that is spent before this step, 0 to 1; None in runs whose rules count steps."""
+    """Share of the run's time budget that is spent before the step, 0 to 1, the start of the scene included; None in
+    runs that count steps. With it, schedules that would follow the step number follow the budget."""
 
 
 class UpdateRule(nn.Module):

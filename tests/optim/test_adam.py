@@ -111,3 +111,25 @@ def test_the_rule_is_pure():
         assert torch.equal(getattr(first, name), getattr(second, name))
         assert torch.equal(getattr(gaussians, name), getattr(before[0], name))
     assert all(torch.equal(state[key], before[1][key]) for key in state)
+
+
+@pytest.mark.parametrize("preset", ["gsplat", "own-scale"])
+def test_with_a_time_budget_rates_decay_over_the_budget_whatever_the_step(preset):
+    rule = AdamRule(adam_options(preset, horizon=100))
+    for share in (0.0, 0.25, 1.0):
+        for step in (0, 7, 5000):
+            assert rule.rate("means", step, share) == pytest.approx(rule.rate("means", round(100 * share)))
+    assert rule.rate("means", 0, 1.5) == rule.rate("means", 100)
+
+
+def test_a_budget_told_to_the_optimizer_reaches_the_rule():
+    """A step at a share of the budget is the step of a run by steps whose horizon is reached to the same share."""
+    by_steps, by_budget = random_parameters(), random_parameters()
+    optimizers = [JointOptimizer(parameters, AdamRule(adam_options("own-scale", 8))) for parameters in (by_steps,)]
+    optimizers.append(JointOptimizer(by_budget, AdamRule(adam_options("own-scale", 1000))))
+    for step in range(4):
+        optimizers[1].progress = step / 8
+        for parameters, optimizer in zip((by_steps, by_budget), optimizers, strict=True):
+            set_random_gradients(parameters, torch.Generator().manual_seed(step))
+            optimizer.step()
+    assert all(torch.equal(by_steps[name], by_budget[name]) for name in FIELDS)
