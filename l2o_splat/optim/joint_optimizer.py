@@ -17,6 +17,7 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.migration import FORMAT, migrated
 from l2o_splat.optim.named_tensors import check_named_tensors, check_new_group, check_no_others
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, RuleState, UpdateRule
+from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class JointOptimizer(torch.optim.Optimizer):
         """Loss of the step to come; see ``Feedback.loss``."""
         self.rendered: RenderedViews | None = None
         """Context views of the step to come, if it is one with renders; see ``Feedback.rendered``."""
+        self.evidence: Evidence | None = None
+        """Evidence of the step to come, see ``Feedback.evidence``; :attr:`evidence_kinds` says what is needed."""
         self._start = SceneStart(self.gaussians)
         self._refused_steps = 0
 
@@ -88,6 +91,11 @@ class JointOptimizer(torch.optim.Optimizer):
     def feedback_kind(self) -> FeedbackKind:
         """What the rule gets in the step to come."""
         return self.rule.needs.feedback_at(self.inner_step)
+
+    @property
+    def evidence_kinds(self) -> frozenset[EvidenceKind]:
+        """What evidence the rule makes use of in the step to come."""
+        return self.rule.needs.evidence_at(self.inner_step)
 
     @property
     def rule_state(self) -> RuleState | None:
@@ -135,13 +143,15 @@ class JointOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         rendered, self.rendered = self.rendered, None  # Of this step alone.
+        evidence, self.evidence = self.evidence, None
         gradients = None
         if self.feedback_kind == "gradients":
             if all(group["params"][0].grad is None for group in self.param_groups if not _is_frozen(group)):
                 return loss
             gradients = Gaussians(**{group["name"]: _gradient(group) for group in self.param_groups})
         gaussians, state = self.gaussians, self.rule_state
-        feedback = Feedback(gradients, self.inner_step, self.param_groups[0]["scene_extent"], rendered, self.loss)
+        extent = self.param_groups[0]["scene_extent"]
+        feedback = Feedback(gradients, self.inner_step, extent, rendered, self.loss, evidence)
         new_state = None
         if all(not _is_frozen(group) and float(group["lr"]) == 1 for group in self.param_groups):
             begun = self.rule.init_state(self._present_start) if state is None else state
