@@ -2,12 +2,13 @@
 
 An image is linear in the colours of the Gaussians: C = sum_i w_i c_i. With the curvature kappa of the loss at a pixel,
 
-    loss(c + delta) - loss(c)  <=  sum_i [ s_i delta_i + K_i delta_i^2 / 2 ],    s_i = sum w_i rho,  K_i = sum w_i kappa,
+    loss(c + delta) - loss(c)  <=  sum_i [ s_i delta_i + K_i delta_i^2 / 2 ],
+    s_i = sum w_i d loss / d C,    K_i = sum w_i kappa,
 
 for a loss that is quadratic in the image, since sum_i w_i <= 1 lets the square of a pixel's change be shared among the
 Gaussians (De Pierro, IEEE TMI 1995). The right side falls apart into one small problem for each Gaussian, and solving
-all of them at once never raises the loss. A colour c_iv = sum_k Y_k(direction to view v) f_ik is linear in its spherical
-harmonics f_i, so that they solve
+all of them at once never raises the loss. A colour c_iv = sum_k Y_k(direction to view v) f_ik is linear in its
+spherical harmonics f_i, so that they solve
 
     (sum_v K_iv Y_v Y_v^T + lambda_i) delta f_i = -sum_v s_iv Y_v,    lambda_i = ``DAMPING`` max_v K_iv.
 """
@@ -75,10 +76,6 @@ class ColourStepRule(WrappedRule):
     def fingerprint(self) -> str:
         return f"[{self.rule.fingerprint}] with colours in closed form for {self.steps} steps"
 
-    def work_at(self, step: int) -> str:
-        inner = self.rule.work_at(step)
-        return f"{inner} and colours" if step < self.steps else inner
-
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         delta, state = self.rule(gaussians, feedback, state)
         closed = self._closed_form(gaussians, feedback)
@@ -132,8 +129,8 @@ def _parts(closed: Float[Tensor, "n k 3"]) -> tuple[Tensor, Tensor]:
 def colour_step(gaussians: Gaussians, evidence: Evidence, max_degree: int = MAX_DEGREE) -> Float[Tensor, "n k 3"]:
     """The step of the spherical harmonics up to a degree that minimises the bound of the loss, see the module.
 
-    Gaussians that no view sees, with ``LEAST_VISIBILITY``, stay. Without any harmonics above degree 0 there is no
-    damping, since there is nothing to share a view's wish with.
+    Gaussians that are not seen, with ``LEAST_VISIBILITY``, stay; views without curvature do not count. Without
+    harmonics above degree 0 there is no damping.
 
     Args:
         gaussians: Unactivated scene, in the frame of the evidence.
@@ -160,6 +157,6 @@ def colour_step(gaussians: Gaussians, evidence: Evidence, max_degree: int = MAX_
     seen = (evidence.visibility >= LEAST_VISIBILITY) & (largest > 0)
     added = torch.where(seen, damping * largest, 1)
     matrices = matrices + added[:, None, None] * torch.eye(bands).to(matrices)
-    wanted = torch.einsum("vnc,vni->nic", gradients, basis)
+    wanted = torch.einsum("vnc,vni->nic", torch.where(curvature[..., None] > 0, gradients, 0), basis)
     steps = -torch.linalg.solve(matrices, wanted)
     return torch.where(seen[:, None, None], steps.clamp(-LARGEST_STEP, LARGEST_STEP), 0)

@@ -132,14 +132,20 @@ class Needs:
 
     def evidence_at(self, step: int) -> frozenset[EvidenceKind]:
         """What evidence the rule makes use of in its inner step ``step``; the rest need not be computed."""
-        return frozenset(
-            kind for first, last, kind in self.evidence if first <= step and (last is None or step < last)
-        )
+        return frozenset(kind for first, last, kind in self.evidence if first <= step and (last is None or step < last))
 
     def then(self, other: Needs, after: int) -> Needs:
         """The needs of one rule for ``after`` steps and of another one from then on."""
         until = [(first, after if last is None else min(last, after)) for first, last in self.renders if first < after]
         beyond = [(first + after, None if last is None else last + after) for first, last in other.renders]
+        evidence = [
+            (first, after if last is None else min(last, after), kind)
+            for first, last, kind in self.evidence
+            if first < after
+        ]
+        later_evidence = [
+            (first + after, None if last is None else last + after, kind) for first, last, kind in other.evidence
+        ]
         return Needs(
             renders=(*until, *beyond),
             context=self.context or other.context,
@@ -148,10 +154,7 @@ class Needs:
             own_start=self.own_start,
             precision=self.precision or other.precision,
             fixed_count=self.fixed_count or other.fixed_count,
-            evidence=(
-                *((f, after if last is None else min(last, after), kind) for f, last, kind in self.evidence if f < after),
-                *((f + after, None if last is None else last + after, kind) for f, last, kind in other.evidence),
-            ),
+            evidence=(*evidence, *later_evidence),
         )
 
     def select(self, start: SceneStart) -> SceneStart:

@@ -68,6 +68,11 @@ def resolve(config: TrainerConfig) -> RunPlan:
     if rule.needs.fixed_count:
         check_background(config.pipeline.model.background_color)
         check_fixed_gaussians(densifies=isinstance(config.pipeline.model, SplatfactoModelConfig))
+    if rule.needs.evidence and getattr(config.pipeline.model, "loss", None) == "squared":
+        raise ValueError(
+            "--optimizers.gaussians.optimizer.colour-steps needs the photometric loss, and --pipeline.model.loss is "
+            "squared; set it to photometric, or colour-steps to 0."
+        )
     _check_start(start, names[0], rule)
     return RunPlan(
         rules=names,
