@@ -41,12 +41,16 @@ class FramedRule(WrappedRule):
         return super().step_in_place(gaussians, feedback, state)
 
     def _framed(self, feedback: Feedback) -> Feedback:
-        gradients, rendered = feedback.gradients, feedback.rendered
+        gradients, rendered, evidence = feedback.gradients, feedback.rendered, feedback.evidence
         if rendered is not None:
             rendered = replace(rendered, views=self.frame.views_to_local(rendered.views))
+        if evidence is not None and evidence.colours is not None:
+            centres = self.frame.points_to_local(evidence.colours.centres)
+            evidence = replace(evidence, colours=replace(evidence.colours, centres=centres))
         return replace(
             feedback,
             gradients=None if gradients is None else self.frame.gradients_to_local(gradients),
             scene_extent=feedback.scene_extent * self.frame.scale,
             rendered=rendered,
+            evidence=evidence,
         )

@@ -17,6 +17,7 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.migration import FORMAT, migrated
 from l2o_splat.optim.named_tensors import check_named_tensors, check_new_group, check_no_others
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, RuleState, UpdateRule
+from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class JointOptimizer(torch.optim.Optimizer):
         """Context views of the step to come, if it is one with renders; see ``Feedback.rendered``."""
         self.progress: float | None = None
         """Share of the time budget spent before the step to come; see ``Feedback.progress``."""
+        self.evidence: Evidence | None = None
+        """Evidence of the step to come, see ``Feedback.evidence``; :attr:`evidence_kinds` says what is needed."""
         self._start = SceneStart(self.gaussians)
         self._refused_steps = 0
 
@@ -90,6 +93,11 @@ class JointOptimizer(torch.optim.Optimizer):
     def feedback_kind(self) -> FeedbackKind:
         """What the rule gets in the step to come."""
         return self.rule.needs.feedback_at(self.inner_step)
+
+    @property
+    def evidence_kinds(self) -> frozenset[EvidenceKind]:
+        """What evidence the rule makes use of in the step to come."""
+        return self.rule.needs.evidence_at(self.inner_step)
 
     @property
     def rule_state(self) -> RuleState | None:
@@ -137,6 +145,7 @@ class JointOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         rendered, self.rendered = self.rendered, None  # Of this step alone.
+        evidence, self.evidence = self.evidence, None
         gradients = None
         if self.feedback_kind == "gradients":
             if all(group["params"][0].grad is None for group in self.param_groups if not _is_frozen(group)):
@@ -144,7 +153,7 @@ class JointOptimizer(torch.optim.Optimizer):
             gradients = Gaussians(**{group["name"]: _gradient(group) for group in self.param_groups})
         gaussians, state = self.gaussians, self.rule_state
         extent = self.param_groups[0]["scene_extent"]
-        feedback = Feedback(gradients, self.inner_step, extent, rendered, self.loss, self.progress)
+        feedback = Feedback(gradients, self.inner_step, extent, rendered, self.loss, self.progress, evidence)
         new_state = None
         if all(not _is_frozen(group) and float(group["lr"]) == 1 for group in self.param_groups):
             begun = self.rule.init_state(self._present_start) if state is None else state

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.views import Views
 from l2o_splat.weights.format import WeightsCard
@@ -121,16 +122,30 @@ class Needs:
     """Whether it needs to know how strongly each Gaussian is held."""
     fixed_count: bool = False
     """Whether Gaussians can be removed but not added."""
+    evidence: tuple[tuple[int, int | None, EvidenceKind], ...] = ()
+    """Inner steps ``[first, last)`` in which the rule makes use of evidence, and of which kind."""
 
     def feedback_at(self, step: int) -> FeedbackKind:
         """What the rule gets in its inner step ``step``, counted from 0; the other kind need not be computed."""
         inside = any(first <= step and (last is None or step < last) for first, last in self.renders)
         return "renders" if inside else "gradients"
 
+    def evidence_at(self, step: int) -> frozenset[EvidenceKind]:
+        """What evidence the rule makes use of in its inner step ``step``; the rest need not be computed."""
+        return frozenset(kind for first, last, kind in self.evidence if first <= step and (last is None or step < last))
+
     def then(self, other: Needs, after: int) -> Needs:
         """The needs of one rule for ``after`` steps and of another one from then on."""
         until = [(first, after if last is None else min(last, after)) for first, last in self.renders if first < after]
         beyond = [(first + after, None if last is None else last + after) for first, last in other.renders]
+        evidence = [
+            (first, after if last is None else min(last, after), kind)
+            for first, last, kind in self.evidence
+            if first < after
+        ]
+        later_evidence = [
+            (first + after, None if last is None else last + after, kind) for first, last, kind in other.evidence
+        ]
         return Needs(
             renders=(*until, *beyond),
             context=self.context or other.context,
@@ -139,6 +154,7 @@ class Needs:
             own_start=self.own_start,
             precision=self.precision or other.precision,
             fixed_count=self.fixed_count or other.fixed_count,
+            evidence=(*evidence, *later_evidence),
         )
 
     def select(self, start: SceneStart) -> SceneStart:
@@ -186,6 +202,9 @@ class Feedback:
     progress: float | None = None
     """Share of the run's time budget that is spent before the step, 0 to 1, the start of the scene included; None in
     runs that count steps. With it, schedules that would follow the step number follow the budget."""
+    evidence: Evidence | None = None
+    """What the step's views say about each Gaussian, in the steps for which the rule needs some; None if the training
+    loop does not provide it."""
 
 
 class UpdateRule(nn.Module):

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from l2o_splat.initializers.dense.trial import compile_dense_start
 from l2o_splat.losses.trial import compile_loss
-from l2o_splat.optim.trial import compile_adam, compile_gain
+from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
 from l2o_splat.reduction.trial import compile_reduction
-from l2o_splat.rendering.trial import compile_rasterizer
+from l2o_splat.rendering.trial import compile_evidence, compile_rasterizer
 from l2o_splat.weights.format import WeightsCard
 
-TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer, compile_loss, compile_reduction)
+TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer, compile_loss, compile_reduction, compile_evidence)
 """Functions that call the kernels of a room once, with tiny inputs of the types that a run has.
 
 Each stands in the folder of its kernels, so that an edit there makes it run again.
@@ -26,7 +26,8 @@ Each stands in the folder of its kernels, so that an edit there makes it run aga
 
 def trials_of_rule(cards: Sequence[WeightsCard]) -> tuple[Callable[[], object], ...]:
     """The same for rules whose weights have these cards."""
-    return (compile_adam, compile_gain) if any(card.system == "gain" for card in cards) else (compile_adam,)
+    learned = (compile_gain,) if any(card.system == "gain" for card in cards) else ()
+    return (compile_adam, compile_colour_step, *learned)
 
 
 def trials_of_start(source: str) -> tuple[Callable[[], object], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin.errors import NO_RAYS, OptionError, PluginError
 from l2o_splat.plugin.photographs import photograph_and_mask, pinhole_cameras
 from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
+from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.rendering.rendered_loss import rendered_loss, squared_errors
 from l2o_splat.views import Photographs, PinholeCameras, Views
 
@@ -190,21 +191,26 @@ class L2OModel(SplatfactoModel):
         return RenderedViews(views, render(self.gaussians, views.cameras, drawn or self.raster_settings()).rgb)
 
     def step_loss(
-        self, shown: Sequence[Photographs], drawn: RasterSettings
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Draw some cameras and compare: loss (mean over pixels, sum over views) and metrics of a step.
+        self, shown: Sequence[Photographs], drawn: RasterSettings, evidence: Collection[EvidenceKind] = ()
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Evidence | None]:
+        """Draw some cameras and compare: loss (mean over pixels, sum over views), metrics and evidence of a step.
 
         Masked pixels count in neither. There is no PSNR if nothing counts in any view.
 
         Args:
             shown: The photographs of the step, one entry per image size.
             drawn: Settings of the images, see :meth:`training_raster`.
+            evidence: Which sums to find beside the loss; the squared loss gives none.
         """
         if self.config.loss == "squared":
-            return self.training_loss([self.show(photographs.views(), drawn) for photographs in shown])
-        found = [rendered_loss(self.gaussians, photographs, drawn, self.config.ssim_weight) for photographs in shown]
+            return *self.training_loss([self.show(photographs.views(), drawn) for photographs in shown]), None
+        found = [
+            rendered_loss(self.gaussians, photographs, drawn, self.config.ssim_weight, evidence=evidence)
+            for photographs in shown
+        ]
         loss = torch.stack([part.loss for part in found]).sum()
-        return {self.config.loss: loss}, self._step_metrics([part.squared_errors for part in found])
+        seen = Evidence.total([part.evidence for part in found]) if evidence else None
+        return {self.config.loss: loss}, self._step_metrics([part.squared_errors for part in found]), seen
 
     def training_loss(self, shown: Sequence[RenderedViews]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss and metrics of views that are drawn already, see :meth:`step_loss`."""

@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.optim.adam import AdamRule, adam_options
+from l2o_splat.optim.colour_step import ColourStepRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.registry import ALIASES, NUM_STEPS, RuleOptions, rule_entry, rules, weights_of
 from l2o_splat.optim.rule import UpdateRule
@@ -49,6 +50,9 @@ class JointOptimizerConfig(OptimizerConfig):
     safeguard: bool = False
     """Compare the training loss of learn2splat with its best; if it rises, restore the best scene and go on with
     adam-own-scale."""
+    colour_steps: int = 0
+    """Steps in which colours also move by the closed form, 30 say, with a share that falls to 0; 0 for none. For rules
+    that follow gradients."""
     prox_scale: float = 1.0
     """Strength of the pull of the rule proximal: 1 as its precision says, 0 none, inf lets nothing move."""
     # Read by nerfstudio's Optimizers; the rule has rates of its own, and clipping would change its gradients.
@@ -82,6 +86,13 @@ class JointOptimizerConfig(OptimizerConfig):
             raise WeightsError(
                 f"Finishing with another rule needs both {_OPTION}.finish-with and finish-after; "
                 f"found {self.finish_with} and {self.finish_after}."
+            )
+        if self.colour_steps < 0:
+            raise ValueError(f"{_OPTION}.colour-steps is {self.colour_steps}; 0 or more is needed.")
+        if self.colour_steps and self.rule_names[0] in ("proximal", "resplat"):
+            raise ValueError(
+                f"{_OPTION}.colour-steps is {self.colour_steps}, but colours can move in closed form beside gradients "
+                f"alone, which the rule {self.rule} does not follow; set it to 0, or choose another rule."
             )
         if self.rule_names[0] == "proximal":
             self._check_proximal()
@@ -125,6 +136,8 @@ class JointOptimizerConfig(OptimizerConfig):
             second_of_two = self.rule_names[0] == "resplat" and name != "resplat"
             weights = weights_of(name, self.finish_weights if second_of_two else self.weights)
         rule = rule_entry(name).build(RuleOptions(weights, horizon=horizon, prox_scale=self.prox_scale))
+        if self.colour_steps and name == self.rule_names[0]:
+            rule = ColourStepRule(rule, self.colour_steps)
         if self.safeguard and name == "learn2splat":
             rule = SafeguardedRule(rule, AdamRule(adam_options("own-scale", horizon)))
         return rule

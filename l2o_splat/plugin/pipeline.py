@@ -157,7 +157,8 @@ class L2OPipeline(VanillaPipeline):
             photographs = [self._start.context]
         else:
             photographs = self.datamanager.next_train_photographs(step, self.model.background.to(self.device), scale)
-        loss_dict, metrics_dict = self.model.step_loss(photographs, drawn)
+        wanted = self._optimizer.evidence_kinds
+        loss_dict, metrics_dict, self._optimizer.evidence = self.model.step_loss(photographs, drawn, wanted)
         self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in photographs)
         return {}, loss_dict, metrics_dict
 

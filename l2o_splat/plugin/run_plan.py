@@ -95,6 +95,11 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
     if rule.needs.fixed_count:
         check_background(config.pipeline.model.background_color)
         check_fixed_gaussians(densifies=isinstance(config.pipeline.model, SplatfactoModelConfig))
+    if rule.needs.evidence and getattr(config.pipeline.model, "loss", None) == "squared":
+        raise ValueError(
+            "--optimizers.gaussians.optimizer.colour-steps needs the photometric loss, and --pipeline.model.loss is "
+            "squared; set it to photometric, or colour-steps to 0."
+        )
     _check_start(start, names[0], rule)
     seconds = config.seconds
     if seconds is None and steps is None and preset == "fast":

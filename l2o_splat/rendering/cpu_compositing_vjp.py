@@ -39,13 +39,13 @@ from l2o_splat.rendering.cpu_strips import (
 )
 
 F, U = np.float32, np.uint64
-P1, P2, P3, P4, P5, P6 = (U(k * PLANE) for k in range(1, 7))
+P1, P2, P3, P4, P5, P6, P7, P8 = (U(k * PLANE) for k in range(1, 9))
 
 
 @kernel
 def composite_vjp(
     begin, end, tiles_x, records, tile_starts, tile_gaussians, limit,
-    rgb, alpha, depth, v_rgb, v_alpha, v_depth, entry_sums,
+    rgb, alpha, depth, v_rgb, v_alpha, v_depth, curvature, error, entry_sums,
 ):  # fmt: skip
     """Gradients of tiles ``begin`` to ``end`` of a view.
 
@@ -55,13 +55,17 @@ def composite_vjp(
     Args:
         rgb, alpha, depth: What :func:`composite` has drawn; depth is None if it has no gradient.
         v_rgb, v_alpha, v_depth: The loss's gradients to them; those of alpha and depth may be None.
+        curvature, error: ``[h, w]`` what the pixels count in two more sums; None if these are not wanted, the error
+            alone or both.
         entry_sums: Out: ``[pairs, 16]``, a row per entry of ``tile_gaussians``. With v = d loss / d ln(alpha), the sums
             over the tile of v, v u, v u^2, v dy, v u dy, v dy^2, and the gradients to red, green, blue and depth.
+            Then, with a curvature, the sums of the blending weights w, of w times the curvature and w times the error.
     """
     height, width = alpha.shape
     # The light that passes (0 when finished), what is behind, the gradients to red, green, blue and accumulated depth,
-    # and the expected depth. Depths are taken relative to it: a weight w moves it by w (z - expected) / alpha.
-    pixels, zero = np.zeros(7 * PLANE, np.float32), filled(F(0))
+    # and the expected depth. Depths are taken relative to it: a weight w moves it by w (z - expected) / alpha. Then the
+    # curvature and the error.
+    pixels, zero = np.zeros(9 * PLANE, np.float32), filled(F(0))
     open_from, open_to = np.empty(NUM_STRIPS, np.int64), np.empty(NUM_STRIPS, np.int64)
     lows, highs = np.empty(BATCH * TILE_HEIGHT, np.float32), np.empty(BATCH * TILE_HEIGHT, np.float32)
     batch = np.empty((BATCH, RECORD_WIDTH), np.float32)
@@ -83,6 +87,10 @@ def composite_vjp(
                 if depth is not None:
                     pixels[p + P5] = v_depth[y, x] / max(alpha[y, x], F(1e-10))
                     pixels[p + P6] = depth[y, x]
+                if curvature is not None:
+                    pixels[p + P7] = curvature[y, x]
+                if error is not None:
+                    pixels[p + P8] = error[y, x]
 
         any_open = True
         for offset in range(tile_starts[tile], tile_starts[tile + 1], BATCH):
@@ -101,6 +109,7 @@ def composite_vjp(
                 red, green, blue, z = record[RED], record[GREEN], record[BLUE], record[DEPTH]
                 s0, s1, s2, s3, s4 = zero, zero, zero, zero, zero
                 s5, s6, s7, s8, s9 = zero, zero, zero, zero, zero
+                s10, s11, s12 = zero, zero, zero
                 first_strip, end_strip = strips_of(record, top)
                 for strip in range(first_strip, end_strip):
                     span = i * TILE_HEIGHT + strip * STRIP_HEIGHT
@@ -133,10 +142,14 @@ def composite_vjp(
                         vu = v * u
                         strip0, strip1, s2 = strip0 + v, strip1 + vu, s2 + vu * u
                         s6, s7, s8 = s6 + weight * by_red, s7 + weight * by_green, s8 + weight * by_blue
+                        if curvature is not None:
+                            s10, s11 = s10 + weight, s11 + weight * load(pixels, p + P7)
+                        if error is not None:
+                            s12 = s12 + weight * load(pixels, p + P8)
                         p += STEP
                         u = u + F(BLOCK_WIDTH)
                     s0, s1 = s0 + strip0, s1 + strip1
                     s3, s4, s5 = s3 + strip0 * dy, s4 + strip1 * dy, s5 + strip0 * dy * dy
-                sums = (s0, s1, s2, s3, s4, s5, s6, s7, s8, s9)
+                sums = (s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12)
                 store_totals(flat_sums, U(offset + i) * U(SUMS_WIDTH), sums)
             any_open = shrink(pixels, open_from, open_to)

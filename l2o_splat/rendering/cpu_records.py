@@ -16,7 +16,8 @@ from l2o_splat.kernel import helper
 RECORD_WIDTH = 16
 SPLAT_WIDTH = 10
 SUMS_WIDTH = 16
-"""Numbers per row of what tiles sum up about a Gaussian: as many as of a splat, and zeros up to one cache line."""
+"""Numbers per row of what tiles sum up about a Gaussian: as many as of a splat, the three below, and zeros up to one
+cache line."""
 
 CENTRE_X, CENTRE_Y = 0, 1
 """Projected mean, pixels."""
@@ -30,6 +31,9 @@ FIRST_COLUMN, FIRST_ROW, LAST_COLUMN, LAST_ROW = 10, 11, 12, 13
 """Pixels in which the Gaussian may be drawn, inclusive."""
 REACH = 14
 """sqrt(8 / precision_x)."""
+
+VISIBILITY, CURVATURE, ERROR = 10, 11, 12
+"""Columns of the sums of :mod:`evidence`; zeros where they are not asked for."""
 
 TILE_WIDTH, TILE_HEIGHT = 64, 16
 """Tile that is composited as one, pixels. The image does not depend on it."""

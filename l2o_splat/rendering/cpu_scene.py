@@ -145,10 +145,13 @@ class ProjectedScene:
         v_alpha: np.ndarray | None,
         v_depth: np.ndarray | None,
         splat_sums: np.ndarray,
+        curvature: np.ndarray | None = None,
+        error: np.ndarray | None = None,
     ) -> None:
         """Carry gradients of a view's images back to its splats, ``splat_sums`` ``[n, 16]``.
 
-        The gradients of alpha and depth may be None.
+        The gradients of alpha and depth may be None. With a ``curvature`` of the pixels, and possibly an ``error``, the
+        columns from ``VISIBILITY`` on hold what :func:`cpu_compositing_vjp.composite_vjp` sums up with them.
         """
         depth = None if v_depth is None else images.depth
         entry_sums = np.empty((len(tiles.entries), SUMS_WIDTH), np.float32)
@@ -156,7 +159,7 @@ class ProjectedScene:
         def composite(begin: int, end: int) -> None:
             cpu_compositing_vjp.composite_vjp(
                 begin, end, self._tiles_x, self.records[view], tiles.starts, tiles.gaussians, self.rules.alpha_limit,
-                images.rgb, images.alpha, depth, v_rgb, v_alpha, v_depth, entry_sums,
+                images.rgb, images.alpha, depth, v_rgb, v_alpha, v_depth, curvature, error, entry_sums,
             )  # fmt: skip
 
         def add_up(begin: int, end: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.losses import photometric_loss
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering import Backend, backend_for, render
+from l2o_splat.rendering.evidence import Evidence, EvidenceKind
+from l2o_splat.rendering.evidence_by_backward import evidence_by_backward
 from l2o_splat.rendering.once import differentiable_once
 from l2o_splat.views import Photographs, Views
 
@@ -25,6 +28,8 @@ class RenderedLoss:
     """Photometric loss, mean over pixels, sum over views; differentiable once, to the Gaussians."""
     squared_errors: Float[Tensor, " v"]
     """Squared difference of each view, mean over the pixels that count and channels; NaN where none counts."""
+    evidence: Evidence | None = None
+    """What the views say about each Gaussian besides the gradient; None if nothing was asked for."""
 
 
 def rendered_loss(
@@ -33,6 +38,7 @@ def rendered_loss(
     settings: RasterSettings,
     ssim_weight: float = 0.2,
     backend: Backend | None = None,
+    evidence: Collection[EvidenceKind] = (),
 ) -> RenderedLoss:
     """Draw the cameras of some photographs and compare.
 
@@ -46,6 +52,8 @@ def rendered_loss(
         settings: What changes the image.
         ssim_weight: Share of the SSIM term, 0 to 1.
         backend: As for :func:`l2o_splat.rendering.render`.
+        evidence: Which sums to find beside the loss; they have no gradient. The ``cpu`` backend finds them in the
+            pass that finds the gradient, the others draw once more.
 
     Raises:
         ValueError: As the two functions do.
@@ -53,11 +61,14 @@ def rendered_loss(
     backend = backend or backend_for(gaussians)
     if backend == "cpu":
         tensors = differentiable_once("cpu", *(tensor for _, tensor in gaussians.items()))
-        return RenderedLoss(*_RenderedLoss.apply(photographs, settings, ssim_weight, *tensors))
+        return RenderedLoss(*_RenderedLoss.apply(photographs, settings, ssim_weight, evidence, *tensors))
     views = photographs.views()
     images = render(gaussians, views.cameras, settings, backend).rgb
     loss = photometric_loss(images, views.images, views.masks, ssim_weight)
-    return RenderedLoss(loss, squared_errors(images.detach(), views))
+    errors, found = squared_errors(images.detach(), views), None
+    if evidence:
+        found = evidence_by_backward(gaussians, views, images, settings, ssim_weight, backend, evidence)
+    return RenderedLoss(loss, errors, found)
 
 
 def squared_errors(images: Float[Tensor, "v h w 3"], views: Views) -> Float[Tensor, " v"]:
@@ -71,44 +82,58 @@ def squared_errors(images: Float[Tensor, "v h w 3"], views: Views) -> Float[Tens
 
 class _RenderedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, photographs: Photographs, settings: RasterSettings, ssim_weight: float, *tensors: Tensor):
+    def forward(
+        ctx,
+        photographs: Photographs,
+        settings: RasterSettings,
+        ssim_weight: float,
+        evidence: Collection[EvidenceKind],
+        *tensors: Tensor,
+    ):
         from l2o_splat.losses.fused import view_loss
         from l2o_splat.rendering.cpu import check
+        from l2o_splat.rendering.cpu_evidence import evidence_of, weigh_pixels
         from l2o_splat.rendering.cpu_scene import ProjectedScene, empty_images
 
         gaussians = Gaussians(*tensors)
         check(gaussians, photographs.cameras)
         scene = ProjectedScene(gaussians, photographs.cameras, settings)
-        splat_sums = scene.empty_splat_sums() if any(ctx.needs_input_grad) else None
+        with_gradient = any(ctx.needs_input_grad)
+        splat_sums = scene.empty_splat_sums() if with_gradient or evidence else None
 
         def compare(view: int) -> tuple[float, float]:
             image, mask = photographs.photograph(view)
             images, tiles = empty_images(image.shape[:2]), scene.bin(view)
             scene.draw(view, tiles, images)
             v_rgb = None if splat_sums is None else torch.empty_like(image).numpy()
-            found = view_loss(images.rgb, image.numpy(), None if mask is None else mask.numpy(), ssim_weight, v_rgb)
+            image, mask = image.numpy(), None if mask is None else mask.numpy()
+            found = view_loss(images.rgb, image, mask, ssim_weight, v_rgb)
             if splat_sums is not None:
-                scene.differentiate(view, tiles, images, v_rgb, None, None, splat_sums[view])
+                weights = weigh_pixels(images.rgb, image, mask, ssim_weight, evidence)
+                scene.differentiate(view, tiles, images, v_rgb, None, None, splat_sums[view], *weights)
             return found.loss, float("nan") if found.squared_error is None else found.squared_error
 
         losses, errors = zip(*threads.run(compare, len(scene)), strict=True)
-        ctx.gradients = None if splat_sums is None else scene.gradients(splat_sums)
+        ctx.gradients = scene.gradients(splat_sums) if with_gradient else None
+        found_evidence = None
+        if evidence:
+            found_evidence = evidence_of(splat_sums, photographs.cameras.centres, scene.rules.degree, evidence)
         ctx.set_materialize_grads(False)
         # Saving them lets autograd notice when one is changed before the gradient is asked for.
         ctx.save_for_backward(*tensors)
         errors = torch.tensor(errors)
         ctx.mark_non_differentiable(errors)
-        return torch.tensor(sum(losses)), errors
+        return torch.tensor(sum(losses)), errors, found_evidence
 
     @staticmethod
-    def backward(ctx, v_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx, v_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         ctx.saved_tensors  # noqa: B018 - reading them is the check
         # Handed over, not kept: autograd may then take them for the parameters' own gradients without copying.
         gradients, ctx.gradients = ctx.gradients, None
         if v_loss is None:
-            return None, None, None, *(None for _ in ctx.needs_input_grad[3:])
+            return None, None, None, None, *(None for _ in ctx.needs_input_grad[4:])
         if gradients is None:
             raise RuntimeError("The gradient of a rendered loss can be asked for once; compute the loss again.")
         if v_loss != 1:
             gradients = gradients.map(lambda tensor: tensor.mul_(v_loss))
-        return None, None, None, *(tensor for _, tensor in gradients.items())
+        return None, None, None, None, *(tensor for _, tensor in gradients.items())

@@ -22,6 +22,14 @@ def compile_rasterizer() -> None:
     render(Gaussians.unpack(rows), cameras, RasterSettings()).rgb.sum().backward()
 
 
+def compile_evidence() -> None:
+    """Compile the kernels that find evidence beside the gradient, or read their machine code from disk."""
+    rows, cameras = _trial_scene("cpu")
+    photographs = Views(cameras, torch.zeros(1, 16, 16, 3))
+    for evidence in (("colours",), ("error",)):
+        rendered_loss(Gaussians.unpack(rows.detach()), photographs, RasterSettings(), evidence=evidence)
+
+
 def draw_trial_image(device: torch.device | str) -> float:
     """Draw one Gaussian and differentiate its loss with the backend that the device uses.
 
@@ -39,7 +47,9 @@ def draw_trial_image(device: torch.device | str) -> float:
     with torch.no_grad():
         middle = float(render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True)).alpha[0, 8, 8])
     photographs = Views(cameras, torch.zeros(1, 16, 16, 3, device=rows.device))
-    rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings()).loss.backward()
+    for evidence in ((), ("colours",), ("error",)):
+        rows.grad = None
+        rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings(), evidence=evidence).loss.backward()
     if not 0.5 < middle < 1 or not torch.isfinite(rows.grad).all() or not rows.grad.any():
         raise RuntimeError(f"The renderer drew a trial image with opacity {middle:.3f}; about 0.88 is expected.")
     return time.perf_counter() - start

@@ -9,6 +9,7 @@ import torch
 from l2o_splat.frame import Frame
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options
+from l2o_splat.optim.colour_step import ColourStepRule
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.proximal import ProximalRule
@@ -17,6 +18,7 @@ from l2o_splat.optim.rule import Feedback, RenderedViews, UpdateRule
 from l2o_splat.optim.safeguard import SafeguardedRule
 from l2o_splat.optim.sequence import SequencedRule
 from l2o_splat.rendering import render
+from l2o_splat.rendering.evidence import ColourEvidence, Evidence
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.views import Views
 from tests.optim.gain import make_rule as make_gain
@@ -46,10 +48,20 @@ class RuleCase:
             return None
         return RenderedViews(self.context, render(gaussians, self.context.cameras).rgb)
 
+    def evidence(self, gradients: Gaussians, step: int) -> Evidence | None:
+        """Some evidence of each Gaussian, if the rule makes use of any in this step; its rows follow the gradients."""
+        if not self.rule.needs.evidence_at(step):
+            return None
+        seen = gradients.means.abs()
+        centres = torch.tensor([[3.0, 0.0, 0.0], [-3.0, 0.0, 1.0]])
+        by_view = torch.stack([gradients.features_dc, gradients.scales])
+        colours = ColourEvidence(by_view, torch.stack([seen[:, 0], seen[:, 1]]), centres, sh_degree=3)
+        return Evidence(seen.sum(dim=1), torch.full((len(gradients),), 2), colours)
+
     def feedback(self, gaussians: Gaussians, gradients: Gaussians, step: int = 0) -> Feedback:
         """What a loop tells the rule in a step."""
-        rendered = self.rendered(gaussians, step)
-        return Feedback(None if rendered else gradients, step, 1.0, rendered, torch.tensor(0.5))
+        rendered, evidence = self.rendered(gaussians, step), self.evidence(gradients, step)
+        return Feedback(None if rendered else gradients, step, 1.0, rendered, torch.tensor(0.5), evidence)
 
     def optimizer(self, parameters: torch.nn.ParameterDict, reach: float = 3.0) -> JointOptimizer:
         """A joint optimizer, bound to cameras at a distance ``reach`` from their mean."""
@@ -64,6 +76,8 @@ class RuleCase:
         for step in steps:
             backward(parameters, seed=step)
             optimizer.rendered = self.rendered(optimizer.gaussians, optimizer.inner_step)
+            gradients = Gaussians(**{name: parameter.grad for name, parameter in parameters.items()})
+            optimizer.evidence = self.evidence(gradients, optimizer.inner_step)
             optimizer.step()
 
 
@@ -106,6 +120,15 @@ def all_cases() -> dict[str, RuleCase]:
         "proximal resplat": RuleCase(ProximalRule(resplat, weight=0.3), context=views),
         "learn2splat, then adam": RuleCase(SequencedRule(paper, adam["adam-own-scale"], switch_after=4)),
         "resplat, then gain": RuleCase(SequencedRule(resplat, gain, switch_after=2), context=views),
+        "adam with colours": RuleCase(ColourStepRule(adam["adam-own-scale"], steps=8)),
+        "gain with colours": RuleCase(ColourStepRule(gain, steps=4)),
+        "framed adam with colours": RuleCase(FramedRule(ColourStepRule(adam["adam"], steps=8), frame)),
+        "safeguarded gain with colours": RuleCase(
+            SafeguardedRule(ColourStepRule(gain, steps=8), adam["adam-own-scale"])
+        ),
+        "adam with colours, then gain with colours": RuleCase(
+            SequencedRule(ColourStepRule(adam["adam"], steps=8), ColourStepRule(gain, steps=2), switch_after=4)
+        ),
         "gain, then resplat": RuleCase(SequencedRule(gain, resplat, switch_after=2), context=views),
     }
     others = registered_rules().keys() - {case.registered for case in cases.values()}
