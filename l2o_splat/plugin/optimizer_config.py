@@ -50,9 +50,9 @@ class JointOptimizerConfig(OptimizerConfig):
     safeguard: bool = False
     """Compare the training loss of learn2splat with its best; if it rises, restore the best scene and go on with
     adam-own-scale."""
-    colour_steps: int = 0
-    """Steps in which colours also move by the closed form, 30 say, with a share that falls to 0; 0 for none. For rules
-    that follow gradients."""
+    colour_steps: int | None = None
+    """Steps in which colours also move by the closed form, with a share that falls to 0; 0 for none. For rules that
+    follow gradients. None: as the preset says."""
     prox_scale: float = 1.0
     """Strength of the pull of the rule proximal: 1 as its precision says, 0 none, inf lets nothing move."""
     # Read by nerfstudio's Optimizers; the rule has rates of its own, and clipping would change its gradients.
@@ -69,6 +69,11 @@ class JointOptimizerConfig(OptimizerConfig):
     def has_horizon(self) -> bool:
         """Whether ``horizon`` changes anything: some rule of this config has rates that decay over it."""
         return any(rule_entry(name).has_horizon for name in self.rule_names)
+
+    @property
+    def takes_colour_steps(self) -> bool:
+        """Whether colours can move in closed form beside the rule."""
+        return self.rule_names[0] not in ("proximal", "resplat")
 
     def check(self) -> None:
         """Refuse options that do not go together, before any long work.
@@ -87,9 +92,9 @@ class JointOptimizerConfig(OptimizerConfig):
                 f"Finishing with another rule needs both {_OPTION}.finish-with and finish-after; "
                 f"found {self.finish_with} and {self.finish_after}."
             )
-        if self.colour_steps < 0:
+        if (self.colour_steps or 0) < 0:
             raise ValueError(f"{_OPTION}.colour-steps is {self.colour_steps}; 0 or more is needed.")
-        if self.colour_steps and self.rule_names[0] in ("proximal", "resplat"):
+        if self.colour_steps and not self.takes_colour_steps:
             raise ValueError(
                 f"{_OPTION}.colour-steps is {self.colour_steps}, but colours can move in closed form beside gradients "
                 f"alone, which the rule {self.rule} does not follow; set it to 0, or choose another rule."

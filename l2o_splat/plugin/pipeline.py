@@ -89,13 +89,18 @@ class L2OPipeline(VanillaPipeline):
         self.datamanager.config.saved_background = tuple(self.model.background.tolist())
         self.datamanager.offer_paths()
 
-    def start_scene(self, plan: RunPlan) -> None:
+    def start_scene(self, plan: RunPlan, resumes: bool = False) -> None:
         """Let the initializer fill the model, before optimizers exist.
+
+        Args:
+            plan: Of the run.
+            resumes: Whether a checkpoint replaces the Gaussians, so that a cheap start will do.
 
         Raises:
             ValueError: If the capture or the weights do not suit.
         """
-        request = StartRequest(self.config.initialization, plan.start_weights, self.datamanager, self.model)
+        dense = plan.schedule.dense and not resumes
+        request = StartRequest(self.config.initialization, plan.start_weights, self.datamanager, self.model, dense)
         self._start = start_scene(request, plan.needs)
         self.model.set_gaussians(self._start.gaussians)
         gaussians, views = self._start.gaussians, self.datamanager.config.views_per_step

@@ -127,7 +127,11 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
         machine = replace(machine, device_type="cpu")
     # nerfstudio's loop needs a number of steps; one with a time budget is stopped by the clock.
     steps = sys.maxsize // 2 if plan.num_steps is None else plan.num_steps
-    return replace(config, max_num_iterations=steps, machine=machine)
+    optimizers = {"gaussians": dict(config.optimizers["gaussians"])}
+    optimizers["gaussians"]["optimizer"] = replace(
+        optimizers["gaussians"]["optimizer"], colour_steps=plan.schedule.colour_steps
+    )
+    return replace(config, max_num_iterations=steps, machine=machine, optimizers=optimizers)
 
 
 def default_seconds(device: str, pixels: float) -> float:
@@ -164,6 +168,11 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
         changes["growth"] = typed.growth
     if typed.max_elongation is not None:
         changes["max_elongation"] = typed.max_elongation if math.isfinite(typed.max_elongation) else None
+    optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
+    if optimizer.colour_steps is not None:
+        changes["colour_steps"] = optimizer.colour_steps
+    elif not optimizer.takes_colour_steps:
+        changes["colour_steps"] = 0
     return replace(preset, **changes)
 
 

@@ -43,8 +43,9 @@ class InitializationConfig:
     """Where the Gaussians start."""
 
     source: Literal["auto", "sfm", "random", "dense", "resplat", "diff3r"] = "auto"
-    """Structure-from-motion points, random points, or the former if the capture has any (auto). dense: flat Gaussians
-    on the surfaces, from depths that start at these points and are agreed on by several photographs. resplat: what
+    """sfm: structure-from-motion points. random: random points. dense: flat Gaussians on the surfaces, from depths that
+    start at these points and are agreed on by several photographs. auto: with the preset fast dense, else sfm, and
+    random for captures without points. resplat: what
     ReSplat's initial model makes of some photographs. diff3r: the same with a network beside it that says how strongly
     the rule proximal is to hold each Gaussian."""
     num_points: int | None = None
@@ -72,6 +73,8 @@ class StartRequest:
     """Has the photographs and the points."""
     model: L2OModel
     """Draws the scene."""
+    dense: bool = False
+    """Whether the source ``auto`` makes a dense scene."""
 
     @property
     def background(self) -> Tensor:
@@ -127,7 +130,12 @@ def start_from_random_points(request: StartRequest) -> SceneStart:
 
 
 def start_from_any_points(request: StartRequest) -> SceneStart:
-    """Structure-from-motion points if there are any, else random ones."""
+    """A dense scene, or structure-from-motion points, if there are any, as the preset says; else random ones."""
+    if _has_points(request) and request.dense:
+        try:
+            return start_densely(request)
+        except CaptureError as error:
+            CONSOLE.log(f"The scene starts from its points, since there is no dense start: {error}")
     if _has_points(request):
         return start_from_points(request)
     CONSOLE.log(

@@ -146,7 +146,7 @@ class L2OTrainer(Trainer):
             # Before anything long, and before rule and start see the cameras.
             self.pipeline.follow(open_checkpoint(path)["pipeline"].get("_extra_state", {}))
         with self.run_schedule.clock.counting():
-            self.pipeline.start_scene(self.plan)
+            self.pipeline.start_scene(self.plan, resumes=path is not None)
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
         return optimizers
