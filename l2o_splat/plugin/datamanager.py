@@ -19,6 +19,7 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from l2o_splat.devices import sent_like
 from l2o_splat.frame import Frame
 from l2o_splat.plugin.capture_checks import check_cameras, check_data_path, check_training_split
 from l2o_splat.plugin.capture_format import check_format
@@ -322,7 +323,9 @@ class _Pinholes:
 
     def cameras(self, indices: list[int]) -> PinholeCameras:
         """Cameras of one size."""
-        return PinholeCameras(self.viewmats[indices], self.Ks[indices], *self.sizes[indices[0]])
+        # One by one: an index of several would have to be sent to a GPU, which waits for what it is doing.
+        viewmats, Ks = (torch.stack([matrices[i] for i in indices]) for matrices in (self.viewmats, self.Ks))
+        return PinholeCameras(viewmats, Ks, *self.sizes[indices[0]])
 
 
 def photograph_and_mask(data: dict, background: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -345,4 +348,4 @@ def _on(background: Tensor, data: dict) -> dict:
 
 def _background(data: dict, background: Tensor) -> Tensor:
     """What is put under a photograph with alpha: a colour that the capture names, else ``background``."""
-    return data[UNDERLAY].to(background) if UNDERLAY in data else background
+    return sent_like(data[UNDERLAY], background) if UNDERLAY in data else background

@@ -133,7 +133,7 @@ class L2OPipeline(VanillaPipeline):
         if self._optimizer.rule.needs.only_context:
             photographs = [self._start.context]
         else:
-            photographs = self.datamanager.next_train_photographs(step, self.model.background.to(self.device))
+            photographs = self.datamanager.next_train_photographs(step, self.model.background_here)
         loss_dict, metrics_dict = self.model.step_loss(photographs)
         self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in photographs)
         return {}, loss_dict, metrics_dict
