@@ -9,6 +9,7 @@ from torch import Tensor
 
 from l2o_splat import rendering
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.implicit import linearized_views
 from l2o_splat.plugin import pipeline, trainer
 from l2o_splat.rendering import RasterSettings, gsplat, rendered_loss
 from l2o_splat.views import PinholeCameras
@@ -33,7 +34,7 @@ class _Drawn(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         gradients = [ctx.card.host(gradient).clone() for gradient in gradients]
-        found = torch.autograd.grad(ctx.images, ctx.leaves, gradients)
+        found = torch.autograd.grad(ctx.images, ctx.leaves, gradients, retain_graph=True)
         return *(None,) * 5, *(ctx.card.put(gradient) for gradient in found)
 
 
@@ -66,10 +67,11 @@ def install(monkeypatch, watch: CardWatch) -> None:
     def backend_for(gaussians, products=False):
         return "gsplat" if gaussians.device == CARD and not products else chosen(gaussians, products)
 
-    for module in (rendering, rendered_loss):
+    for module in (rendering, rendered_loss, linearized_views):
         monkeypatch.setattr(module, "backend_for", backend_for)
     monkeypatch.setattr(gsplat, "_can_draw", lambda gaussians: gaussians.device == CARD)
     monkeypatch.setattr(gsplat, "_gsplat", lambda: GsplatOfCard(watch))
+    monkeypatch.setattr(linearized_views, "installed_image_rules", lambda: "1.4")
     # Networks stay in float32, as torch has no bfloat16 autocast for this device; the CPU's tests cover that.
     monkeypatch.setattr(
         torch,
