@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from l2o_splat.devices import sent_like
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.rotations import conjugate, harmonics_rotation, quaternion_product, quaternions_of
 from l2o_splat.scene import reach
@@ -114,12 +116,12 @@ class Frame:
 
     def points_to_local(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Points, from the world to this frame."""
-        local = self.scale * (points - self.origin.to(points))
-        return local if self.rotation is None else local @ self.rotation.to(points)
+        local = self.scale * (points - sent_like(self.origin, points))
+        return local if self.rotation is None else local @ sent_like(self.rotation, points)
 
     def points_to_world(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Points, from this frame to the world."""
-        return self._vectors_to_world(points) + self.origin.to(points)
+        return self._vectors_to_world(points) + sent_like(self.origin, points)
 
     def to_local(self, gaussians: Gaussians) -> Gaussians:
         """Parameters, from the world to this frame."""
@@ -141,7 +143,7 @@ class Frame:
         """Gradients with respect to local parameters, from those with respect to the world's."""
         means = gradients.means / self.scale
         if self.rotation is not None:
-            means = means @ self.rotation.to(means)
+            means = means @ sent_like(self.rotation, means)
         # Turning is orthogonal, so that gradients turn as the parameters do.
         return replace(self._turn(gradients, to_local=True), means=means)
 
@@ -154,18 +156,23 @@ class Frame:
         viewmats = cameras.viewmats.double()
         rotations, moved = viewmats[:, :3, :3], viewmats.clone()
         if self.rotation is not None:
-            moved[:, :3, :3] = rotations @ self.rotation.to(viewmats)
-        moved[:, :3, 3] = self.scale * (rotations @ self.origin.to(viewmats) + viewmats[:, :3, 3])
+            moved[:, :3, :3] = rotations @ sent_like(self.rotation, viewmats)
+        moved[:, :3, 3] = self.scale * (rotations @ sent_like(self.origin, viewmats) + viewmats[:, :3, 3])
         return replace(cameras, viewmats=moved.to(cameras.viewmats.dtype))
 
     def views_to_local(self, views: Views) -> Views:
         """The same photographs with their cameras in this frame."""
         return replace(views, cameras=self.cameras_to_local(views.cameras))
 
+    @cached_property
+    def _quat(self) -> Float[Tensor, " 4"]:
+        """The rotation; kept, since a GPU makes the host wait for its eigenvectors."""
+        return quaternions_of(self.rotation)
+
     def _vectors_to_world(self, vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Differences of points, from this frame to the world."""
         scaled = vectors / self.scale
-        return scaled if self.rotation is None else scaled @ self.rotation.to(vectors).T
+        return scaled if self.rotation is None else scaled @ sent_like(self.rotation, vectors).T
 
     def _turn(self, gaussians: Gaussians, to_local: bool) -> Gaussians:
         """The same with quaternions and spherical harmonics turned to this frame, or back to the world."""
@@ -173,9 +180,8 @@ class Frame:
             return gaussians
         rotation = self.rotation.T if to_local else self.rotation
         # One quaternion and its conjugate: quaternions come back from a round trip with the sign they had.
-        quat = quaternions_of(self.rotation)
-        quat = (conjugate(quat) if to_local else quat).to(gaussians.quats)
-        harmonics = harmonics_rotation(rotation, gaussians.sh_degree).to(gaussians.means)[1:, 1:]
+        quat = sent_like(conjugate(self._quat) if to_local else self._quat, gaussians.quats)
+        harmonics = sent_like(harmonics_rotation(rotation, gaussians.sh_degree), gaussians.means)[1:, 1:]
         return replace(
             gaussians,
             quats=quaternion_product(quat, gaussians.quats),

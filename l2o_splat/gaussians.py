@@ -150,5 +150,14 @@ class Gaussians:
         counts = torch.stack([(~torch.isfinite(tensor)).sum() for _, tensor in self.items()]).tolist()
         return {name: count for name, count in zip(FIELDS, counts, strict=True) if count}
 
+    def all_finite(self, *others: Gaussians) -> bool:
+        """Whether no number is NaN or infinite, here and in others on the same device.
+
+        The host waits for the device once, however many there are.
+        """
+        tensors = [tensor for part in (self, *others) for _, tensor in part.items() if tensor.numel()]
+        # The largest magnitude is NaN if any number is; all fields of a GPU take one kernel.
+        return not tensors or bool(torch.stack(torch._foreach_norm(tensors, math.inf)).isfinite().all())
+
 
 assert tuple(field.name for field in fields(Gaussians)) == FIELDS

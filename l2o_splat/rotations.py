@@ -30,7 +30,7 @@ def quaternion_product(a: Float[Tensor, "*n 4"], b: Float[Tensor, "*n 4"]) -> Fl
 
 def conjugate(quats: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
     """Inverse rotation of unit quaternions w, x, y, z."""
-    return quats * quats.new_tensor([1.0, -1.0, -1.0, -1.0])
+    return torch.cat([quats[..., :1], -quats[..., 1:]], dim=-1)
 
 
 def rotate(quats: Float[Tensor, "*n 4"], vectors: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
@@ -67,7 +67,7 @@ def harmonics_rotation(rotation: Float[Tensor, "3 3"], degree: int) -> Float[Ten
         rotation: R.
         degree: Highest degree, at most 4; k = (degree + 1)^2.
     """
-    directions, inverse = (tensor.to(rotation.device) for tensor in _samples(degree))
+    directions, inverse = (tensor.to(rotation.device, non_blocking=True) for tensor in _samples(degree))
     turned_back = directions @ rotation.double()
     return (inverse @ sh_basis(turned_back, degree)).to(rotation.dtype)
 

@@ -133,8 +133,8 @@ class PinholeCameras:
         An image holds its left and top edges but not its right and bottom ones: 0 <= x < width, 0 <= y < height and
         depth > 0, so that rounding down always gives a pixel of the image.
         """
-        size = pixels.new_tensor([self.width, self.height])
-        return (depth > 0) & ((pixels >= 0) & (pixels < size)).all(dim=-1)
+        x, y = pixels.unbind(-1)
+        return (depth > 0) & (x >= 0) & (x < self.width) & (y >= 0) & (y < self.height)
 
     def mirrored(self) -> PinholeCameras:
         """The cameras in a mirror: world and camera x axes are negated, so that poses stay rotations.

@@ -161,7 +161,7 @@ class GainRule(ProposingRule):
     def _decay(self, counts: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
         """Factor of the step of Gaussians that have taken so many."""
         if self.config.step_decay is None:
-            return torch.ones(len(counts), dtype=torch.float32)
+            return torch.ones(len(counts), dtype=torch.float32, device=counts.device)
         after, power = self.config.step_decay
         return (1 + counts / after).pow(-power)
 
@@ -192,7 +192,7 @@ class GainRule(ProposingRule):
         Returns:
             None, and nothing has changed, if they cannot take it, or may meet numbers that are not finite.
         """
-        config, network, origin = self.config, self.network, float(state["scale_origin"])
+        config, network = self.config, self.network
         tensors = [value for _, value in (*gaussians.items(), *feedback.gradients.items())]
         in_memory = kernels_can_use(*tensors, state["adam_m"], state["adam_v"], network.rates, network.head.weight)
         if not in_memory or network_dtype(config.precision, gaussians.device) != torch.float32:
@@ -200,6 +200,7 @@ class GainRule(ProposingRule):
         from l2o_splat.nets.gain_step import Limits, is_bounded_answer
         from l2o_splat.optim.gain_on_cpu import LARGEST_LOG_SCALE, LARGEST_RATE, StepOnCpu
 
+        origin = float(state["scale_origin"])
         largest = config.log_scale_range[1] + origin
         if not largest <= LARGEST_LOG_SCALE or not network.rates.abs().max() <= LARGEST_RATE:
             return None

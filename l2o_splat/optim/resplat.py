@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from l2o_splat.devices import Remembered
 from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.losses import equal_where_masked
@@ -53,6 +54,7 @@ class ReSplatRule(UpdateRule):
         self.network = network
         self.config = config
         self.scale = scale
+        self._cells, self._seen_from = Remembered(), Remembered()
 
     @classmethod
     def from_weights(cls, weights: Weights, **options: Any) -> ReSplatRule:
@@ -139,15 +141,16 @@ class ReSplatRule(UpdateRule):
         views, cell = feedback.rendered.views, state["cell"]
         side = self.network.shape.gaussian_downsample
         grid = (views.cameras.height // side, views.cameras.width // side)
-        if (cell == UNKNOWN).any():
+        if self._cells_known(cell)[0] == UNKNOWN:
             found = cells_of_points(gaussians.means.detach(), views.cameras, grid)
             cell = torch.where(cell == UNKNOWN, found, cell)
         self._check(gaussians, views, cell, grid)
-        frame = self._frame(views.cameras)
-        cameras = frame.cameras_to_local(views.cameras)
+        frame, cameras, camera_quats = self._seen_from(
+            lambda: self._frame_and_cameras(views.cameras), views.cameras.viewmats, views.cameras.Ks
+        )
         # A graph leads to the weights and earlier states only.
         local = frame.to_local(gaussians.detach())
-        view_quats = quaternions_of(cameras.viewmats[:, :3, :3].mT)[cell // (grid[0] * grid[1])]
+        view_quats = camera_quats[cell // (grid[0] * grid[1])]
         current = CameraGaussians.from_gaussians(local, view_quats)
         neighbours = self._neighbours(current.means, cameras, grid, cell)
         with autocast(gaussians.device, self.config.uses_bfloat16(gaussians.device)):
@@ -183,11 +186,26 @@ class ReSplatRule(UpdateRule):
         """Added Gaussians take latent state and cell from their parents."""
         return state.at(source)
 
-    def _frame(self, cameras: PinholeCameras) -> Frame:
-        """In which the network sees the scene."""
+    def _frame_and_cameras(self, cameras: PinholeCameras) -> tuple[Frame, PinholeCameras, Float[Tensor, "v 4"]]:
+        """In which the network sees the scene, the cameras there, and their world-from-camera rotations there."""
         if self.config.world == "raw":
-            return Frame.of_world(self.scale)
-        return Frame.of_view(cameras, len(cameras) // 2, self.scale)
+            frame = Frame.of_world(self.scale)
+        else:
+            frame = Frame.of_view(cameras, len(cameras) // 2, self.scale)
+        local = frame.cameras_to_local(cameras)
+        return frame, local, quaternions_of(local.viewmats[:, :3, :3].mT)
+
+    def _cells_known(self, cell: Int[Tensor, " n"]) -> tuple[int, int, bool]:
+        """Lowest and highest cell (``UNKNOWN`` without any), and whether each has exactly one Gaussian, in order."""
+
+        def find() -> tuple[int, int, bool]:
+            if not len(cell):
+                return 0, UNKNOWN, True
+            own = torch.arange(len(cell), device=cell.device)
+            lowest, highest, in_order = torch.stack([*cell.aminmax(), (cell == own).all()]).tolist()
+            return lowest, highest, bool(in_order)
+
+        return self._cells(find, cell)
 
     def _neighbours(
         self, means: Float[Tensor, "n 3"], cameras: PinholeCameras, grid: tuple[int, int], cell: Int[Tensor, " n"]
@@ -195,8 +213,7 @@ class ReSplatRule(UpdateRule):
         k = self.config.update_neighbours
         if not self.config.update_local_search:
             return nearest_neighbours(means, k)
-        whole = torch.arange(len(cameras) * grid[0] * grid[1], device=cell.device)
-        if not torch.equal(cell, whole):
+        if len(cell) != len(cameras) * grid[0] * grid[1] or not self._cells_known(cell)[2]:
             # Local searches go from cell to cell, and some are empty (masked) or hold several Gaussians.
             return nearest_neighbours(means, k)
         return local_neighbours(means, ContextCameras.from_pinhole(cameras, self.config.near, self.config.far), grid, k)
@@ -208,7 +225,7 @@ class ReSplatRule(UpdateRule):
                 f"The context views have {views.cameras.width} x {views.cameras.height} pixels; these weights need "
                 f"multiples of {multiple}: use the views that the initial model was given."
             )
-        needed = int(cell.max()) + 1 if len(cell) else 0
+        needed = self._cells_known(cell)[1] + 1
         if len(gaussians) != len(cell) or needed > cells:
             raise ValueError(
                 f"There are {len(gaussians)} Gaussians and a state of {len(cell)} from {needed} cells, but "

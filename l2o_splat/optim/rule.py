@@ -275,10 +275,9 @@ class UpdateRule(nn.Module):
             The state for the next step. None if a gradient, or what would be added, is not finite or may not be:
             nothing has changed then, and :meth:`forward` shows what it is.
         """
-        if feedback.gradients is not None and feedback.gradients.count_non_finite():
-            return None
         delta, new_state = self(gaussians, feedback, state)
-        if delta.count_non_finite():
+        # Both at once: a GPU works on while the host learns of it.
+        if not delta.all_finite(*([] if feedback.gradients is None else [feedback.gradients])):
             return None
         for name, value in delta.items():
             getattr(gaussians, name).add_(value)

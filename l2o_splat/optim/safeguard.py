@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from l2o_splat.devices import Remembered
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.rule import Columns, Feedback, RuleState, UpdateRule, nested_moments
 from l2o_splat.optim.wrapped import WrappedRule
@@ -37,6 +38,7 @@ class SafeguardedRule(WrappedRule):
     def __init__(self, rule: UpdateRule, fallback: UpdateRule) -> None:
         super().__init__(rule)
         self.fallback = fallback
+        self._fall = Remembered()
 
     def around(self, rule: UpdateRule) -> SafeguardedRule:
         return SafeguardedRule(rule, self.fallback)
@@ -78,7 +80,7 @@ class SafeguardedRule(WrappedRule):
         """
         losses = state["losses"]
         if "remembered" not in state:
-            since = feedback.step - int(losses[FALL])
+            since = feedback.step - self._fall(lambda: int(losses[FALL]), losses)
             return "fallback", self.fallback, replace(feedback, step=since), RuleState({}, {"losses": losses})
         remembered = state["remembered"]
         if feedback.loss is not None:
@@ -87,9 +89,10 @@ class SafeguardedRule(WrappedRule):
                 losses[BEST] = feedback.loss
             elif feedback.step % INTERVAL == 0:
                 mean, best = losses[SUM] / INTERVAL, losses[BEST]
-                if mean > (1 + TOLERANCE) * best:
+                risen, fallen = torch.stack([mean > (1 + TOLERANCE) * best, mean < best]).tolist()
+                if risen:
                     return None
-                if mean < best:
+                if fallen:
                     remembered = gaussians.detach().pack()
                     losses[BEST] = mean
                 losses[SUM] = 0

@@ -19,6 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
+from l2o_splat.devices import sent_like
 from l2o_splat.gaussians import FIELDS, SH_C0, Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
@@ -97,6 +98,11 @@ class L2OModel(SplatfactoModel):
     def gaussians(self) -> Gaussians:
         """The parameters; gradients flow into them."""
         return Gaussians.from_mapping(self.gauss_params)
+
+    @property
+    def background_here(self) -> Float[Tensor, " 3"]:
+        """Colour behind the scene, sRGB 0 to 1, where the scene is."""
+        return sent_like(self.background, self.gauss_params["means"])
 
     def set_background(self, background_color: Tensor) -> None:
         """Ignored: the viewer sets its own colour while it draws, which would change training and checkpoints."""
@@ -195,7 +201,7 @@ class L2OModel(SplatfactoModel):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Evidence | None]:
         """Draw some cameras and compare: loss (mean over pixels, sum over views), metrics and evidence of a step.
 
-        Masked pixels count in neither. There is no PSNR if nothing counts in any view.
+        Masked pixels count in neither. If nothing counts in any view there is no PSNR, or a NaN on a GPU.
 
         Args:
             shown: The photographs of the step, one entry per image size.
@@ -221,6 +227,9 @@ class L2OModel(SplatfactoModel):
     def _step_metrics(self, squared_errors: list[Float[Tensor, " v"]]) -> dict[str, Tensor]:
         metrics = {"gaussian_count": torch.tensor(float(self.num_points))}
         errors = torch.cat(squared_errors)
+        if not errors.is_cpu:
+            # To leave the number out where nothing counts, the host would have to wait for the device.
+            return metrics | {"psnr": (-10 * torch.log10(errors)).nanmean()}
         errors = errors[~errors.isnan()]
         if len(errors):
             metrics["psnr"] = -10 * torch.log10(errors).mean()
@@ -259,7 +268,7 @@ class L2OModel(SplatfactoModel):
             "rgb": rendering.rgb[0].clamp(0, 1),
             "depth": torch.where(alpha > 0, depth, depth.detach().max()),
             "accumulation": alpha,
-            "background": self.background.to(self.device).expand(cameras.height, cameras.width, 3),
+            "background": self.background_here.expand(cameras.height, cameras.width, 3),
         }
         if self.precision is not None and not self.training:
             uncertainty = self.relative_uncertainty()[visible]
@@ -279,7 +288,7 @@ class L2OModel(SplatfactoModel):
 
     def _nothing(self, height: int, width: int) -> dict[str, Tensor]:
         """The outputs of an image in which nothing is seen."""
-        background, empty = self.background.to(self.device), torch.zeros(height, width, 1, device=self.device)
+        background, empty = self.background_here, torch.zeros(height, width, 1, device=self.device)
         outputs = {name: background.expand(height, width, 3) for name in ("rgb", "background")}
         outputs |= {"depth": empty, "accumulation": empty}
         return outputs if self.precision is None else outputs | {"uncertainty": empty}
@@ -293,20 +302,20 @@ class L2OModel(SplatfactoModel):
 
     def get_metrics_dict(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
         rendered = outputs["rgb"]
-        photograph, mask = photograph_and_mask(batch, self.background.to(self.device))
+        photograph, mask = photograph_and_mask(batch, self.background_here)
         metrics, quality = {"gaussian_count": torch.tensor(self.num_points)}, psnr(rendered, photograph, mask)
         return metrics if quality is None else {"psnr": torch.tensor(quality)} | metrics
 
     def get_loss_dict(self, outputs: dict, batch: dict, metrics_dict: dict | None = None) -> dict[str, Tensor]:
         rendered = outputs["rgb"]
-        photograph, mask = photograph_and_mask(batch, self.background.to(self.device))
+        photograph, mask = photograph_and_mask(batch, self.background_here)
         masks = None if mask is None else mask[None]
         return {self.config.loss: self._image_loss(rendered[None], photograph[None], masks)}
 
     def get_image_metrics_and_images(self, outputs: dict, batch: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Quality of one view, as far as its pixels count, and the photograph beside the render."""
         rendered = outputs["rgb"]
-        photograph, mask = photograph_and_mask(batch, self.background.to(self.device))
+        photograph, mask = photograph_and_mask(batch, self.background_here)
         measures = {"psnr": psnr, "ssim": ssim, "lpips": self.lpips}
         found = {name: measure(rendered, photograph, mask) for name, measure in measures.items()}
         metrics = {name: value for name, value in found.items() if value is not None}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from l2o_splat import threads
+from l2o_splat.devices import sent_like
 from l2o_splat.plugin.dataset import UNDERLAY
 from l2o_splat.reduction import reduced_photograph, reduced_size
 from l2o_splat.views import PinholeCameras, StoredPhotographs, image_of_stored, opencv_from_opengl
@@ -43,7 +45,9 @@ class Pinholes:
 
     def cameras(self, indices: list[int]) -> PinholeCameras:
         """Cameras of one size."""
-        return PinholeCameras(self.viewmats[indices], self.Ks[indices], *self.sizes[indices[0]])
+        # One by one: an index of several would have to be sent to a GPU, which waits for what it is doing.
+        viewmats, Ks = (torch.stack([matrices[i] for i in indices]) for matrices in (self.viewmats, self.Ks))
+        return PinholeCameras(viewmats, Ks, *self.sizes[indices[0]])
 
 
 class ReducedPhotographs:
@@ -99,4 +103,4 @@ def on_background(background: Tensor, data: dict) -> dict:
 
 def _background(data: dict, background: Tensor) -> Tensor:
     """What is put under a photograph with alpha: a colour that the capture names, else ``background``."""
-    return data[UNDERLAY].to(background) if UNDERLAY in data else background
+    return sent_like(data[UNDERLAY], background) if UNDERLAY in data else background

@@ -161,7 +161,7 @@ class L2OPipeline(VanillaPipeline):
         if self._optimizer.rule.needs.only_context:
             photographs = [self._start.context]
         else:
-            photographs = self.datamanager.next_train_photographs(step, self.model.background.to(self.device), scale)
+            photographs = self.datamanager.next_train_photographs(step, self.model.background_here, scale)
         wanted = self._optimizer.evidence_kinds
         loss_dict, metrics_dict, self._optimizer.evidence = self.model.step_loss(photographs, drawn, wanted)
         self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in photographs)

@@ -62,6 +62,11 @@ class RunEstimate:
         """The update of the scene is done."""
         self._in_rule = self.now() - self._rule_begin
 
+    @property
+    def is_young(self) -> bool:
+        """Whether the run is in its first steps, whose times of the rule do where it costs time to take them."""
+        return self._done <= 2 * MEASURED_STEPS
+
     @contextmanager
     def left_out(self) -> Iterator[None]:
         """What happens inside does not count."""

@@ -21,6 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.budget import BudgetClock
 from l2o_splat.budget.clock import CLOCKS, ClockKind
+from l2o_splat.devices import wait_for
 from l2o_splat.errors import L2OError
 from l2o_splat.files import write_text_whole
 from l2o_splat.plugin.checkpoints import checkpoint_path, open_checkpoint
@@ -107,13 +108,19 @@ class L2OTrainer(Trainer):
         steps = range(optimizer.inner_step, optimizer.inner_step + (self.plan.num_steps or 0))
         estimate = RunEstimate([optimizer.rule.work_at(step) for step in steps], CONSOLE.log)
 
+        on_cpu = torch.device(self.device).type == "cpu"
+
         def begins(*_) -> None:
-            if self.device.startswith("cuda"):
-                torch.cuda.synchronize()
-            estimate.rule_begins()
+            if on_cpu or estimate.is_young:
+                wait_for(self.device)
+                estimate.rule_begins()
+
+        def ends(*_) -> None:
+            if on_cpu or estimate.is_young:
+                estimate.rule_ends()
 
         optimizer.register_step_pre_hook(begins)
-        optimizer.register_step_post_hook(lambda *_: estimate.rule_ends())
+        optimizer.register_step_post_hook(ends)
         return estimate
 
     def _publish_plan(self) -> None:

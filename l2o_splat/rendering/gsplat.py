@@ -6,6 +6,7 @@ from types import ModuleType
 
 import torch
 
+from l2o_splat.devices import numbers_like
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering import reference
@@ -24,7 +25,7 @@ def render(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettin
         ValueError: If the tensors are not float32 on CUDA, or ``cameras.Ks`` require a gradient.
         ImportError: If gsplat is missing.
     """
-    if gaussians.device.type != "cuda" or gaussians.means.dtype != torch.float32:
+    if not _can_draw(gaussians):
         raise ValueError(
             f"The Gaussians are {gaussians.means.dtype} on {gaussians.device}; the gsplat backend needs float32 "
             "on CUDA: move them, or use the 'cpu' or 'reference' backend."
@@ -52,11 +53,15 @@ def render(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettin
         eps2d=settings.eps2d,
         sh_degree=settings.drawn_degree(gaussians.sh_degree),
         packed=False,
-        backgrounds=gaussians.means.new_tensor(settings.background).expand(len(cameras), 3).contiguous(),
+        backgrounds=numbers_like(gaussians.means, settings.background).expand(len(cameras), 3).contiguous(),
         render_mode="RGB+ED" if settings.depth else "RGB",
         rasterize_mode=settings.rasterize_mode,
     )
     return Rendering(images[..., :3], alpha, images[..., 3:] if settings.depth else None)
+
+
+def _can_draw(gaussians: Gaussians) -> bool:
+    return gaussians.device.type == "cuda" and gaussians.means.dtype == torch.float32
 
 
 def _gsplat() -> ModuleType:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from l2o_splat.devices import numbers_like
 from l2o_splat.nets.point_transformer import Mlp
 from l2o_splat.nets.resplat.config import RELEASED_CNN_WIDTHS, VARIANTS
 
@@ -30,7 +31,8 @@ TEMPERATURE = 10000.0
 
 def imagenet_normalised(images: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 3 h w"]:
     """Normalise images of 0 to 1 as networks trained on ImageNet expect it."""
-    return (images - images.new_tensor(IMAGENET_MEAN)[:, None, None]) / images.new_tensor(IMAGENET_STD)[:, None, None]
+    mean, std = (numbers_like(images, numbers)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
 
 
 def resize(maps: Float[Tensor, "v c h w"], size: tuple[int, int]) -> Float[Tensor, "v c h2 w2"]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from l2o_splat.devices import numbers_like
 from l2o_splat.gaussians import SH_C0, Gaussians
 from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.config import NUMBERS_PER_GAUSSIAN, ReSplatConfig
@@ -69,7 +70,7 @@ class CameraGaussians:
         return Gaussians(
             means=self.means,
             scales=self.scales.log(),
-            quats=quaternion_product(view_quats, self.rotations[:, [3, 0, 1, 2]]),
+            quats=quaternion_product(view_quats, self.rotations.roll(1, dims=1)),
             opacities=self.opacity_logits,
             features_dc=harmonics[:, 0],
             features_rest=harmonics[:, 1:],
@@ -81,7 +82,7 @@ class CameraGaussians:
         return cls(
             means=gaussians.means,
             scales=gaussians.scales.exp(),
-            rotations=quaternion_product(conjugate(view_quats), gaussians.quats)[:, [1, 2, 3, 0]],
+            rotations=quaternion_product(conjugate(view_quats), gaussians.quats).roll(-1, dims=1),
             opacity_logits=gaussians.opacities,
             harmonics=gaussians.sh.mT,
         )
@@ -191,12 +192,12 @@ def _places(
     """Camera z of points in every view, their pixel (x and y in units of the image size), and whether they are in front
     of the camera and inside the image."""
     pixels, depth = cameras.project(means)
-    return depth, pixels / pixels.new_tensor([cameras.width, cameras.height]), cameras.inside(pixels, depth)
+    return depth, pixels / numbers_like(pixels, (cameras.width, cameras.height)), cameras.inside(pixels, depth)
 
 
 def _cells(place: Float[Tensor, "*n 2"], grid: tuple[int, int]) -> Int[Tensor, "*n"]:
     """Cells of one view, counted row by row; places outside the image get a cell at the border."""
-    column, row = (place * place.new_tensor([grid[1], grid[0]])).nan_to_num().long().unbind(-1)
+    column, row = (place * numbers_like(place, (grid[1], grid[0]))).nan_to_num().long().unbind(-1)
     return row.clamp(0, grid[0] - 1) * grid[1] + column.clamp(0, grid[1] - 1)
 
 
@@ -229,8 +230,8 @@ class CellUnits:
         in_camera = torch.einsum("nij,nj->ni", viewmats[:, :3, :3], gaussians.means) + viewmats[:, :3, 3]
         depth = in_camera[:, 2]
         # The median, because a mean would depend on the order of summation.
-        usual = depth[depth > 0].median() if (depth > 0).any() else depth.new_ones(())
-        depth = depth.clamp(min=float(NEAREST * usual))
+        usual = torch.where(depth > 0, depth, torch.nan).nanmedian().nan_to_num(nan=1.0).detach()
+        depth = depth.clamp(min=NEAREST * usual)
         length = gaussians.rotations.norm(dim=1, keepdim=True).clamp(min=1e-8)
         turn = torch.where(gaussians.rotations[:, 3:] < 0, -length, length)
         return cls(viewmats[:, :3, :3], in_camera, depth, depth / cell_focal(cameras, grid)[view], turn)
