@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from l2o_splat.losses import views_at_once
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.errors import OptionError
 
@@ -139,7 +140,7 @@ class MemoryPlan:
     host: dict[str, int]
     """By what they are for."""
     card: dict[str, int]
-    """The same on the card, where a run has one and the photographs do not fit on it."""
+    """The same on the card, where a run has one and the photographs do not fit on it; Gaussians are not counted."""
     scratch: int
     """On disk."""
 
@@ -169,8 +170,25 @@ def memory_plan(
         "being decoded": LOADERS * COPIES_IN_DECODING * photograph,
     }
     # Each photograph is copied as it is stored, then made floats.
-    card = {"images of a step": step * pixels * 3 * 4, "masks of a step": step * pixels * 4 * masks, "copy": photograph}
+    card = {
+        "images of a step": step * pixels * 3 * 4,
+        "masks of a step": step * pixels * 4 * masks,
+        "copy": photograph,
+        "renders": step * pixels * 4 * 4,
+        "loss": pixels * loss_bytes(step, min(step, views_at_once(height, width)), masks),
+    }
     return MemoryPlan(host, card, streamed * photograph)
+
+
+def loss_bytes(views: int, together: int, masks: bool) -> int:
+    """Bytes a pixel that the torch loss takes at most, its gradient included.
+
+    Args:
+        views: Of a step.
+        together: How many are compared at a time.
+        masks: Whether they have masks.
+    """
+    return (72 + 32 * masks) * views + 112 * together
 
 
 def _available_on_host() -> int:

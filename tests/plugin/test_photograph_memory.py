@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
+from l2o_splat import losses
 from l2o_splat.plugin import photograph_memory
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
@@ -20,6 +24,7 @@ from l2o_splat.plugin.photograph_memory import (
     LOADERS,
     MemoryBudget,
     PhotographMemory,
+    loss_bytes,
     memory_plan,
 )
 from l2o_splat.plugin.photograph_store import PhotographStore, ReadAhead, size_in_bytes
@@ -266,6 +271,46 @@ def test_the_plan_is_what_is_allocated(tiny_capture):
     assert size_in_bytes(manager.cached_train[0]) == plan.card["copy"]
     decoding = plan.host["being decoded"]
     assert decoding == LOADERS * COPIES_IN_DECODING * (PHOTOGRAPH + WIDTH * HEIGHT)
+
+
+class LivingBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_flatten(made)[0]:
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage._cdata not in self._sizes:
+                self._sizes[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._gone, storage._cdata)
+        return made
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("views", "together"), [(8, 1), (3, 1), (4, 4)])
+def test_the_loss_takes_what_the_plan_says(monkeypatch, masked, views, together):
+    """With the operations that a card runs, for views that are compared one by one and together."""
+    height, width = 80, 120
+    monkeypatch.setattr(losses, "numba_works", lambda: False)
+    monkeypatch.setattr(losses, "PIXELS_AT_ONCE", together * height * width)
+    generator = torch.Generator().manual_seed(0)
+    rendered, images = torch.rand(2, views, height, width, 3, generator=generator)
+    masks = (torch.rand(views, height, width, 1, generator=generator) > 0.01).float() if masked else None
+    rendered.requires_grad_()
+    with LivingBytes() as living:
+        losses.photometric_loss(rendered, images, masks).backward()
+    planned = height * width * loss_bytes(views, together, masked)
+    assert 0.7 * planned < living.most < planned
 
 
 PROGRAM = """
