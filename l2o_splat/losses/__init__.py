@@ -35,6 +35,10 @@ WINDOW_WEIGHTS = [height / sum(_HEIGHTS) for height in _HEIGHTS]
 C1, C2 = 0.01**2, 0.03**2
 """Stabilisers of SSIM for intensities in 0..1 (Wang et al. 2004, equations 6 and 9)."""
 
+PIXELS_AT_ONCE = 2**24
+"""Views are compared together up to so many pixels in all, and one by one if they are larger: SSIM takes 180 bytes a
+pixel while it is computed and 48 afterwards, and a card has memory for a few views of 12 megapixels, not for eight."""
+
 
 def photometric_loss(
     rendered: Float[Tensor, "v h w 3"],
@@ -61,7 +65,21 @@ def photometric_loss(
     if _fused_view_loss() is not None and all(t.dtype == torch.float32 and t.is_cpu for t in (rendered, images)):
         needed = rendered.requires_grad and torch.is_grad_enabled()
         return _FusedLoss.apply(rendered, images, masks, ssim_weight, needed)
-    rendered, images, counted = _prepare(rendered, images, masks)
+    at_once = views_at_once(*rendered.shape[1:3])
+    parts = rendered.split(at_once)
+    masks_of_parts = [None] * len(parts) if masks is None else masks.split(at_once)
+    return sum(
+        _loss_in_torch(*_prepare(*part), ssim_weight)
+        for part in zip(parts, images.split(at_once), masks_of_parts, strict=True)
+    )
+
+
+def views_at_once(height: int, width: int) -> int:
+    """Views of a size that the torch version compares together."""
+    return max(PIXELS_AT_ONCE // max(height * width, 1), 1)
+
+
+def _loss_in_torch(rendered: Tensor, images: Tensor, counted: Tensor | None, ssim_weight: float) -> Tensor:
     loss = (1 - ssim_weight) * _l1(rendered, images, counted)
     if ssim_weight:
         loss = loss + ssim_weight * _ssim_loss(rendered, images, counted)

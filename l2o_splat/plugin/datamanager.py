@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +24,10 @@ from l2o_splat.plugin.dataset import CheckedDataset
 from l2o_splat.plugin.large_coordinates import OFFSET, check_rounding
 from l2o_splat.plugin.option_checks import check_data_options, check_image_sizes
 from l2o_splat.plugin.parsers import checked_parser, is_checked
-from l2o_splat.plugin.photographs import Pinholes, ReducedPhotographs, on_background, stored_photographs
+from l2o_splat.plugin.photograph_loading import announce_streaming, expected_bytes, load_photographs
+from l2o_splat.plugin.photograph_memory import PhotographMemory, check_cache_gib
+from l2o_splat.plugin.photograph_store import PhotographStore
+from l2o_splat.plugin.photographs import HeldOutViews, Pinholes, ScaledPhotographs, on_background, stored_photographs
 from l2o_splat.plugin.rendered_datasets import (
     ComparedDataset,
     NoPixelSampler,
@@ -60,6 +62,9 @@ class L2ODataManagerConfig(FullImageDatamanagerConfig):
     """Another seed gives another order of views."""
     cache_images_type: Literal["uint8", "float32"] = "uint8"
     """How photographs lie in memory; uint8 needs a quarter. Undistorted ones are rounded to it."""
+    cache_gib: float | None = None
+    """Host memory for photographs, GiB. None takes half of what is available and at most 5; what does not fit lies in a
+    scratch file on disk (TMPDIR names its folder)."""
     # Drawing views is ours; nerfstudio's own options for it would have no effect.
     train_cameras_sampling_strategy: tyro.conf.Suppress[Literal["random", "fps"]] = "random"
     train_cameras_sampling_seed: tyro.conf.Suppress[int] = 42
@@ -95,7 +100,7 @@ class UnreadDataset:
 
 
 class L2ODataManager(FullImageDatamanager[CheckedDataset]):
-    """Photographs cached on the device, handed out as :class:`Views`.
+    """Photographs in memory, and on disk as far as they do not fit, handed out as :class:`Views`.
 
     Raises:
         CaptureError: when the capture cannot be trained on; see :mod:`l2o_splat.plugin.capture_checks`.
@@ -111,6 +116,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         data = config.data or config.dataparser.data
         check_data_path(data, trained=config.saved_capture is not None)
         check_data_options(config)
+        check_cache_gib(config.cache_gib)
         check_format(config.dataparser, data)
         with checked_parser(config.dataparser):
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)
@@ -201,7 +207,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         if hasattr(self, "train_cameras"):
             moved = self.train_dataset.cameras.camera_to_worlds
             self.train_cameras.camera_to_worlds = moved.to(self.train_cameras.camera_to_worlds)
-        for made_of_cameras in ("view_sampler", "_pinholes"):
+        for made_of_cameras in ("view_sampler", "_views", "_pinholes"):
             self.__dict__.pop(made_of_cameras, None)
 
     def create_train_dataset(self) -> CheckedDataset:
@@ -225,33 +231,29 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
             CONSOLE.log("The capture holds no image out for evaluation, so no held-out quality will be reported.")
         return dataset
 
-    def _load_images(self, split, cache_images_device):
-        dataset = {"train": self.train_dataset, "eval": self.eval_dataset}[split]
+    def _load_images(self, split: Literal["train", "eval"], cache_images_device: str) -> PhotographStore:
+        del cache_images_device  # As the budget says.
+        dataset = ShownDataset.within({"train": self.train_dataset, "eval": self.eval_dataset}[split])
         dataset.prepare()
-        # nerfstudio pins memory when it caches on the CPU, which needs CUDA.
-        on_cpu = torch.device(self.device).type == "cpu"
-        with self._own_datasets():
-            images = super()._load_images(split, "gpu" if on_cpu else cache_images_device)
-        if images and "mask" in images[0]:
-            dataset.check_kept([data["mask"] for data in images])
-        dataset.cached = images
-        return images
+        dataset.cached = load_photographs(dataset, self._memory, self.config.cache_images_type, split)
+        self.train_cameras = ShownDataset.within(self.train_dataset).cameras.to(self.device)
+        return dataset.cached
+
+    @cached_property
+    def _memory(self) -> PhotographMemory:
+        """Where photographs are kept, which all of them share."""
+        datasets = map(ShownDataset.within, (self.train_dataset, self.eval_dataset))
+        total = sum(expected_bytes(dataset, self.config.cache_images_type) for dataset in datasets)
+        on_card = self.config.cache_images == "gpu"
+        memory = PhotographMemory.of(total, self.device, on_card, self.config.cache_gib)
+        announce_streaming(total, memory)
+        return memory
 
     @property
-    def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict]]:
+    def fixed_indices_eval_dataloader(self) -> HeldOutViews:
         """Cameras and photographs of the views held out."""
-        with self._own_datasets():
-            return super().fixed_indices_eval_dataloader
-
-    @contextmanager
-    def _own_datasets(self) -> Iterator[None]:
-        """Use the photographs with their own cameras, whatever `ns-render` is shown."""
-        shown = self.train_dataset, self.eval_dataset
-        self.train_dataset, self.eval_dataset = map(ShownDataset.within, shown)
-        try:
-            yield
-        finally:
-            self.train_dataset, self.eval_dataset = shown
+        photographs = self.cached_eval  # Undistorting changes cameras.
+        return HeldOutViews(ShownDataset.within(self.eval_dataset).cameras.to(self.device), photographs)
 
     @cached_property
     def view_sampler(self) -> ViewSampler:
@@ -261,7 +263,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
 
     def next_train(self, step: int) -> tuple[Cameras, dict]:
         """Cameras of the step, and under ``"views"`` their photographs in nerfstudio's form."""
-        indices = self.view_sampler.views(step)
+        indices = self._views(step)
         return self.train_cameras[torch.tensor(indices)], {"views": [self.cached_train[i] for i in indices]}
 
     @cached_property
@@ -271,8 +273,13 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         return Pinholes.of(self.train_cameras)
 
     @cached_property
-    def _reduced(self) -> ReducedPhotographs:
-        return ReducedPhotographs(self.cached_train)
+    def _scaled(self) -> ScaledPhotographs:
+        return ScaledPhotographs(self.cached_train)
+
+    @cached_property
+    def _views(self) -> Callable[[int], list[int]]:
+        """Views of a step; the sampler would replay all steps for one that it was asked for already."""
+        return lru_cache(maxsize=4)(self.view_sampler.views)
 
     def usable_scale(self, scale: float) -> float:
         """The scale that a step uses when this one is asked for: the same for all photographs.
@@ -292,8 +299,10 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
                 photographs are kept until a step asks for another scale.
         """
         scale = self.usable_scale(scale)
-        self._reduced.keep(scale)
-        return self.photographs_by_size(self.view_sampler.views(step), background, scale)
+        self._scaled.keep(scale)
+        photographs = self.photographs_by_size(self._views(step), background, scale)
+        self._scaled.read_ahead(self._views(step + 1))
+        return photographs
 
     def all_train_photographs(self, background: Tensor) -> list[StoredPhotographs]:
         """All training photographs, see :meth:`next_train_photographs`."""
@@ -315,12 +324,8 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     def train_photographs(self, indices: list[int], background: Tensor, scale: float = 1.0) -> StoredPhotographs:
         """Training photographs of one size, see :meth:`next_train_photographs`."""
         cameras, scale = self._pinholes.cameras(indices), self.usable_scale(scale)
-        if scale == 1:
-            photographs = [self.cached_train[i] for i in indices]
-        else:
-            cameras = reduced_cameras(cameras, *reduced_size(scale, cameras.width, cameras.height))
-            photographs = self._reduced.photographs(indices, scale)
-        return stored_photographs(cameras.to(background.device), photographs, background)
+        cameras = reduced_cameras(cameras, *reduced_size(scale, cameras.width, cameras.height))
+        return stored_photographs(cameras.to(background.device), self._scaled.photographs(indices, scale), background)
 
     def train_views(self, indices: list[int], background: Tensor) -> Views:
         """Training views of one size, see :meth:`next_train_photographs`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,7 @@ class CheckedDataset(InputDataset):
     companions: tuple[CheckedDataset, ...] = ()
     """Datasets of other photographs of the same capture, which help to decide how photographs are turned."""
 
-    cached: list[dict] | None = None
+    cached: Sequence[dict] | None = None
     """All photographs as they are held for training, undistorted; None if they have not been read so far."""
 
     def __getitem__(self, image_idx: int) -> dict:
@@ -125,16 +126,16 @@ class CheckedDataset(InputDataset):
         data.update(self.get_metadata(data))
         return data
 
-    def check_kept(self, masks: list[Tensor]) -> None:
+    def check_kept(self, kept: list[bool]) -> None:
         """Warn of photographs whose mask leaves nothing, and refuse a capture in which all do.
 
         Args:
-            masks: One mask per photograph, as they are used.
+            kept: Whether anything is left of each photograph, as it is used.
         """
         paths = self._dataparser_outputs.mask_filenames
-        empty = [path for path, mask in zip(paths, masks, strict=True) if not mask.any()]
-        if not empty:
+        if paths is None or all(kept):
             return
+        empty = [path for path, is_kept in zip(paths, kept, strict=True) if not is_kept]
         if len(empty) == len(paths):
             raise CaptureError(
                 f"All {len(paths)} masks leave no pixel of their photographs (the first is {paths[0]}); white is kept "

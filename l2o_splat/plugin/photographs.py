@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from l2o_splat import threads
 from l2o_splat.devices import sent_like
 from l2o_splat.plugin.dataset import UNDERLAY
+from l2o_splat.plugin.photograph_store import PhotographStore, ReadAhead, size_in_bytes
 from l2o_splat.reduction import reduced_photograph, reduced_size
 from l2o_splat.views import PinholeCameras, StoredPhotographs, image_of_stored, opencv_from_opengl
 
@@ -50,30 +51,46 @@ class Pinholes:
         return PinholeCameras(viewmats, Ks, *self.sizes[indices[0]])
 
 
-class ReducedPhotographs:
-    """Photographs reduced to one scale, each made when it is first asked for.
+class ScaledPhotographs:
+    """Photographs at any scale; those reduced to the scale of the steps are made once, as far as memory allows.
 
     Args:
         full: The photographs in nerfstudio's form, at the size of the capture.
     """
 
-    def __init__(self, full: Sequence[dict]) -> None:
+    def __init__(self, full: PhotographStore) -> None:
         self._full = full
-        self._scale = 1.0
+        self._go_to(1.0)
+
+    def _go_to(self, scale: float) -> None:
+        self._scale, self._budget = scale, self._full.memory.reduced()
         self._kept: dict[int, dict] = {}
+        self._ahead = ReadAhead(lambda index: reduced(self._full.read(index), scale))
 
     def keep(self, scale: float) -> None:
         """Keep what is made at this scale from now on, and let go of what was made at another one."""
         if scale != self._scale:
-            self._scale, self._kept = scale, {}
+            self._full.read_ahead([])
+            self._ahead.start([])
+            self._go_to(scale)
+
+    def read_ahead(self, indices: list[int]) -> None:
+        """Begin with photographs that will be asked for next at the scale that is kept, if they are on disk."""
+        if self._scale == 1:
+            self._full.read_ahead(indices)
+        else:
+            self._ahead.start([i for i in indices if i not in self._kept and self._full.is_on_disk(i)])
 
     def photographs(self, indices: list[int], scale: float) -> list[dict]:
-        """Photographs at a scale below 1, in nerfstudio's form."""
-        kept = self._kept if scale == self._scale else {}
-        missing = [index for index in dict.fromkeys(indices) if index not in kept]
-        made = threads.run(lambda job: reduced(self._full[missing[job]], scale), len(missing))
-        kept.update(zip(missing, made, strict=True))
-        return [kept[index] for index in indices]
+        """Photographs in nerfstudio's form."""
+        if scale == 1:
+            return [self._full[index] for index in indices]
+        if scale != self._scale:
+            return threads.run(lambda job: reduced(self._full.read(indices[job]), scale), len(indices))
+        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
+        made = dict(zip(missing, threads.run(lambda job: self._ahead.get(missing[job]), len(missing)), strict=True))
+        self._kept.update({index: data for index, data in made.items() if self._budget.take(size_in_bytes(data))})
+        return [made[index] if index in made else self._kept[index] for index in indices]
 
 
 def reduced(data: dict, scale: float) -> dict:
@@ -104,3 +121,25 @@ def on_background(background: Tensor, data: dict) -> dict:
 def _background(data: dict, background: Tensor) -> Tensor:
     """What is put under a photograph with alpha: a colour that the capture names, else ``background``."""
     return sent_like(data[UNDERLAY], background) if UNDERLAY in data else background
+
+
+class HeldOutViews(Sequence[tuple[Cameras, dict]]):
+    """Cameras and photographs of the views held out, each on the device of the run while it is looked at.
+
+    Args:
+        cameras: Undistorted, on that device.
+        photographs: In nerfstudio's form.
+    """
+
+    def __init__(self, cameras: Cameras, photographs: Sequence[dict]) -> None:
+        self._cameras, self._photographs = cameras, photographs
+
+    def __len__(self) -> int:
+        return len(self._photographs)
+
+    def __getitem__(self, index: int) -> tuple[Cameras, dict]:
+        data = self._photographs[index]
+        return self._cameras[index : index + 1], data | {"image": data["image"].to(self._cameras.device)}
+
+    def __iter__(self) -> Iterator[tuple[Cameras, dict]]:
+        return (self[index] for index in range(len(self)))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from l2o_splat import losses
 from l2o_splat.losses import C1, C2, l1, photometric_loss, ssim_loss, ssim_map
 
 FIXTURE = Path(__file__).resolve().parents[3] / "shared" / "golden" / "learn2splat_a.pt"
@@ -66,6 +67,20 @@ def test_views_are_summed():
     x, y = pair(views=3)
     apart = sum(photometric_loss(x[v : v + 1], y[v : v + 1]) for v in range(3))
     torch.testing.assert_close(photometric_loss(x, y), apart)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_large_views_are_compared_one_by_one(monkeypatch, masked):
+    x, y = pair(views=5, dtype=torch.float64)
+    masks = (torch.rand(5, 17, 20, 1, generator=torch.Generator().manual_seed(1)) > 0.02).double() if masked else None
+    found = []
+    for pixels in (2**24, 2 * 17 * 20, 1):
+        monkeypatch.setattr(losses, "PIXELS_AT_ONCE", pixels)
+        rendered = x.clone().requires_grad_()
+        loss = photometric_loss(rendered, y, masks)
+        found.append((loss.detach(), *torch.autograd.grad(loss, rendered)))
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
 
 
 @pytest.mark.parametrize("garbage", [7.0, float("nan"), float("inf")])

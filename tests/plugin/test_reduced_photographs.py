@@ -3,45 +3,20 @@
 import gc
 import weakref
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from l2o_splat.reduction import reduced_photograph
-from tests.plugin.captures import data_manager, edit_transforms
+from tests.plugin.captures import data_manager
+from tests.plugin.noise_capture import write_noise
 
 BLACK = torch.zeros(3)
-
-
-def enlarge(capture, masks=False, alpha=False, sizes=((192, 144),)) -> None:
-    """Give the photographs noise at larger sizes, with cameras to match; a band of them is masked or transparent."""
-    random = np.random.default_rng(0)
-
-    def edit(meta):
-        for number, frame in enumerate(meta["frames"]):
-            width, height = sizes[number % len(sizes)]
-            pixels = random.integers(256, size=(height, width, 3), dtype=np.uint8)
-            image = Image.fromarray(pixels)
-            band = Image.new("L", (width, height), 255)
-            band.paste(0, (40, 0, 61, height))
-            if alpha:
-                image.putalpha(band)
-            image.save(capture / frame["file_path"])
-            frame.update(w=width, h=height, cx=width / 2 + 0.5, cy=height / 2, fl_x=200.0, fl_y=201.0)
-            if masks:
-                frame["mask_path"] = f"mask-{number}.png"
-                band.save(capture / frame["mask_path"])
-        for name in ("w", "h", "cx", "cy", "fl_x", "fl_y"):
-            meta.pop(name)
-
-    edit_transforms(capture, edit)
 
 
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("alpha", [False, True])
 def test_a_step_sees_reduced_photographs_of_the_same_views(tiny_capture, masks, alpha):
-    enlarge(tiny_capture, masks, alpha)
+    write_noise(tiny_capture, masks=masks, alpha=alpha)
     manager = data_manager(tiny_capture)
     (full,), (found,) = (manager.next_train_photographs(3, BLACK, scale) for scale in (1.0, 0.5))
     assert (found.cameras.width, found.cameras.height) == (96, 72)
@@ -56,7 +31,7 @@ def test_a_step_sees_reduced_photographs_of_the_same_views(tiny_capture, masks, 
 
 
 def test_what_is_handed_out_depends_on_the_arguments_alone(tiny_capture):
-    enlarge(tiny_capture, sizes=((192, 144), (180, 150)))
+    write_noise(tiny_capture, sizes=((192, 144), (180, 150)))
     order = [(0, 0.5), (1, 0.5), (1, 1.0), (0, 0.5), (2, 2 / 3), (1, 2 / 3), (1, 0.5), (1, 1.0)]
     manager = data_manager(tiny_capture)
     for step, scale in order:
@@ -69,7 +44,7 @@ def test_what_is_handed_out_depends_on_the_arguments_alone(tiny_capture):
 
 
 def test_each_photograph_is_made_once_and_let_go_with_its_scale(tiny_capture):
-    enlarge(tiny_capture)
+    write_noise(tiny_capture)
     manager = data_manager(tiny_capture)
     first = manager.train_photographs([0, 1], BLACK, 0.5)
     assert first.stored[0] is not manager.train_photographs([0], BLACK, 0.5).stored[0]  # No step is at this scale.
@@ -87,7 +62,7 @@ def test_each_photograph_is_made_once_and_let_go_with_its_scale(tiny_capture):
 
 def test_one_scale_for_all_photographs(tiny_capture):
     """The smallest ones say how far a step may go, so that what is blurred at the scale is blurred in all."""
-    enlarge(tiny_capture, sizes=((192, 144), (256, 128)))
+    write_noise(tiny_capture, sizes=((192, 144), (256, 128)))
     manager = data_manager(tiny_capture)
     assert manager.usable_scale(0.25) == 0.5 and manager.usable_scale(0.75) == 0.75
     sizes = [(group.cameras.width, group.cameras.height) for group in manager.next_train_photographs(0, BLACK, 0.25)]
