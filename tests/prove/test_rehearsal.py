@@ -68,10 +68,7 @@ def test_golden_fixtures_are_replayed_and_wrong_ones_found(tmp_path):
     assert numbers["resplat"]["resplat_wrong.pt"]["failed"] == ["final_state"]
 
 
-def test_benchmarks_are_run_and_read(tmp_path):
-    numbers, verdicts = rehearse("benchmark-optimizer-step", tmp_path)
-    assert verdicts[0] in ("proven", "refuted")
-    assert [row["rule"] for row in numbers["tables"][0]] == ["adam", "gain-mini"]
+def test_a_benchmark_is_run_and_read(tmp_path):
     numbers, verdicts = rehearse("benchmark-resplat", tmp_path)
     assert verdicts[0] in ("proven", "refuted") and numbers["views"] == [2, 32, 64]
 

@@ -37,7 +37,7 @@ def measure(setting: Setting) -> Numbers:
             try:
                 TrainingSteps(rule, size, capture, setting.device).milliseconds(STEPS)
                 peaks.append(memory.mib)
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 peaks.append(None)
         found[rule] = peaks
     return found
