@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -73,18 +74,20 @@ class Prove:
 
         able = [part for part in parts if not part.missing(setting)]
         left_out = {part.name: "It was not chosen (--only)." for part in PARTS if part not in parts}
-        before = {part.name: known_of(part, setting) for part in PARTS if part not in parts}
         left_out |= {part.name: f"It needs {part.missing(setting)}." for part in parts if part.missing(setting)}
-        with alone_in(setting.out):
-            records: dict[str, Record] = {}
-            for done in run_parts(able, setting, self.again, say=lambda line: print(line, flush=True)):
-                records[done.part] = done
-                waiting = {part.name: "It has not run yet." for part in able if part.name not in records}
-                # After every part, so that an interrupted run leaves a report.
-                others = {name: record for name, record in before.items() if record is not None}
-                write_report(PARTS, others | records, left_out | waiting, setting, command())
+        left_out |= {part.name: "It has not run yet." for part in able}
+        # Of earlier calls, so that the report has everything that is known, whatever this one was to run.
+        known = {part.name: record for part in PARTS if (record := known_of(part, setting)) is not None}
+        found: list[Record] = []
+        with alone_in(setting.out), _interruptible():
+            write_report(PARTS, known, left_out, setting, command())
+            for record in run_parts(able, setting, self.again, say=lambda line: print(line, flush=True)):
+                found.append(record)
+                known[record.part] = record
+                write_report(PARTS, known, left_out, setting, command())
         print(f"Report: {setting.out / HTML_NAME}")
-        return status_of(records.values(), setting.rehearsal)
+        status = status_of(found, setting.rehearsal)
+        return NOT_DECIDED if status == PROVEN and len(found) < len(able) else status
 
     def _chosen(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
         from l2o_splat.prove.errors import ProveError
@@ -94,6 +97,10 @@ class Prove:
             unknown = [name for name in names if name not in known]
             if unknown:
                 raise ProveError(f"{option} {unknown[0]}: there is no such part; choose from {', '.join(known)}.")
+            if option == "--again" and self.only and not set(names) <= set(self.only):
+                raise ProveError(
+                    f"--again {' '.join(names)} is more than --only {' '.join(self.only)}; name it in both."
+                )
         return tuple(part for part in parts if not self.only or part.name in self.only)
 
     def _check_folders(self) -> None:
@@ -124,6 +131,8 @@ def described(parts: Collection[Part], setting: Setting) -> str:
 
 def status_of(records: Collection[Record], rehearsal: bool) -> int:
     """The exit status for some records; a rehearsal is well if every part came to its end."""
+    if not records:
+        return NOT_RUN
     if rehearsal:
         return NOT_DECIDED if any(record.status in ("failed", "out of time") for record in records) else PROVEN
     verdicts = {judgement.verdict for record in records for judgement in record.judgements}
@@ -131,7 +140,16 @@ def status_of(records: Collection[Record], rehearsal: bool) -> int:
         return REFUTED
     if "not decided" in verdicts:
         return NOT_DECIDED
-    return PROVEN if verdicts else NOT_RUN
+    return PROVEN
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the part that runs, and nothing is lost of the others."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from here.")
 
 
 def _absolute(path: Path | None) -> Path | None:

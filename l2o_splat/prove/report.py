@@ -69,7 +69,7 @@ def report_values(
         {
             "rehearsal": setting.rehearsal,
             "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
-            "environment": environment() | facts | {"command": command},
+            "environment": facts | environment() | {"command": command},
             "parts": described,
         }
     )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def test_options_that_complete_a_part_show_in_the_list(tmp_path, capsys):
     [
         (["--only", "gardn"], "--only gardn: there is no such part; choose from facts, compilation"),
         (["--again", "nothing"], "--again nothing: there is no such part"),
+        (["--only", "facts", "--again", "lead"], "--again lead is more than --only facts; name it in both"),
         (["--garden", "no-such-folder"], "--garden no-such-folder is no folder"),
         (["--data", "."], "holds neither a transforms.json nor a COLMAP model"),
     ],
@@ -70,8 +72,34 @@ def test_the_exit_status_says_the_worst(tmp_path):
     assert status_of([good], False) == PROVEN == 0
     assert status_of([good, crash], False) == NOT_DECIDED == 4
     assert status_of([good, crash, odd], False) == REFUTED == 1
-    assert status_of([], False) == NOT_RUN
+    assert status_of([], False) == status_of([], True) == NOT_RUN
     assert (status_of([good], True), status_of([good, crash], True)) == (PROVEN, NOT_DECIDED)
+
+
+def test_an_interrupted_run_is_not_taken_for_a_proof(tmp_path, monkeypatch, capsys):
+    records, _ = run([part("good")], tmp_path)
+
+    def interrupted(parts, setting, again, say):
+        yield replace(records["good"], part="facts")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("l2o_splat.prove.runner.run_parts", interrupted)
+    monkeypatch.setattr("l2o_splat.commands.prove._cuda_is_here", lambda: True)
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["prove", "--out", str(out), "--only", "facts", "backends", "golden"])
+    assert caught.value.code == NOT_DECIDED
+    assert "Interrupted; the same command goes on from here." in capsys.readouterr().out
+    reasons = {one["part"]: one["reason"] for one in json.loads((out / "report.json").read_text())["parts"]}
+    assert reasons["backends"] == "It has not run yet." and "--golden DIR" in reasons["golden"]
+    assert reasons["methods"] == "It was not chosen (--only)."
+
+
+def test_nothing_that_can_run_is_not_a_proof(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("l2o_splat.commands.prove._cuda_is_here", lambda: True)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["prove", "--out", str(tmp_path / "out"), "--only", "golden"])
+    assert caught.value.code == NOT_RUN and (tmp_path / "out/report.html").exists()
 
 
 def test_a_rehearsal_runs_parts_in_their_processes_and_leaves_a_report(tmp_path):
