@@ -33,7 +33,9 @@ def worktree(commit: str) -> Iterator[Path]:
 
 def environment_of(tree: Path) -> dict[str, str]:
     """The environment of a process that imports the package of a tree."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and Path(path) != ROOT]
+    path = os.pathsep.join([str(tree), *others])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
     environment.pop("OMP_NUM_THREADS", None)
     return environment
 

@@ -4,7 +4,8 @@
 
 Each configuration runs in fresh processes, in turns in a worktree of the commit and in this tree, with the Python that
 runs this script. Processor time is that of steps on one thread, which other work on the machine hardly disturbs; time
-on the wall is that of steps on two threads. Both trees take the same steps of the same run, so that they see the same
+on the wall is that of steps on two threads. With ``--device cuda`` both are those of the host, which waits for the card
+after every step. Both trees take the same steps of the same run, so that they see the same
 views; a ratio is the median over steps of now to before. Memory is the most that a process has had. The second table
 says where the time of a step of this tree on one thread goes.
 """
@@ -78,7 +79,7 @@ def measure(tree: Path, capture: Path, options: argparse.Namespace, sampled_seco
     """Run the steps in a process whose package is that of a tree."""
     script = [sys.executable, str(ROOT / "benchmarks/step_process.py"), str(capture)]
     words = [*script, "--method", options.method, "--views", str(options.views), "--steps", str(options.steps)]
-    words += ["--seconds", str(options.seconds), "--sampled-seconds", str(sampled_seconds)]
+    words += ["--seconds", str(options.seconds), "--sampled-seconds", str(sampled_seconds), "--device", options.device]
     done = subprocess.run(
         words, env=environment_of(tree), cwd=capture, capture_output=True, text=True, timeout=options.timeout
     )
@@ -133,6 +134,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=size_of, nargs="+", default=[size_of(size) for size in SIZES])
     parser.add_argument("--numbers", type=int, nargs="+", default=list(NUMBERS), help="numbers of Gaussians")
     parser.add_argument("--method", default="l2o-adam")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--views", type=int, default=8, help="views per step")
     parser.add_argument("--photographs", type=int, default=12)
     parser.add_argument("--steps", type=int, default=2, help="steps on one thread at least, and as many on two")

@@ -115,6 +115,8 @@ class TimedLoop:
         trainer.train_iteration, trainer._after_train = self._step, self._end
 
     def _step(self, step: int):
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         now = time.process_time(), time.perf_counter()
         if self.peak_mb is not None:
             self.trainer.stop_training = now[1] > self._sampled_until
@@ -147,7 +149,7 @@ def peak_megabytes() -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def config_of(method: str, capture: Path, output: Path, views: int) -> TrainerConfig:
+def config_of(method: str, capture: Path, output: Path, views: int, device: str) -> TrainerConfig:
     """What ``ns-train`` makes of the command above."""
     config = deepcopy(discover_methods()[0][method])
     data = config.pipeline.datamanager
@@ -156,7 +158,7 @@ def config_of(method: str, capture: Path, output: Path, views: int) -> TrainerCo
     data.dataparser.eval_mode, data.dataparser.train_split_fraction = "fraction", 1.0
     config.output_dir, config.timestamp, config.vis = output, "run", "tensorboard"
     config.max_num_iterations = MOST_STEPS
-    config.machine.device_type = "cpu"
+    config.machine.device_type = device
     return config
 
 
@@ -165,13 +167,14 @@ def main() -> None:
     parser.add_argument("capture", type=Path)
     parser.add_argument("--method", default="l2o-adam")
     parser.add_argument("--views", type=int, default=8, help="views per step")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, default=3, help="steps on one thread at least, and as many on two")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to go on with them at least")
     parser.add_argument("--sampled-seconds", type=float, default=0.0, help="how long to look where the time goes")
     options = parser.parse_args()
     # tensorboard may still write.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as output:
-        config = config_of(options.method, options.capture, Path(output), options.views)
+        config = config_of(options.method, options.capture, Path(output), options.views, options.device)
         config.get_base_dir().mkdir(parents=True)
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()

@@ -11,6 +11,7 @@ from l2o_splat.commands.check import Check
 from l2o_splat.commands.demo import Demo
 from l2o_splat.commands.meta_train import MetaTrainCommand
 from l2o_splat.commands.photos import Photos
+from l2o_splat.commands.prove import Prove
 from l2o_splat.commands.saved_scenes import Eval, Export
 from l2o_splat.commands.weights import WeightsCommand
 from l2o_splat.errors import L2OError
@@ -18,6 +19,7 @@ from l2o_splat.initializer_training.command import TrainInitializer
 
 COMMANDS = {
     "check": Check,
+    "prove": Prove,
     "demo": Demo,
     "photos": Photos,
     "eval": Eval,
@@ -49,3 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(command if isinstance(command, int) else command.run())
     except L2OError as error:
         raise SystemExit(f"l2o: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -6,11 +6,11 @@ import base64
 import html
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from l2o_splat.bench.measures import QUALITIES, Results, curve
-from l2o_splat.bench.pictures import ERROR_AT_TOP, ERROR_COLOURS, Pictures
+from l2o_splat.bench.page import asset, filled, style
+from l2o_splat.bench.pictures import ERROR_AT_TOP, Pictures
 from l2o_splat.bench.tables import QUALITY_DIGITS, QUALITY_NAMES, Entry, Table, all_tables
 from l2o_splat.files import write_text_whole
 
@@ -65,7 +65,6 @@ def report_html(results: Results, pictures: Pictures) -> str:
         "blobs": blobs,
     }
     names = " · ".join(results.methods)
-    gradient = ", ".join(f"rgb({', '.join(map(str, colour))})" for colour in ERROR_COLOURS.tolist())
     parts = {
         "title": html.escape(f"l2o bench: {names}"),
         "heading": html.escape(names if len(results.methods) <= 4 else f"{len(results.methods)} methods"),
@@ -81,18 +80,10 @@ def report_html(results: Results, pictures: Pictures) -> str:
         ),
         # "</" would end the script element.
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
-        "style": _asset("report.css").replace("{{error-gradient}}", gradient),
-        "script": _asset("report.js"),
+        "style": style(),
+        "script": asset("l2o_splat.bench", "report.js"),
     }
-    page = _asset("report.html")
-    for name, text in parts.items():
-        before, _, after = page.partition("{{" + name + "}}")
-        page = before + text + after
-    return page
-
-
-def _asset(name: str) -> str:
-    return files("l2o_splat.bench").joinpath(name).read_text()
+    return filled(asset("l2o_splat.bench", "report.html"), parts)
 
 
 def _lead(results: Results) -> str:

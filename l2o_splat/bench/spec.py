@@ -53,11 +53,17 @@ class RunSpec:
     views: NumContext
     scale: float
     protocol: int = PROTOCOL
+    evaluated_every: float | None = None
+    """Seconds on the clock between further evaluations; None makes none."""
 
     @property
     def folder_name(self) -> str:
         """Readable name of a folder, different for every spec."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        values = asdict(self)
+        if self.evaluated_every is None:
+            # Folders of runs from before there was a choice keep their names.
+            del values["evaluated_every"]
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
         words = (self.scene, self.label, f"seed{self.seed}", digest)
         # Most file systems allow 255 characters.
         return "--".join(re.sub(r"[^\w.@-]+", "_", word)[:100] for word in words)
@@ -77,9 +83,13 @@ class RunSpec:
 
     @property
     def evaluated_seconds(self) -> tuple[float, ...]:
-        """Clock times before which held-out quality is measured: the reported ones, and the end of the budget."""
-        limit = float("inf") if self.seconds is None else self.seconds
-        return (*(second for second in REPORTED_SECONDS if second < limit), *([] if self.seconds is None else [limit]))
+        """Clock times before which held-out quality is measured: the reported ones, those between, and the end."""
+        limit = max(REPORTED_SECONDS) if self.seconds is None else self.seconds
+        between = [] if self.evaluated_every is None else range(1, 1 + int(limit / self.evaluated_every))
+        times = {*map(float, REPORTED_SECONDS), *(self.evaluated_every * count for count in between)}
+        if self.seconds is not None:
+            times = {second for second in times if second < limit} | {limit}
+        return tuple(sorted(times))
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2))

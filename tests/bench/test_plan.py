@@ -1,5 +1,7 @@
 """What is run, on which views."""
 
+from dataclasses import replace
+
 import pytest
 
 from l2o_splat.bench.errors import BenchError
@@ -89,3 +91,12 @@ def test_two_captures_of_one_name_are_refused():
     captures = [CaptureSource("fern", (), "/a/fern"), CaptureSource("fern", (), "/b/fern")]
     with pytest.raises(BenchError, match="called fern"):
         plan_runs(captures, [Method("adam", "adam")], {"adam": True}, SweepOptions(**OPTIONS))
+
+
+def test_a_run_can_be_evaluated_at_every_second(tmp_path):
+    (spec, *_) = plan(steps=120, seconds=4.0)
+    often = replace(spec, evaluated_every=0.5)
+    assert often.evaluated_seconds == (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4)
+    assert often.folder_name != spec.folder_name
+    often.write(tmp_path / "spec.json")
+    assert RunSpec.read(tmp_path / "spec.json") == often

@@ -65,6 +65,8 @@ def test_help_and_wrong_options_of_a_subcommand_load_nothing_slow(command):
         ["train-initializer", "--out", "o", "--stage", "update"],
         ["train-initializer", "--out", "o", "--through-optimization"],
         ["photos", "no-such-folder"],
+        ["prove", "--only", "no-such-part"],
+        ["prove", "--garden", "no-such-folder"],
         ["eval", "--load-config", "no-such-folder/config.yml"],
         ["export", "--load-config", "config.yml", "--obb-center", "0", "0", "0"],
     ],

@@ -1,0 +1,1 @@
+"""What ``l2o prove`` runs: every claim about CUDA, measured in parts and judged, in one page."""
