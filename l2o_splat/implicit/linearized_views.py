@@ -16,7 +16,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.checks import check_background
 from l2o_splat.implicit.pair_list import ListedLinearization, draw_pairs, list_pairs
 from l2o_splat.implicit.reverse_only import ReverseOnlyLinearization, installed_image_rules
-from l2o_splat.rendering import Backend, Linearization, RasterSettings, Rendering, linearize, render
+from l2o_splat.rendering import Backend, Linearization, RasterSettings, Rendering, backend_for, linearize, render
 from l2o_splat.views import PinholeCameras, Views
 
 PRODUCTS_TOLERANCE = 0.3
@@ -154,10 +154,7 @@ class ContextViews:
 
     def _linearize_view(self, gaussians: Gaussians, view: int) -> Linearization:
         camera = self._camera(view)
-        gsplat = self.backend == "gsplat" or (
-            self.backend is None and gaussians.device.type == "cuda" and gaussians.means.dtype == torch.float32
-        )
-        if gsplat:
+        if (self.backend or backend_for(gaussians)) == "gsplat":
             settings = replace(self.settings, image_rules=installed_image_rules())
             return ReverseOnlyLinearization(
                 gaussians, lambda scene: render(scene, camera, self.settings, "gsplat"), camera, settings

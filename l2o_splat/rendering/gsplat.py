@@ -24,7 +24,7 @@ def render(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettin
         ValueError: If the tensors are not float32 on CUDA, or ``cameras.Ks`` require a gradient.
         ImportError: If gsplat is missing.
     """
-    if gaussians.device.type != "cuda" or gaussians.means.dtype != torch.float32:
+    if not can_draw(gaussians):
         raise ValueError(
             f"The Gaussians are {gaussians.means.dtype} on {gaussians.device}; the gsplat backend needs float32 "
             "on CUDA: move them, or use the 'cpu' or 'reference' backend."
@@ -57,6 +57,11 @@ def render(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettin
         rasterize_mode=settings.rasterize_mode,
     )
     return Rendering(images[..., :3], alpha, images[..., 3:] if settings.depth else None)
+
+
+def can_draw(gaussians: Gaussians) -> bool:
+    """Whether gsplat draws Gaussians of this device and dtype."""
+    return gaussians.device.type == "cuda" and gaussians.means.dtype == torch.float32
 
 
 def _gsplat() -> ModuleType:
