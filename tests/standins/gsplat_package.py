@@ -148,7 +148,9 @@ def _draw(arguments: dict[str, Any], version: str) -> tuple[Tensor, Tensor, dict
         drawn.append(reference.composite(reference.Splats(**columns), size, settings))
     images = torch.stack(drawn)
     if arguments["absgrad"] and images.requires_grad:
-        images.register_hook(lambda cotangents: _keep_absolute_gradients(images, cotangents, meta["means2d"]))
+        # On a view, since the derivatives that the hook takes would call a hook of the images again, without end.
+        composited, images = images, images.view_as(images)
+        images.register_hook(lambda cotangents: _keep_absolute_gradients(composited, cotangents, meta["means2d"]))
     colours, depth, alpha = images.split([3, 1, 1], dim=3)
     if arguments["backgrounds"] is not None:
         colours = colours + (1 - alpha) * arguments["backgrounds"][:, None, None]
