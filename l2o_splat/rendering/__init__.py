@@ -116,11 +116,9 @@ def _check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
 
 def backend_for(gaussians: Gaussians, products: bool = False) -> Backend:
     """The fastest backend that suits the Gaussians, and gives products with the Jacobian if they are needed."""
-    if gaussians.means.dtype != torch.float32:
-        return "reference"
-    if gaussians.device.type == "cuda" and not products:
+    if not products and _module("gsplat").can_draw(gaussians):
         return "gsplat"
-    if gaussians.device.type == "cpu" and numba_works():
+    if gaussians.means.dtype == torch.float32 and gaussians.device.type == "cpu" and numba_works():
         return "cpu"
     return "reference"
 

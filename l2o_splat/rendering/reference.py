@@ -218,13 +218,24 @@ def _render_view(gaussians: Gaussians, cameras: PinholeCameras, view: int, setti
         splats = project(gaussians, viewmat, K, size, settings)
         visible = splats.visible.nonzero()[:, 0]
         visible = visible[splats.depths[visible].argsort(stable=True)]
-        pairs, counts = _tile_pairs(splats.centres[visible], splats.radii[visible], size)
-    splats = project(gaussians[visible], viewmat, K, size, settings)
+    return composite(project(gaussians[visible], viewmat, K, size, settings), size, settings)
+
+
+def composite(splats: Splats, size: tuple[int, int], settings: RasterSettings) -> Float[Tensor, "h w 5"]:
+    """Accumulated colour, depth and alpha of one view.
+
+    Args:
+        splats: Visible ones alone, front to back.
+        size: Width and height of the image, pixels.
+        settings: What changes the image; its background is not drawn.
+    """
+    with torch.no_grad():
+        pairs, counts = _tile_pairs(splats.centres, splats.radii, size)
     columns = [splats.centres, splats.conics, splats.opacities[:, None], splats.colours, splats.depths[:, None]]
     tiles = torch.cat(columns, dim=1)[pairs].split(counts)
 
     tiles_x, tiles_y = -(-size[0] // TILE), -(-size[1] // TILE)
-    offsets = torch.arange(TILE, device=gaussians.device, dtype=gaussians.means.dtype) + 0.5
+    offsets = torch.arange(TILE, device=splats.depths.device, dtype=splats.depths.dtype) + 0.5
     alpha_limit = 0.99 if settings.image_rules == "1.6" else 0.999
     images = []
     for index, rows in enumerate(tiles):

@@ -46,7 +46,7 @@ class GsplatOfCard:
 
     def rasterization(
         self, means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, far_plane, eps2d,
-        sh_degree, packed, backgrounds, render_mode, rasterize_mode,
+        sh_degree, packed, backgrounds, render_mode, rasterize_mode, absgrad,
     ):  # fmt: skip
         """Images [v, h, w, 3], with depth [v, h, w, 4], and alpha; see gsplat's documentation."""
         tensors = (means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
@@ -57,7 +57,9 @@ class GsplatOfCard:
         )  # fmt: skip
         arguments = (viewmats, Ks, means, quats, scales, opacities, colors)
         rgb, alpha, *depth = _Drawn.apply(self.watch.card, settings, (width, height), *arguments)
-        return torch.cat([rgb, *depth], dim=-1), alpha, {}
+        # Nobody looks at centres and radii while training without density control.
+        meta = {"means2d": means[..., :2], "radii": means[..., 2]}
+        return torch.cat([rgb, *depth], dim=-1), alpha, meta
 
 
 def install(monkeypatch, watch: CardWatch) -> None:
@@ -69,7 +71,7 @@ def install(monkeypatch, watch: CardWatch) -> None:
 
     for module in (rendering, rendered_loss, linearized_views):
         monkeypatch.setattr(module, "backend_for", backend_for)
-    monkeypatch.setattr(gsplat, "_can_draw", lambda gaussians: gaussians.device == CARD)
+    monkeypatch.setattr(gsplat, "can_draw", lambda gaussians: gaussians.device == CARD)
     monkeypatch.setattr(gsplat, "_gsplat", lambda: GsplatOfCard(watch))
     monkeypatch.setattr(linearized_views, "installed_image_rules", lambda: "1.4")
     # Networks stay in float32, as torch has no bfloat16 autocast for this device; the CPU's tests cover that.

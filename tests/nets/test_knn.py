@@ -1,7 +1,10 @@
 """Neighbour search against brute force."""
 
+import math
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2o_splat.nets.knn import nearest_neighbours, tree_search
 
@@ -55,6 +58,32 @@ def test_tree_search_in_pieces(monkeypatch):
     whole = tree_search(points, 4).sort(dim=1).values
     monkeypatch.setattr("l2o_splat.nets.knn.QUERIES_AT_ONCE", 100)
     assert torch.equal(tree_search(points, 4).sort(dim=1).values, whole)
+
+
+class Watch(TorchDispatchMode):
+    """Size in bytes of the largest tensor that is made, and how often a host would wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest, self.waits = 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
+        names = ("nonzero", "_local_scalar_dense", "masked_select", "_unique", "repeat_interleave.Tensor")
+        self.waits += any(name in str(function) for name in names)
+        return made
+
+
+@pytest.mark.parametrize("kind", ["uniform", "clustered", "wildly scaled", "half in one place"])
+def test_tree_search_needs_no_matrix_of_all_pairs_and_few_waits(kind):
+    n = 12_000
+    with Watch() as watch:
+        tree_search(clouds(n)[kind], 4)
+    assert watch.largest < 2000 * n, "a row of all distances would take 4 n bytes for each point"
+    assert watch.waits < 3 * math.log2(n), "one for each level of the tree, not for each leaf"
 
 
 @pytest.mark.parametrize("kind", clouds(4))
