@@ -1,4 +1,4 @@
-"""Tensors that kernels on the CPU change where they lie."""
+"""What steps need that change tensors where they lie."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from l2o_splat.compiler import numba_works
+from l2o_splat.gaussians import Gaussians
 
 
 def kernels_can_use(*tensors: Tensor) -> bool:
@@ -17,6 +18,15 @@ def kernels_can_use(*tensors: Tensor) -> bool:
         tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors
     )
     return plain and not torch.is_grad_enabled() and numba_works()
+
+
+def all_finite(*values: Gaussians) -> bool:
+    """Whether all numbers are finite; False too where a sum of their absolute values is not.
+
+    It waits for the device once.
+    """
+    sums = torch._foreach_norm([tensor.detach() for value in values for _, tensor in value.items()], 1)
+    return bool(torch.stack(sums).isfinite().all())
 
 
 def flat(tensors: Sequence[Tensor]) -> tuple[np.ndarray, ...]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.optim.in_place import all_finite
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.views import Views
 from l2o_splat.weights.format import WeightsCard
@@ -256,13 +257,10 @@ class UpdateRule(nn.Module):
             The state for the next step. None if a gradient, or what would be added, is not finite or may not be:
             nothing has changed then, and :meth:`forward` shows what it is.
         """
-        if feedback.gradients is not None and feedback.gradients.count_non_finite():
-            return None
         delta, new_state = self(gaussians, feedback, state)
-        if delta.count_non_finite():
+        if not all_finite(delta, *(() if feedback.gradients is None else (feedback.gradients,))):
             return None
-        for name, value in delta.items():
-            getattr(gaussians, name).add_(value)
+        torch._foreach_add_([value for _, value in gaussians.items()], [value for _, value in delta.items()])
         return new_state
 
     def work_at(self, step: int) -> str:
