@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import FIELDS, Gaussians
@@ -16,6 +16,9 @@ from l2o_splat.optim.rule import Columns, Feedback, RuleState, UpdateRule
 from l2o_splat.scene import SceneStart
 
 AdamPreset = Literal["gsplat", "x5", "own-scale"]
+
+BORN_NEXT = -1
+"""In ``born``: of a Gaussian that was added after the last step."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,8 @@ class AdamOptions:
     eps: float = 1e-15
     drawn_only: bool = field(default=False, repr=False)
     """Leave Gaussians whose gradients are all zero, since no view of the step shows them, exactly as they are. Off,
-    they drift on as their momentum says and their moments decay. The bias corrections count all steps either way, as
-    ``torch.optim.SparseAdam`` has it, so that a Gaussian that is seen for the first time late in a run begins with
-    steps several times as long."""
+    they drift on as their momentum says and their moments decay. With it, the bias corrections of a Gaussian count the
+    steps in which it was drawn, so that its first step is as long as any other's however late it comes."""
 
     @property
     def decays(self) -> bool:
@@ -104,7 +106,10 @@ class AdamRule(UpdateRule):
     """Adam (Kingma and Ba, arXiv 1412.6980, algorithm 1) on all six fields.
 
     With the same rates it equals one ``torch.optim.Adam`` per field, bit for bit on the CPU: the
-    operations and their order are the same.
+    operations and their order are the same. Bias corrections count each Gaussian's own steps.
+
+    State: ``exp_avg`` and ``exp_avg_sq`` of each field; ``born [n]`` (int64), the step in which each Gaussian began,
+    once they differ.
     """
 
     def __init__(self, options: AdamOptions) -> None:
@@ -135,62 +140,147 @@ class AdamRule(UpdateRule):
         return getattr(self.options.rates, field) * getattr(self.options.final_factor, field) ** share
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
-        options, factors = self.options, self._factors(feedback)
-        deltas: dict[str, Tensor] = {}
-        moments: dict[str, Tensor] = {}
-        for name in FIELDS:
-            gradient = getattr(feedback.gradients, name)
-            exp_avg = state[f"exp_avg.{name}"].lerp(gradient, 1 - options.beta1)
-            exp_avg_sq = (state[f"exp_avg_sq.{name}"] * options.beta2).addcmul_(
-                gradient, gradient, value=1 - options.beta2
-            )
-            moments[f"exp_avg.{name}"], moments[f"exp_avg_sq.{name}"] = exp_avg, exp_avg_sq
-            denominator = (exp_avg_sq.sqrt() / self._root_correction(feedback)).add_(options.eps)
-            deltas[name] = (exp_avg * factors[name]) / denominator
+        # One launch for the six fields on a GPU, where so small operations cost their launch.
+        options, (factors, root_corrections) = self.options, self._by_field(feedback, state)
+        gradients = [value for _, value in feedback.gradients.items()]
+        exp_avg = torch._foreach_lerp(_moments(state, "exp_avg"), gradients, 1 - options.beta1)
+        exp_avg_sq = torch._foreach_mul(_moments(state, "exp_avg_sq"), options.beta2)
+        torch._foreach_addcmul_(exp_avg_sq, gradients, gradients, 1 - options.beta2)
+        denominators = torch._foreach_sqrt(exp_avg_sq)
+        torch._foreach_div_(denominators, root_corrections)
+        torch._foreach_add_(denominators, options.eps)
+        steps = torch._foreach_mul(exp_avg, factors)
+        torch._foreach_div_(steps, denominators)
+        deltas = dict(zip(FIELDS, steps, strict=True))
         if options.means_unit == "own_scale":
             deltas["means"] *= _own_scales(gaussians)
+        moments = {f"exp_avg.{name}": value for name, value in zip(FIELDS, exp_avg, strict=True)}
+        moments |= {f"exp_avg_sq.{name}": value for name, value in zip(FIELDS, exp_avg_sq, strict=True)}
         if options.drawn_only:
-            drawn = torch.stack([rows.flatten(1).any(dim=1) for _, rows in feedback.gradients.items()]).any(dim=0)
+            drawn = torch.stack([rows.flatten(1).any(dim=1) for rows in gradients]).any(dim=0)
             _hold(~drawn, deltas, {name: torch.zeros_like(delta) for name, delta in deltas.items()})
             _hold(~drawn, moments, state)
-        return Gaussians(**deltas), RuleState(moments)
+        else:
+            drawn = None
+        return Gaussians(**deltas), RuleState(moments | _born(feedback, state, drawn))
 
+    @torch.no_grad()
     def step_in_place(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> RuleState | None:
+        moved = self._step_by_kernels(gaussians, feedback, state)
+        if moved is not None:
+            return moved or None
+        delta, new_state = self(gaussians, feedback, state)
+        # A gradient that is not finite makes a step that is not.
+        if not delta.all_finite():
+            return None
+        torch._foreach_add_([value for _, value in gaussians.items()], [value for _, value in delta.items()])
+        return new_state
+
+    def _step_by_kernels(
+        self, gaussians: Gaussians, feedback: Feedback, state: RuleState
+    ) -> RuleState | Literal[False] | None:
+        """A step on the CPU in one pass; None if the kernels do not know it, False if a number may not stay finite."""
         betas, eps = (self.options.beta1, self.options.beta2), self.options.eps
         parameters = [value for _, value in gaussians.items()]
         gradients = [value.contiguous() for _, value in feedback.gradients.items()]
-        moments = [[state[f"{moment}.{name}"] for name in FIELDS] for moment in ("exp_avg", "exp_avg_sq")]
-        factors = list(self._factors(feedback).values())
+        moments = [_moments(state, name) for name in ("exp_avg", "exp_avg_sq")]
         if not kernels_can_use(*parameters, *gradients, *moments[0], *moments[1]):
-            return super().step_in_place(gaussians, feedback, state)
+            return None
         from l2o_splat.optim import adam_kernel
 
-        if not adam_kernel.can_step(betas, factors, eps):
-            return super().step_in_place(gaussians, feedback, state)
-        own_scales = (
-            _own_scales(gaussians)[:, 0]
-            if self.options.means_unit == "own_scale"
-            else torch.empty(0, dtype=torch.float32)
-        )
+        ages, factors, root_corrections = self._by_age(feedback, state)
+        if not adam_kernel.can_step(betas, factors.abs().amax().item(), eps):
+            return None
+        none = torch.empty(0, dtype=torch.float32)
+        drawn = torch.empty(len(gaussians) if self.options.drawn_only else 0, dtype=torch.bool)
         moved = adam_kernel.step_in_place(
-            *(parameters, gradients, *moments, own_scales),
-            *(betas, factors, self._root_correction(feedback), eps, self.options.drawn_only),
+            *(parameters, gradients, *moments),
+            _own_scales(gaussians)[:, 0] if self.options.means_unit == "own_scale" else none,
+            adam_kernel.Ages(none.long() if ages is None else ages, factors, root_corrections),
+            *(betas, eps, drawn),
         )
-        return state if moved else None
+        if not moved:
+            return False
+        born = _born(feedback, state, drawn if self.options.drawn_only else None)
+        return state.updated(**born) if born else state
 
-    def _factors(self, feedback: Feedback) -> dict[str, float]:
-        """What the first moment of each field is multiplied by."""
-        factors = {}
-        for name in FIELDS:
-            rate = self.rate(name, feedback.step, feedback.progress)
-            if name == "means" and self.options.means_unit == "scene_extent":
-                rate *= feedback.scene_extent
-            factors[name] = -(rate / (1 - self.options.beta1 ** (feedback.step + 1)))
-        return factors
+    def _by_age(
+        self, feedback: Feedback, state: RuleState
+    ) -> tuple[Int[Tensor, " n"] | None, Float[Tensor, "6 ages"], Float[Tensor, " ages"]]:
+        """Which entry of tables by age each Gaussian has, what first moments of each field are multiplied by, and what
+        roots of second moments are divided by. No entries, but tables of one, if all are as old as the run."""
+        ages = _ages(feedback, state)
+        if ages is None:
+            corrections = self._corrections(feedback.step)
+            factors = [[-(rate / corrections[0])] for rate in self._rates(feedback)]
+            return None, torch.tensor(factors), torch.tensor([corrections[1]])
+        least, most = (int(age) for age in ages.aminmax()) if len(ages) else (0, 0)
+        first, root = self._corrections(torch.arange(least, most + 1, dtype=torch.float64))
+        factors = torch.stack([-(rate / first) for rate in self._rates(feedback)])
+        return ages - least, factors.float(), root.float()
 
-    def _root_correction(self, feedback: Feedback) -> float:
-        """What the root of the second moments is divided by."""
-        return (1 - self.options.beta2 ** (feedback.step + 1)) ** 0.5
+    def _by_field(
+        self, feedback: Feedback, state: RuleState
+    ) -> tuple[list[float] | list[Tensor], list[float] | list[Tensor]]:
+        """What first moments of each field are multiplied by, and what roots of second moments are divided by: numbers,
+        or one for each Gaussian."""
+        ages = _ages(feedback, state)
+        if ages is None:
+            first, root = self._corrections(feedback.step)
+            return [-(rate / first) for rate in self._rates(feedback)], [root] * len(FIELDS)
+        if ages.device.type == "cpu":
+            entries, factors, root = self._by_age(feedback, state)
+            factors, root = factors[:, entries], root[entries]
+        else:
+            # A table would have to be copied to the device, which waits for it.
+            first, root = self._corrections(ages.double())
+            factors = torch._foreach_mul([(-1 / first).float()] * len(FIELDS), self._rates(feedback))
+            root = root.float()
+        shapes = [(-1, 1, 1) if name == "features_rest" else (-1, 1) for name in FIELDS]
+        return (
+            [factor.view(shape) for factor, shape in zip(factors, shapes, strict=True)],
+            [root.view(shape) for shape in shapes],
+        )
+
+    def _rates(self, feedback: Feedback) -> list[float]:
+        """Step size of each field."""
+        rates = {name: self.rate(name, feedback.step, feedback.progress) for name in FIELDS}
+        if self.options.means_unit == "scene_extent":
+            rates["means"] *= feedback.scene_extent
+        return list(rates.values())
+
+    def _corrections(self, age: float | Float[Tensor, " m"]) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """Bias correction of first moments, and the square root of that of second moments, after ``age`` steps and the
+        one to come."""
+        return 1 - self.options.beta1 ** (age + 1), (1 - self.options.beta2 ** (age + 1)) ** 0.5
+
+    def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
+        """Added Gaussians start with zero moments and an age of zero."""
+        resized = super().resize_state(state, source, fresh)
+        if "born" not in state and not fresh.any():
+            return resized
+        born = state["born"][source] if "born" in state else torch.zeros_like(source)
+        return resized.updated(born=torch.where(fresh, BORN_NEXT, born))
+
+
+def _moments(state: RuleState, name: str) -> list[Tensor]:
+    return [state[f"{name}.{field}"] for field in FIELDS]
+
+
+def _ages(feedback: Feedback, state: RuleState) -> Int[Tensor, " n"] | None:
+    """Steps that each Gaussian has taken; None if all are as old as the run, which no one need look up then."""
+    if "born" not in state:
+        return None
+    return torch.where(state["born"] == BORN_NEXT, 0, feedback.step - state["born"])
+
+
+def _born(feedback: Feedback, state: RuleState, drawn: Bool[Tensor, " n"] | None) -> dict[str, Int[Tensor, " n"]]:
+    """The part of the next state from which ages follow; None for ``drawn`` if all take the step."""
+    if drawn is None and "born" not in state:
+        return {}
+    ages = _ages(feedback, state)
+    born = torch.full(drawn.shape, 0, device=drawn.device) if ages is None else feedback.step - ages
+    return {"born": born if drawn is None else born + ~drawn}
 
 
 def _own_scales(gaussians: Gaussians) -> Float[Tensor, "n 1"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,17 +32,27 @@ _CHECKED_AT_ONCE = 1 << 20
 """Parameters that one thread checks at a time."""
 
 
+class Ages(NamedTuple):
+    """What depends on how many steps each Gaussian has taken."""
+
+    entries: Tensor
+    """``[n]`` (int64), where each of them stands in the tables; ``[0]`` if all stand in the first entry."""
+    steps: Tensor
+    """``[6, ages]``, what ``exp_avg`` of each field is multiplied by: minus the rate over the first bias correction."""
+    root_corrections: Tensor
+    """``[ages]``, square roots of second bias corrections."""
+
+
 def step_in_place(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
     exp_avg: Sequence[Tensor],
     exp_avg_sq: Sequence[Tensor],
     own_scales: Tensor,
+    ages: Ages,
     betas: tuple[float, float],
-    steps: Sequence[float],
-    root_correction: float,
     eps: float,
-    drawn_only: bool,
+    drawn: Tensor,
 ) -> bool:
     """Move all fields once.
 
@@ -51,11 +62,11 @@ def step_in_place(
         exp_avg: First moments.
         exp_avg_sq: Second moments.
         own_scales: ``[n]``, a factor of the steps of the first field, or ``[0]`` for none.
+        ages: Of the Gaussians.
         betas: Of the first and the second moments; the first is above 0.5.
-        steps: What ``exp_avg`` of each field is multiplied by: minus the rate over the first bias correction.
-        root_correction: Square root of the second bias correction.
         eps: Added to the denominator.
-        drawn_only: Whether a Gaussian whose gradients are all zero keeps parameters and moments.
+        drawn: ``[n]`` (bool), set to whether each Gaussian has a gradient; those without keep parameters and moments.
+            ``[0]`` moves all.
 
     Returns:
         False if some number cannot be shown to stay finite; nothing has changed then.
@@ -69,30 +80,30 @@ def step_in_place(
         return False
     at_once = max(_NUMBERS_AT_ONCE // sum(widths), 1)
     first_weight, second_weight = np.float32(1 - betas[0]), np.float32(1 - betas[1])
-    factors = tuple(np.float32(step) for step in steps)
+    entries, steps, root_corrections = (tensor.numpy() for tensor in ages)
+    drawn_only, drawn = len(drawn) > 0, drawn.numpy()
 
     def work(portion: int) -> None:
         begin, end = portion * at_once, min((portion + 1) * at_once, n)
         roots = torch.empty((end - begin) * sum(widths), dtype=torch.float32)
-        drawn = np.ones(end - begin, dtype=np.bool_)
+        here = drawn[begin:end] if drawn_only else np.ones(end - begin, dtype=np.bool_)
         update_moments(
             *(gradients, exp_avg, exp_avg_sq, widths, begin, end),
-            *(first_weight, np.float32(betas[1]), second_weight, drawn_only, drawn, roots.numpy()),
+            *(first_weight, np.float32(betas[1]), second_weight, drawn_only, here, roots.numpy()),
         )
         roots.sqrt_()
         move(
             *(moved, exp_avg, roots.numpy(), own_scales, widths, begin, end),
-            *(factors, np.float32(root_correction), np.float32(eps), drawn),
+            *(entries, steps, root_corrections, np.float32(eps), here),
         )
 
     threads.run(work, -(-n // at_once))
     return True
 
 
-def can_step(betas: tuple[float, float], steps: Sequence[float], eps: float) -> bool:
-    """Whether :func:`step_in_place` knows these numbers: torch has other formulas for a short memory, and without
-    ``eps`` nothing bounds a step."""
-    longest = max(map(abs, steps))
+def can_step(betas: tuple[float, float], longest: float, eps: float) -> bool:
+    """Whether :func:`step_in_place` knows these betas and ``steps`` up to ``longest``: torch has other formulas for a
+    short memory, and without ``eps`` nothing bounds a step."""
     return (
         0.5 < betas[0] < 1
         and 0 <= betas[1] < 1
@@ -115,7 +126,9 @@ def rounds_as_torch() -> bool:
     expected = parameters + expected_avg * step / (expected_sq.sqrt() / correction).add_(eps)
     step_in_place(
         *([parameters], [gradients], [exp_avg], [exp_avg_sq]),
-        *(torch.empty(0), (beta1, beta2), [step], correction, eps, False),
+        torch.empty(0),
+        Ages(torch.empty(0, dtype=torch.int64), torch.tensor([[step]]), torch.tensor([correction])),
+        *((beta1, beta2), eps, torch.empty(0, dtype=torch.bool)),
     )
     pairs = ((parameters, expected), (exp_avg, expected_avg), (exp_avg_sq, expected_sq))
     return all(torch.equal(ours, theirs) for ours, theirs in pairs)
@@ -191,13 +204,21 @@ def update_moments(
 
 
 @exact_kernel
-def move(parameters, exp_avg, roots, own_scales, widths, begin, end, factors, root_correction, eps, drawn):
+def move(parameters, exp_avg, roots, own_scales, widths, begin, end, entries, steps, root_corrections, eps, drawn):
     """Add the steps of the drawn among Gaussians ``[begin, end)``; ``roots`` of their second moments as copied."""
     start, stop = next_run(drawn, 0)
     while start < stop:
+        entry, beyond = 0, stop
+        if len(entries):
+            # Gaussians of the same age lie together nearly always.
+            entry = entries[begin + start]
+            stop = start + 1
+            while stop < beyond and entries[begin + stop] == entry:
+                stop += 1
+        root_correction = root_corrections[entry]
         offset = 0
         for field in range(len(widths)):
-            width, factor = widths[field], factors[field]
+            width, factor = widths[field], steps[field, entry]
             first, last = (begin + start) * width, (begin + stop) * width
             p, m = parameters[field][first:last], exp_avg[field][first:last]
             root = roots[offset + start * width : offset + stop * width]

@@ -1,4 +1,4 @@
-"""Tensors that kernels on the CPU change where they lie."""
+"""What steps need that change tensors where they lie."""
 
 from __future__ import annotations
 

@@ -279,8 +279,7 @@ class UpdateRule(nn.Module):
         # Both at once: a GPU works on while the host learns of it.
         if not delta.all_finite(*([] if feedback.gradients is None else [feedback.gradients])):
             return None
-        for name, value in delta.items():
-            getattr(gaussians, name).add_(value)
+        torch._foreach_add_([value for _, value in gaussians.items()], [value for _, value in delta.items()])
         return new_state
 
     def work_at(self, step: int) -> str:

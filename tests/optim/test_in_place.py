@@ -57,17 +57,26 @@ def test_adam_in_place_does_not_differ_in_a_bit_for_any_number_of_threads(preset
     rule = AdamRule(replace(adam_options(preset, 30), drawn_only=drawn_only))
     added = scene(5001, width=width)
     state = rule.init_state(SceneStart(added))
-    alone, shared = ((added.map(torch.clone), copy.deepcopy(state)) for _ in range(2))
+    alone, shared = ([added.map(torch.clone), copy.deepcopy(state)] for _ in range(2))
     try:
         for step in range(4):
             feedback = Feedback(gradients(5001, step, width), step, 2.5)
             delta, state = rule(added, feedback, state)
             added = added.zip_map(torch.add, delta)
-            for count, (moved, moments) in ((1, alone), (3, shared)):
+            for count, run in ((1, alone), (3, shared)):
                 threads.set_num_threads(count)
-                assert rule.step_in_place(moved, feedback, moments) is moments
+                moved, before = run[0], run[1]["exp_avg.means"]
+                run[1] = rule.step_in_place(moved, feedback, run[1])
+                assert run[1]["exp_avg.means"] is before, "the moments were copied"
                 assert torch.equal(moved.pack(), added.pack())
-                assert all(torch.equal(moments[key], state[key]) for key in state)
+                assert run[1].keys() == state.keys()
+                assert all(torch.equal(run[1][key], state[key]) for key in state)
+            if step == 1:  # Some are added, so that ages differ; the last of them lie between old ones.
+                source, fresh = torch.arange(5001), torch.zeros(5001, dtype=torch.bool)
+                fresh[-700:], fresh[1000:1400:3] = True, True
+                state, alone[1], shared[1] = (
+                    rule.resize_state(each, source, fresh) for each in (state, alone[1], shared[1])
+                )
     finally:
         threads.set_num_threads(None)
 
@@ -136,6 +145,13 @@ def test_gaussians_that_no_view_shows_stay_where_they_are_and_keep_their_moments
     expected, expected_after = dense(gaussians, feedback, state)
     assert not delta.pack()[hidden].any() and expected.pack()[hidden].all()
     assert torch.equal(delta.pack()[~hidden], expected.pack()[~hidden])
+    later = Feedback(scene(40, seed=2), 2, 1.0)
+    assert torch.equal(after["born"][hidden], torch.ones(13, dtype=torch.int64)) and not after["born"][~hidden].any()
+    # The step that they missed does not count: theirs is the second one, as if the first had been a step ago.
+    second = dense(gaussians[hidden], replace(later, step=1, gradients=later.gradients[hidden]), state.at(hidden))[0]
+    late = rule(gaussians, replace(later, step=2), after)[0][hidden]
+    rates = [dense.rate("means", step) for step in (1, 2)]
+    torch.testing.assert_close(late.means / rates[1], second.means / rates[0], rtol=1e-6, atol=0)
     for key in state:
         assert torch.equal(after[key][hidden], state[key][hidden])
         assert torch.equal(after[key][~hidden], expected_after[key][~hidden])
