@@ -28,12 +28,12 @@ THROUGH = 0.05
 """A view whose surface is this share farther away looks through a place."""
 SAME_COLOUR = 0.1
 """Difference of colours, mean of the channels, that is none."""
-REFUSAL = 3
-"""Views with another colour weigh 1 against those with the same; views that look through weigh so much."""
+AGREEING = 2
+"""Views that must show the colour of a place other than the interpolated one, and none another."""
 
 
 @kernel
-def place_fillers(view, others, images, candidates, guesses, far, known, viewmats, Ks, placed):
+def place_fillers(view, others, images, candidates, guesses, refuted, far, known, viewmats, Ks, placed):
     """Find depths for blocks of a view.
 
     Args:
@@ -42,6 +42,7 @@ def place_fillers(view, others, images, candidates, guesses, far, known, viewmat
         images: ``[v, h, w, 3]``
         candidates: ``[h, w]`` pixels that need a depth.
         guesses: ``[h, w]`` inverse depths to start at.
+        refuted: ``[h, w]`` views that look through the guesses.
         far: Smallest inverse depth.
         known: ``[v, h, w]`` inverse depths that are agreed on, 0 where there is none.
         viewmats: ``[v, 4, 4]``
@@ -53,7 +54,7 @@ def place_fillers(view, others, images, candidates, guesses, far, known, viewmat
     colour = np.empty(3, np.float32)
     for top in range(0, height, BLOCK):
         for left in range(0, width, BLOCK):
-            n, q = 0, np.float32(0.0)
+            n, q, refuted_guess = 0, np.float32(0.0), 0
             colour[:] = 0
             for y in range(top, top + BLOCK):
                 for x in range(left, left + BLOCK):
@@ -61,13 +62,14 @@ def place_fillers(view, others, images, candidates, guesses, far, known, viewmat
                     if candidates[y, x]:
                         n += 1
                         q = max(q, guesses[y, x])
+                        refuted_guess = max(refuted_guess, refuted[y, x])
                         for k in range(3):
                             colour[k] += images[view, y, x, k]
             if n == 0:
                 continue
             for k in range(3):
                 colour[k] /= np.float32(n)
-            best, chosen = -1, far
+            chosen, first = far, True
             a, b = (left + BLOCK / 2 - K[0, 2]) / K[0, 0], (top + BLOCK / 2 - K[1, 2]) / K[1, 1]
             while q > far:
                 z = 1 / q
@@ -75,7 +77,7 @@ def place_fillers(view, others, images, candidates, guesses, far, known, viewmat
                 px = pose[0, 0] * dx + pose[1, 0] * dy + pose[2, 0] * dz
                 py = pose[0, 1] * dx + pose[1, 1] * dy + pose[2, 1] * dz
                 pz = pose[0, 2] * dx + pose[1, 2] * dy + pose[2, 2] * dz
-                score = 0
+                score, against = 0, np.int64(refuted_guess if first else 0)
                 for other in others:
                     T, k3 = viewmats[other], Ks[other]
                     depth = T[2, 0] * px + T[2, 1] * py + T[2, 2] * pz + T[2, 3]
@@ -89,16 +91,21 @@ def place_fillers(view, others, images, candidates, guesses, far, known, viewmat
                     seen = known[other, row, column]
                     if seen > 0:
                         if seen * depth < 1 - THROUGH:
-                            score -= REFUSAL
-                            continue
+                            against += 1
+                            break
                         if seen * depth > 1 + THROUGH:
                             continue
                     difference = np.float32(0.0)
                     for k in range(3):
                         difference += abs(images[other, row, column, k] - colour[k])
-                    score += 1 if difference < 3 * SAME_COLOUR else -1
-                if score > best:
-                    best, chosen = score, q
+                    if difference < 3 * SAME_COLOUR:
+                        score += 1
+                    elif not first:
+                        against += 1
+                if score >= (0 if first else AGREEING) and against == 0:
+                    chosen = q
+                    break
+                first = False
                 q *= np.float32(STEP)
             for y in range(top, top + BLOCK):
                 for x in range(left, left + BLOCK):
@@ -120,7 +127,9 @@ def filled(views: WorkingViews, neighbours: Int[np.ndarray, "v others"], depths:
         cameras = known, views.viewmats, views.Ks
         far = np.float32(FAR * farthest[v])
         others = neighbours[v, :ASKED]
-        place_fillers(v, others, views.images, candidates, depths.inverse[v], far, *cameras, placed[v])
+        place_fillers(
+            v, others, views.images, candidates, depths.inverse[v], depths.refuted[v], far, *cameras, placed[v]
+        )
 
     threads.run(place, len(views))
     return placed

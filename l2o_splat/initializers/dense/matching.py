@@ -18,6 +18,8 @@ UNSEEN = 2.0
 """Cost of a view that does not see the whole window."""
 SOFTENING = 4e-4
 """Added to the variance of a window: below it, noise decides."""
+EVEN = np.float32(4e-6)
+"""Variance of a window too even to be matched, whose plane stays."""
 BRIGHTNESS = 2.0
 """Cost of a difference of the windows' means of 1."""
 SWEEPS = 3
@@ -43,41 +45,44 @@ def random_number(a, b, c):
 
 @helper
 def plane_cost(x, y, q, qx, qy, window, mean, variance, greys, others, maps, offsets):
-    """Mean cost of the better half of the views for one plane at one pixel."""
+    """Mean cost of the better half of the views for one plane at one pixel; the plane's image is taken as affine."""
     height, width = greys.shape[1:]
     best, second = np.float32(UNSEEN), np.float32(UNSEEN)
-    step = np.float32(REACH)
-    u, v = np.float32(x) + np.float32(0.5), np.float32(y) + np.float32(0.5)
+    zero, half = np.float32(0.0), np.float32(0.5)
+    u, v = np.float32(x) + half, np.float32(y) + half
     for m in range(len(others)):
         A, t = maps[m], offsets[m]
-        ax, bx, cx = A[0, 0] * u + A[0, 1] * v + A[0, 2] + t[0] * q, A[0, 0] + t[0] * qx, A[0, 1] + t[0] * qy
-        ay, by, cy = A[1, 0] * u + A[1, 1] * v + A[1, 2] + t[1] * q, A[1, 0] + t[1] * qx, A[1, 1] + t[1] * qy
-        az, bz, cz = A[2, 0] * u + A[2, 1] * v + A[2, 2] + t[2] * q, A[2, 0] + t[2] * qx, A[2, 1] + t[2] * qy
+        z = A[2, 0] * u + A[2, 1] * v + A[2, 2] + t[2] * q
+        if not z > 0:
+            continue
+        inverse = np.float32(1.0) / z
+        px = (A[0, 0] * u + A[0, 1] * v + A[0, 2] + t[0] * q) * inverse
+        py = (A[1, 0] * u + A[1, 1] * v + A[1, 2] + t[1] * q) * inverse
+        # How the place moves with the pixel, times the step between samples.
+        zx, zy, step = A[2, 0] + t[2] * qx, A[2, 1] + t[2] * qy, inverse * np.float32(REACH)
+        xx, xy = (A[0, 0] + t[0] * qx - px * zx) * step, (A[0, 1] + t[0] * qy - px * zy) * step
+        yx, yy = (A[1, 0] + t[1] * qx - py * zx) * step, (A[1, 1] + t[1] * qy - py * zy) * step
+        px, py = px - half, py - half
+        reach_x, reach_y = abs(xx) + abs(xy), abs(yx) + abs(yy)
+        if not (px >= reach_x and py >= reach_y and px + reach_x < width - 1 and py + reach_y < height - 1):
+            continue
         grey = greys[others[m]]
         total, squares, products = np.float32(0.0), np.float32(0.0), np.float32(0.0)
-        inside = True
         for j in range(3):
-            dy = step * np.float32(j - 1)
+            dy = np.float32(j - 1)
             for i in range(3):
-                dx = step * np.float32(i - 1)
-                inverse = np.float32(1.0) / (az + bz * dx + cz * dy)
-                px = (ax + bx * dx + cx * dy) * inverse - np.float32(0.5)
-                py = (ay + by * dx + cy * dy) * inverse - np.float32(0.5)
-                if not (inverse > 0 and px >= 0 and py >= 0 and px < width - 1 and py < height - 1):
-                    inside = False
-                    break
-                c, r = int(px), int(py)
-                fx, fy = px - np.float32(c), py - np.float32(r)
-                top = grey[r, c] + fx * (grey[r, c + 1] - grey[r, c])
-                bottom = grey[r + 1, c] + fx * (grey[r + 1, c + 1] - grey[r + 1, c])
+                dx = np.float32(i - 1)
+                sx, sy = px + xx * dx + xy * dy, py + yx * dx + yy * dy
+                # Unsigned, so that no index counts from the end.
+                c, r = np.uint64(max(sx, zero)), np.uint64(max(sy, zero))
+                fx, fy = sx - np.float32(c), sy - np.float32(r)
+                right, below = c + np.uint64(1), r + np.uint64(1)
+                top = grey[r, c] + fx * (grey[r, right] - grey[r, c])
+                bottom = grey[below, c] + fx * (grey[below, right] - grey[below, c])
                 value = top + fy * (bottom - top)
                 total += value
                 squares += value * value
                 products += value * window[3 * j + i]
-            if not inside:
-                break
-        if not inside:
-            continue
         other_mean = total / np.float32(9.0)
         other_variance = max(squares / np.float32(9.0) - other_mean * other_mean, np.float32(0.0))
         covariance = products / np.float32(9.0) - other_mean * mean
@@ -126,11 +131,14 @@ def match(grey, greys, others, maps, offsets, planes, costs, seed):
                 mean = total / np.float32(9.0)
                 variance = max(squares / np.float32(9.0) - mean * mean, np.float32(0.0))
                 q, qx, qy = planes[y, x]
+                if variance < EVEN:
+                    costs[y, x] = UNSEEN
+                    continue
                 if sweep == 0:
                     costs[y, x] = plane_cost(x, y, q, qx, qy, window, mean, variance, greys, others, maps, offsets)
                     continue
                 best = costs[y, x]
-                for proposal in range(4):
+                for proposal in range(3):
                     if proposal == 0:
                         if not (0 <= x + back < width):
                             continue
@@ -141,14 +149,11 @@ def match(grey, greys, others, maps, offsets, planes, costs, seed):
                             continue
                         nq, nx, ny = planes[y + back, x]
                         nq -= np.float32(back) * ny
-                    elif proposal == 2:
-                        nq = q * (1 + amplitude * random_number(y * width + x, sweep, seed))
-                        nx, ny = qx, qy
                     else:
-                        nq = q
-                        tilt = np.float32(0.3) * amplitude * q
-                        nx = qx + tilt * random_number(y * width + x, sweep + 100, seed)
-                        ny = qy + tilt * random_number(y * width + x, sweep + 200, seed)
+                        place_number, tilt = y * width + x, np.float32(0.3) * amplitude * q
+                        nq = q * (1 + amplitude * random_number(place_number, sweep, seed))
+                        nx = qx + tilt * random_number(place_number, sweep + 100, seed)
+                        ny = qy + tilt * random_number(place_number, sweep + 200, seed)
                     if not nq > 0:
                         continue
                     cost = plane_cost(x, y, nq, nx, ny, window, mean, variance, greys, others, maps, offsets)
