@@ -75,7 +75,7 @@ def dense_gaussians(
     sightings = sight(views, xyz.double().cpu().numpy(), rgb.cpu().numpy())
     order = neighbours(views, sightings)
     depths = estimate_depths(views, sightings, order)
-    fillers = filled(views, order, depths)
+    fillers = filled(views, depths)
     owned = owned_pixels(views, order, depths, fillers)
     if not owned.any():
         raise ValueError(
