@@ -12,7 +12,7 @@ from torch import Tensor
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.in_place import kernels_can_use
-from l2o_splat.optim.rule import Columns, Feedback, RuleState, UpdateRule
+from l2o_splat.optim.rule import Feedback, Moments, RuleState, UpdateRule
 from l2o_splat.scene import SceneStart
 
 AdamPreset = Literal["gsplat", "x5", "own-scale"]
@@ -125,8 +125,8 @@ class AdamRule(UpdateRule):
         fields = list(start.gaussians.items())
         return RuleState({f"{moment}.{name}": torch.zeros_like(value) for moment in moments for name, value in fields})
 
-    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
-        return [(f"{moment}.{field}", slice(None)) for moment in ("exp_avg", "exp_avg_sq")]
+    def moments(self, state: RuleState, field: str) -> list[Moments]:
+        return [Moments(f"{name}.{field}", slice(None), power) for name, power in (("exp_avg", 1), ("exp_avg_sq", 2))]
 
     def rate(self, field: str, step: int, progress: float | None = None) -> float:
         """Step size of a field, before ``means_unit``.

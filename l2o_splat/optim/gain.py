@@ -29,7 +29,7 @@ from l2o_splat.optim.proposal import (
     check_precision_name,
     network_dtype,
 )
-from l2o_splat.optim.rule import Columns, Feedback, RuleState, digest_of
+from l2o_splat.optim.rule import Feedback, Moments, RuleState, digest_of
 from l2o_splat.scene import SceneStart
 
 MEANS, SCALES, OPACITY = (Gaussians.columns(name) for name in ("means", "scales", "opacities"))
@@ -234,8 +234,8 @@ class GainRule(ProposingRule):
         # A neighbour search in one of a hundred steps hardly shows.
         return "query" if self._queries_at(step) else "no query"
 
-    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
-        return [(name, Gaussians.columns(field)) for name in ("adam_m", "adam_v")]
+    def moments(self, state: RuleState, field: str) -> list[Moments]:
+        return [Moments(name, Gaussians.columns(field), power) for name, power in (("adam_m", 1), ("adam_v", 2))]
 
     def before_unroll(self, state: RuleState) -> RuleState:
         """An answer from before has no graph to learn from, so that the first recorded step queries the network."""

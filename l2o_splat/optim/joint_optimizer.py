@@ -226,13 +226,21 @@ class JointOptimizer(torch.optim.Optimizer):
         logger.warning("%s; parameters stay as they are.", message)
         return True
 
-    def resize(self, gaussians: Gaussians, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> None:
+    def resize(
+        self,
+        gaussians: Gaussians,
+        source: Int[Tensor, " m"],
+        fresh: Bool[Tensor, " m"],
+        halves: Bool[Tensor, " m"] | None = None,
+    ) -> None:
         """Change the number of Gaussians from n to m, parameters and rows of state together.
 
         Args:
             gaussians: The m new Gaussians.
             source: Old index each of them comes from.
-            fresh: True for those that were added rather than kept.
+            fresh: True for those that were added rather than kept, and begin as at the start of a run.
+            halves: True for those that are one of two parts of what they come from, and go on as it went, each with
+                half of the gradient. None if there are none.
 
         Raises:
             ValueError: when the three do not have the same length, or an index is out of range.
@@ -249,7 +257,8 @@ class JointOptimizer(torch.optim.Optimizer):
             self._start = self._present_start.at(source)
         else:
             # What the initializer knew is in the state by now.
-            self._remember(self.rule.resize_state(self.rule_state, source, fresh))
+            state = self.rule.resize_state(self.rule_state, source, fresh)
+            self._remember(state if halves is None else self.rule.with_shared_moments(state, halves, 0.5))
         for group in self.param_groups:
             parameter = group["params"][0]
             # The Parameter object stays, so that whoever else holds it sees the new size.

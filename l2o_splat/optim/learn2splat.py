@@ -26,7 +26,7 @@ from l2o_splat.optim.proposal import (
     check_precision_name,
     network_dtype,
 )
-from l2o_splat.optim.rule import Columns, Feedback, Needs, RuleState, UpdateRule, digest_of
+from l2o_splat.optim.rule import Feedback, Moments, Needs, RuleState, UpdateRule, digest_of
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.weights.format import Weights
 
@@ -204,11 +204,11 @@ class Learn2SplatRule(ProposingRule):
             target = F.pad(target[:, :free], (0, max(packed.shape[1] - free, 0)))
         return Gaussians.unpack(target - packed)
 
-    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+    def moments(self, state: RuleState, field: str) -> list[Moments]:
         packed = Gaussians.columns(field)
         stop = torch.inf if packed.stop is None else packed.stop
         columns = ((self._paper_columns >= packed.start) & (self._paper_columns < stop)).nonzero()[:, 0]
-        return [(name, columns) for name in ("adam_m", "adam_v")]
+        return [Moments(name, columns, power) for name, power in (("adam_m", 1), ("adam_v", 2))]
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         """Added Gaussians take latent state and counter from their parents and start with zero moments."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.precision import check_precision, per_channel
-from l2o_splat.optim.rule import Columns, ContextNeeds, Feedback, Needs, RuleState, UpdateRule, nested_moments
+from l2o_splat.optim.rule import ContextNeeds, Feedback, Moments, Needs, RuleState, UpdateRule, nested_moments
 from l2o_splat.optim.wrapped import WrappedRule
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
@@ -140,7 +140,7 @@ class ProximalRule(WrappedRule):
             )
         return math.isinf(self.weight)
 
-    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+    def moments(self, state: RuleState, field: str) -> list[Moments]:
         return nested_moments(state, field, {"rule": self.rule})
 
     def _pulled(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> Feedback:

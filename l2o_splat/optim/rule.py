@@ -6,13 +6,13 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from l2o_splat.gaussians import Gaussians
+from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.views import Views
@@ -23,6 +23,17 @@ FeedbackKind = Literal["gradients", "renders"]
 
 Columns = slice | Int[Tensor, " c"]
 """Some columns of rows of Gaussians."""
+
+
+class Moments(NamedTuple):
+    """Where a state keeps averages of one field's gradients, one row per Gaussian."""
+
+    name: str
+    """Of the tensor in ``per_gaussian``."""
+    columns: Columns
+    """Of the field in it."""
+    power: int
+    """1 for averages of gradients, 2 for those of their squares."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,10 +297,10 @@ class UpdateRule(nn.Module):
         """Kind of the work in an inner step; steps of the same kind take about as long. One kind by default."""
         return ""
 
-    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
-        """Which numbers of a state are averages of one field's gradients: names in ``per_gaussian``, and columns.
+    def moments(self, state: RuleState, field: str) -> list[Moments]:
+        """Which numbers of a state are averages of one field's gradients; none by default.
 
-        They are held while the field is frozen. None by default.
+        They are held while the field is frozen, and shared out when a Gaussian is split.
         """
         return []
 
@@ -303,11 +314,27 @@ class UpdateRule(nn.Module):
         """
         rows: dict[str, Tensor] = {}
         for field_name in fields:
-            for name, columns in self.moments(state, field_name):
+            for name, columns, _ in self.moments(state, field_name):
                 rows[name] = rows[name] if name in rows else state.per_gaussian[name].clone()
                 known = source is not None and name in source.per_gaussian
                 rows[name][:, columns] = source.per_gaussian[name][:, columns] if known else 0
         return state.updated(**rows) if rows else state
+
+    def with_shared_moments(self, state: RuleState, rows: Bool[Tensor, " m"], share: float) -> RuleState:
+        """The state in which some Gaussians remember the share of the gradient that falls to them.
+
+        Args:
+            state: After its rows were taken from the Gaussians that these were split from.
+            rows: The parts.
+            share: Of the gradient, 0.5 for halves.
+        """
+        shared: dict[str, Tensor] = {}
+        for name, columns, power in (part for field_name in FIELDS for part in self.moments(state, field_name)):
+            shared[name] = shared[name] if name in shared else state.per_gaussian[name].clone()
+            values = shared[name][:, columns]
+            values[rows] *= share**power
+            shared[name][:, columns] = values
+        return state.updated(**shared) if shared else state
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         """The state after the number of Gaussians has changed from n to m.
@@ -329,13 +356,13 @@ class UpdateRule(nn.Module):
         return replace(moved, per_gaussian=zeroed)
 
 
-def nested_moments(state: RuleState, field: str, rules: Mapping[str, UpdateRule]) -> list[tuple[str, Columns]]:
+def nested_moments(state: RuleState, field: str, rules: Mapping[str, UpdateRule]) -> list[Moments]:
     """:meth:`UpdateRule.moments` of rules whose states are nested in another one, by their prefixes."""
     return [
-        (f"{prefix}.{name}", columns)
+        Moments(f"{prefix}.{name}", columns, power)
         for prefix, rule in rules.items()
         if (part := state.part(prefix))
-        for name, columns in rule.moments(part, field)
+        for name, columns, power in rule.moments(part, field)
     ]
 
 

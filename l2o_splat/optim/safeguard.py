@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l2o_splat.devices import Remembered
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.optim.rule import Columns, Feedback, RuleState, UpdateRule, nested_moments
+from l2o_splat.optim.rule import Feedback, Moments, RuleState, UpdateRule, nested_moments
 from l2o_splat.optim.wrapped import WrappedRule
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
@@ -106,7 +106,7 @@ class SafeguardedRule(WrappedRule):
         begun = self.fallback.init_state(SceneStart(restored)).nested("fallback")
         return restored.zip_map(torch.sub, gaussians), RuleState({}, {"losses": losses}) | begun
 
-    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+    def moments(self, state: RuleState, field: str) -> list[Moments]:
         return nested_moments(state, field, {"rule": self.rule, "fallback": self.fallback})
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.optim.rule import Columns, Feedback, Needs, RuleState, UpdateRule, nested_moments
+from l2o_splat.optim.rule import Feedback, Moments, Needs, RuleState, UpdateRule, nested_moments
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
 
@@ -75,7 +75,7 @@ class SequencedRule(UpdateRule):
             return f"first {self.first.work_at(step)}"
         return f"second {self.second.work_at(step - self.switch_after)}"
 
-    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+    def moments(self, state: RuleState, field: str) -> list[Moments]:
         return nested_moments(state, field, {"first": self.first, "second": self.second})
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:

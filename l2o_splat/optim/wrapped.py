@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.optim.rule import Columns, Feedback, Needs, RuleState, UpdateRule
+from l2o_splat.optim.rule import Feedback, Moments, Needs, RuleState, UpdateRule
 from l2o_splat.scene import SceneKnowledge, SceneStart
 
 
@@ -51,7 +51,7 @@ class WrappedRule(UpdateRule):
     def work_at(self, step: int) -> str:
         return self.rule.work_at(step)
 
-    def moments(self, state: RuleState, field: str) -> list[tuple[str, Columns]]:
+    def moments(self, state: RuleState, field: str) -> list[Moments]:
         return self.rule.moments(state, field)
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:

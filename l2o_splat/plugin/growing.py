@@ -58,7 +58,7 @@ def grow_scene(
     mass = _error_mass(gaussians, datamanager, step, scale, drawn)
     generator = event_generator(datamanager.config.view_seed, event)
     grown = grow(gaussians, mass.error, mass.visibility, mass.views, start, options, event, generator)
-    optimizer.resize(grown.gaussians, grown.source, grown.fresh)
+    optimizer.resize(grown.gaussians, grown.source, torch.zeros_like(grown.fresh), halves=grown.fresh)
 
 
 def _error_mass(

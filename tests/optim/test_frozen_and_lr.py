@@ -23,7 +23,7 @@ ALL = sorted(all_cases())
 def moments_of(optimizer: JointOptimizer, field: str) -> dict[str, torch.Tensor]:
     state = optimizer.rule_state
     return {
-        name: state.per_gaussian[name][:, columns].clone() for name, columns in optimizer.rule.moments(state, field)
+        name: state.per_gaussian[name][:, columns].clone() for name, columns, _ in optimizer.rule.moments(state, field)
     }
 
 

@@ -74,3 +74,19 @@ def test_a_run_in_which_nothing_is_added_keeps_no_ages():
     _, state = rule(gaussians, Feedback(steady(), 0, 1.0), rule.init_state(SceneStart(gaussians)))
     kept = rule.resize_state(state, torch.arange(10), torch.zeros(10, dtype=torch.bool))
     assert "born" not in state and "born" not in kept
+
+
+@torch.no_grad()
+def test_halves_of_a_gaussian_remember_half_of_its_gradient():
+    """Then Adam moves each of them as it moved the whole one."""
+    rule = adam()
+    state = rule.init_state(SceneStart(scene()))
+    for step in range(5):
+        _, state = rule(scene(), Feedback(steady(), step, 1.0), state)
+    rows = torch.arange(N) < 20
+    shared = rule.with_shared_moments(state, rows, 0.5)
+    half = steady().map(lambda value: torch.where(rows.view(-1, *[1] * (value.ndim - 1)), value / 2, value))
+    whole, _ = rule(scene(), Feedback(steady(), 5, 1.0), state)
+    halves, _ = rule(scene(), Feedback(half, 5, 1.0), shared)
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(halves, name), getattr(whole, name), rtol=1e-5, atol=0)
