@@ -19,6 +19,7 @@ from l2o_splat.meta.episode import Episode, start_episode
 from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.options import MetaOptions
 from l2o_splat.meta.unroll import DivergedEpisodeError, roll_out, unroll
+from l2o_splat.optim.gain import REFERENCE_STEPS
 from l2o_splat.optim.proposal import ProposingRule
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.training.errors import UnusableCaptureError
@@ -193,7 +194,9 @@ class MetaTrainer(OuterLoop):
 
     def migrated_options(self, saved: dict[str, Any]) -> dict[str, Any]:
         rule = saved.get("rule", {})
-        return saved | {"rule": gain_behaviour(rule, "a saved state")} if "look_growth" in rule else saved
+        rule = gain_behaviour(rule, "a saved state") if "look_growth" in rule else rule
+        # Episodes have no time budget, so that states from before runs could have one were trained alike.
+        return saved | {"rule": {"reference_steps": REFERENCE_STEPS} | rule} if rule else saved
 
     def own_state(self) -> dict[str, Any]:
         return {"fresh": self.fresh, "buffers": {slot: buffer.to_state() for slot, buffer in self.buffers.items()}}

@@ -6,8 +6,6 @@ meta-training starts from a good optimizer and can only add to it.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -107,19 +105,19 @@ class GainNetwork(nn.Module):
         )
 
     def step(
-        self, proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"], blend: float
+        self, proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"], blend: Float[Tensor, " n"]
     ) -> Float[Tensor, "n d"]:
         """What to add to the parameters; steps of the means are in units of each Gaussian's own scale.
 
         Args:
             proposal: From :meth:`forward`, in this step or an earlier one.
             direction: Adam direction of this step.
-            blend: How much of the proposal enters, from 0 (the step is Adam's) to 1.
+            blend: How much of the proposal enters for each of them, from 0 (the step is Adam's) to 1.
         """
-        return by_rows(partial(self._step, blend), proposal, direction)
+        return by_rows(self._step, blend[:, None], proposal, direction)
 
     def _step(
-        self, blend: float, proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"]
+        self, blend: Float[Tensor, "n 1"], proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n d"]:
         fields = len(FIELD_WIDTHS)
         log_gains, log_lengths, corrections = proposal.split([fields + 1, fields, BASE_WIDTH], dim=1)

@@ -243,10 +243,12 @@ def _advance(g, moments, decays, first, rows, directions):
 
 
 @helper
-def _set_factors(x, rates, blend):
+def _set_factors(x, rates, blends):
     """Turn logarithms of gains and lengths of all lanes into what directions and corrections are multiplied by."""
-    for i in range(GAINS * ABREAST):
-        x[i] *= blend
+    for column in range(GAINS):
+        logarithms = x[column * ABREAST : (column + 1) * ABREAST]
+        for lane in range(ABREAST):
+            logarithms[lane] *= blends[lane]
     for i in range((GAINS + LENGTHS) * ABREAST):
         # exp(3 tanh(x / 3)), see GainNetwork.step
         tanh = np.float32(1) - np.float32(2) / (exponential(x[i] * np.float32(2 / 3)) + np.float32(1))
@@ -255,8 +257,9 @@ def _set_factors(x, rates, blend):
         for i in range(column * ABREAST, (column + 1) * ABREAST):
             x[i] *= -rates[column]
     for column in range(LENGTHS):
-        for i in range((GAINS + column) * ABREAST, (GAINS + column + 1) * ABREAST):
-            x[i] *= -blend * rates[column]
+        lengths = x[(GAINS + column) * ABREAST : (GAINS + column + 1) * ABREAST]
+        for lane in range(ABREAST):
+            lengths[lane] *= -blends[lane] * rates[column]
 
 
 @helper
@@ -305,18 +308,19 @@ def _move_base(p, seen, directions, answers, limits, own_scales):
 
 
 @kernel
-def step(parameters, gradients, out, in_place, moments, decays, answer, rates, blend, limits, begin, end):
+def step(parameters, gradients, out, in_place, moments, decays, blends, answer, rates, limits, begin, end):
     """Update the moments of Gaussians ``[begin, end)`` and add their steps to ``out``, or set it to them.
 
     Args:
         out: The parameters themselves if ``in_place``, else where the differences are written.
         decays: Factor of a whole step, by count.
+        blends: Share of the answer in a step, by count.
         answer: Of the network, ``[n, 25]``.
     """
     width = moments.first.shape[1]
     g, packed_directions = np.empty(ABREAST * width, np.float32), np.empty(ABREAST * width, np.float32)
     p, seen, directions = buffer(BASE), buffer(BASE), buffer(BASE)
-    answers, own_scales = buffer(GAINS + LENGTHS + BASE), buffer(1)
+    answers, own_scales, blend = buffer(GAINS + LENGTHS + BASE), buffer(1), buffer(1)
     rest, rest_out = parameters[len(WIDTHS)], out[len(WIDTHS)]
     rest_steps = np.empty(ABREAST * (width - BASE), np.float32)
     for first in range(begin, end, ABREAST):
@@ -326,6 +330,8 @@ def step(parameters, gradients, out, in_place, moments, decays, answer, rates, b
         _fields_to_lanes(parameters, first, rows, p)
         _columns_to_lanes(packed_directions.reshape(ABREAST, width), BASE, 0, rows, directions)
         _columns_to_lanes(answer, GAINS + LENGTHS + BASE, first, rows, answers)
+        for lane in range(rows):
+            blend[lane] = blends[moments.counts[first + lane] - moments.least_count]
         _set_factors(answers, rates, blend)
         for row in range(rows):
             # Directions have the decay in them, corrections have not.

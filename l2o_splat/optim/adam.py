@@ -146,11 +146,9 @@ class AdamRule(UpdateRule):
         exp_avg = torch._foreach_lerp(_moments(state, "exp_avg"), gradients, 1 - options.beta1)
         exp_avg_sq = torch._foreach_mul(_moments(state, "exp_avg_sq"), options.beta2)
         torch._foreach_addcmul_(exp_avg_sq, gradients, gradients, 1 - options.beta2)
-        denominators = torch._foreach_sqrt(exp_avg_sq)
-        torch._foreach_div_(denominators, root_corrections)
+        denominators = torch._foreach_div(torch._foreach_sqrt(exp_avg_sq), root_corrections)
         torch._foreach_add_(denominators, options.eps)
-        steps = torch._foreach_mul(exp_avg, factors)
-        torch._foreach_div_(steps, denominators)
+        steps = torch._foreach_div(torch._foreach_mul(exp_avg, factors), denominators)
         deltas = dict(zip(FIELDS, steps, strict=True))
         if options.means_unit == "own_scale":
             deltas["means"] *= _own_scales(gaussians)

@@ -7,7 +7,7 @@ scale; what is learned is a gain for each Gaussian and field, and a correction.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ from l2o_splat.scene import SceneStart
 MEANS, SCALES, OPACITY = (Gaussians.columns(name) for name in ("means", "scales", "opacities"))
 HARMONICS = slice(Gaussians.columns("features_dc").start, None)
 """Columns of :meth:`Gaussians.pack`; those of all SH bands, degree 0 first."""
+REFERENCE_STEPS = 2000
+"""Steps of the runs that the decays of the shipped weights were chosen in."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,18 @@ class GainConfig:
     sh_limit: float = 4.0
     """SH coefficients are clamped to plus and minus this after every step."""
     step_decay: tuple[float, float] | None = (60.0, 0.8)
-    """With (a, p) the steps of a Gaussian shrink as (1 + t / a) ** -p over its own step count t; None keeps them."""
+    """With (a, p) the steps of a Gaussian shrink as (1 + t / a) ** -p over its own age t; None keeps them."""
     query_growth: float | None = 20.0
     """What the network answers at step t serves 1 + t / query_growth steps, rounded down, so that its cost fades as the
     scene settles. None queries it in every step."""
     trust_decay: float | None = 20.0
-    """The share of the network in a step falls as 1 / (1 + t / trust_decay), and the rest is Adam. None keeps it whole.
-    """
+    """The share of the network in the step of a Gaussian falls as 1 / (1 + t / trust_decay) over its own age t, and the
+    rest is Adam. None keeps it whole."""
     precision: PrecisionName = "auto"
     """Arithmetic of the network; auto is bfloat16 autocast on CUDA, as in training, and float32 elsewhere."""
+    reference_steps: int = field(default=REFERENCE_STEPS, repr=False)
+    """In a run with a time budget a Gaussian ages by so many steps per budget, whatever steps it takes: ``step_decay``
+    and ``trust_decay`` take its age for its step count. The network is queried by steps all the same."""
 
     def __post_init__(self) -> None:
         # JSON has no tuples, and the same options must read the same in a fingerprint.
@@ -69,6 +74,8 @@ class GainConfig:
             object.__setattr__(self, "step_decay", tuple(self.step_decay))
         if self.knn_refresh_interval < 1:
             raise ValueError(f"knn_refresh_interval is {self.knn_refresh_interval}; at least 1 step is needed.")
+        if self.reference_steps < 1:
+            raise ValueError(f"reference_steps is {self.reference_steps}; at least 1 step is needed.")
         for name in ("query_growth", "trust_decay"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -83,8 +90,8 @@ class GainRule(ProposingRule):
     count from the median of the scene's start.
 
     State: ``latent [n l]``, ``adam_m [n d]``, ``adam_v [n d]``, ``adam_t [n]`` (int64), ``neighbours [n k]`` (int64),
-    and ``answer [n a]`` while one serves several steps; of the scene ``scale_origin []``, the median log-scale of its
-    start.
+    ``answer [n a]`` while one serves several steps, and ``begun [n]`` (float64), the share of the time budget at which
+    each Gaussian began, in runs that have one; of the scene ``scale_origin []``, the median log-scale of its start.
     """
 
     system = "gain"
@@ -97,7 +104,9 @@ class GainRule(ProposingRule):
 
     @property
     def fingerprint(self) -> str:
-        return f"gain weights {digest_of(self.network)} {self.config}"
+        steps = self.config.reference_steps
+        aging = "" if steps == REFERENCE_STEPS else f" aging {steps} steps per budget"
+        return f"gain weights {digest_of(self.network)} {self.config}{aging}"
 
     def init_state(self, start: SceneStart) -> RuleState:
         gaussians = start.gaussians.detach()
@@ -119,10 +128,12 @@ class GainRule(ProposingRule):
         parameters, gradients = self._read(gaussians, state["scale_origin"]), feedback.gradients.detach().pack()
         direction, changed = adam_direction(gradients, state)
         answer, more = self._answer(parameters[:, MEANS], step, state, lambda: (parameters, direction))
-        proposed = self.network.step(answer, direction, self._trust(step))
+        ages, begun = self._ages(feedback, state)
+        decays, blends = self._shares(state["adam_t"].double() if ages is None else ages)
+        proposed = self.network.step(answer, direction, blends)
         if config.step_decay is not None:
-            proposed *= self._decay(state["adam_t"])[:, None]
-        return Proposal(None, parameters, gradients, direction, proposed, state.updated(**changed, **more))
+            proposed *= decays[:, None]
+        return Proposal(None, parameters, gradients, direction, proposed, state.updated(**changed, **more, **begun))
 
     def _answer(
         self,
@@ -154,16 +165,30 @@ class GainRule(ProposingRule):
                 changed["answer"] = answer
         return answer, changed
 
-    def _trust(self, step: int) -> float:
-        """Share of the network in a step."""
-        return 1.0 if self.config.trust_decay is None else 1 / (1 + step / self.config.trust_decay)
+    def _ages(
+        self, feedback: Feedback, state: RuleState
+    ) -> tuple[Float[Tensor, " n"] | None, dict[str, Float[Tensor, " n"]]]:
+        """Age of each Gaussian, in steps of a run of ``reference_steps``, and what the next state holds of it.
 
-    def _decay(self, counts: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
-        """Factor of the step of Gaussians that have taken so many."""
-        if self.config.step_decay is None:
-            return torch.ones(len(counts), dtype=torch.float32, device=counts.device)
-        after, power = self.config.step_decay
-        return (1 + counts / after).pow(-power)
+        None for the ages, and nothing, if the run has no time budget: then they are the step counts.
+        """
+        if feedback.progress is None:
+            return None, {}
+        counts, per_budget = state["adam_t"], self.config.reference_steps
+        # A run that counted steps so far goes on at the ages that it has come to.
+        before = state["begun"] if "begun" in state else feedback.progress - counts.double() / per_budget
+        begun = torch.where(counts == 0, feedback.progress, before)
+        return per_budget * (feedback.progress - begun), {"begun": begun}
+
+    def _shares(self, ages: Float[Tensor, " m"]) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """Factor of the step, and share of the network in it, of Gaussians of some age; float32."""
+        decays = blends = torch.ones_like(ages, dtype=torch.float32)
+        if self.config.step_decay is not None:
+            after, power = self.config.step_decay
+            decays = (1 + ages.float() / after).pow(-power)
+        if self.config.trust_decay is not None:
+            blends = (1 / (1 + ages / self.config.trust_decay)).float()
+        return decays, blends
 
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
         if not kernels_can_use(gaussians.means):
@@ -215,8 +240,9 @@ class GainRule(ProposingRule):
         answer = answer.contiguous()
         if not is_bounded_answer(answer.view(-1).numpy()):
             return None
-        step.take(answer, network.rates, self._trust(feedback.step), self._decay, delta)
-        return state.updated(**changed, adam_t=state["adam_t"] + 1)
+        ages, begun = self._ages(feedback, state)
+        step.take(answer, network.rates, self._shares, ages, delta)
+        return state.updated(**changed, **begun, adam_t=state["adam_t"] + 1)
 
     def delta(self, gaussians: Gaussians, proposal: Proposal) -> Gaussians:
         """What to add to the Gaussians so that they become ``clamp(parameters + step)``."""
@@ -242,9 +268,9 @@ class GainRule(ProposingRule):
         return state.without("answer")
 
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
-        """Added Gaussians take latent state, counter and answer from their parents and start with zero moments."""
+        """Added Gaussians take latent state and answer from their parents; moments and age start at zero."""
         resized = super().resize_state(state.without("neighbours"), source, fresh)
-        inherited = ("latent", "adam_t", "answer")
+        inherited = ("latent", "answer")
         return resized.updated(**{name: state[name][source] for name in inherited if name in state})
 
     def _queries_at(self, step: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat import threads
@@ -65,8 +65,8 @@ class StepOnCpu:
         self,
         answer: Float[Tensor, "n a"],
         rates: Float[Tensor, " 6"],
-        blend: float,
-        decay: Callable[[Int[Tensor, " m"]], Float[Tensor, " m"]],
+        shares: Callable[[Float[Tensor, " m"]], tuple[Float[Tensor, " m"], Float[Tensor, " m"]]],
+        ages: Float[Tensor, " n"] | None,
         delta: Gaussians | None,
     ) -> None:
         """Update the moments, and move the Gaussians or write what is to be added to them.
@@ -74,16 +74,24 @@ class StepOnCpu:
         Args:
             answer: Of the network.
             rates: One for each field.
-            blend: Share of the answer in the step.
-            decay: Factor of the step of Gaussians that have taken so many.
+            shares: Factor of the step, and share of the answer in it, of Gaussians of some age.
+            ages: Of the Gaussians, the same for all that have taken as many steps; None if these are the ages.
             delta: Takes the step; None moves the Gaussians.
         """
         out = self._parameters if delta is None else _flat_fields(delta)
         self._by_rows(
             gain_step.step,
             *(self._parameters, self._gradients, out, delta is None, self._moments),
-            *(decay(self._counts).numpy(), answer.numpy(), rates.numpy(), np.float32(blend), self._limits),
+            *(*(share.numpy() for share in shares(self._by_count(ages))), answer.numpy(), rates.numpy(), self._limits),
         )
+
+    def _by_count(self, ages: Float[Tensor, " n"] | None) -> Float[Tensor, " m"]:
+        """Age of Gaussians that have taken as many steps as an entry of the tables stands for."""
+        if ages is None:
+            return self._counts.double()
+        table = torch.zeros(len(self._counts), dtype=torch.float64)
+        table[torch.from_numpy(self._moments.counts) - self._moments.least_count] = ages
+        return table
 
     def _by_rows(self, kernel: Callable, *arguments) -> list:
         """What a kernel returns for all Gaussians, some at a time."""

@@ -122,7 +122,7 @@ def test_between_queries_the_steps_follow_the_gradients():
     _, state = rule(gaussians, Feedback(gradients(1), 1, 1.0), state)
     proposals = [rule.propose(gaussians, Feedback(gradients(t), 2, 1.0), state) for t in (2, 3)]
     for proposal in proposals:
-        expected = rule.network.step(state["answer"], proposal.direction, 1.0)
+        expected = rule.network.step(state["answer"], proposal.direction, torch.ones(len(gaussians)))
         torch.testing.assert_close(proposal.step, expected)
     assert not proposals[0].step.equal(proposals[1].step)
 
@@ -134,6 +134,8 @@ def test_trust_falls_until_the_step_is_adams():
     gaps = []
     for t in (0, 9, 999):
         feedback = Feedback(gradients(0), t, 1.0)
+        for state in states:
+            state.per_gaussian["adam_t"].fill_(t)
         steps = [
             rule(gaussians, feedback, state)[0].pack() for rule, state in zip((trained, untrained), states, strict=True)
         ]
