@@ -58,8 +58,8 @@ def bench(
 
     Args:
         data: Folders of captures, or l2o-demo:SEED for a built-in procedural one.
-        methods: Methods that ns-train knows; the first one is the baseline of ratios and of equal wall-clock. With
-            options of ns-train, and under another name:
+        methods: Methods that ns-train knows, and adam-adc (l2o-adam with the density control of 3DGS); the first one is
+            the baseline of ratios and of equal wall-clock. With options of ns-train, and under another name:
             'mine=learn2splat --optimizers.gaussians.optimizer.weights FILE'.
         steps: Training steps of each run; without, 500, or as many as fit into --seconds.
         seconds: Seconds on the clock after which a run ends even if steps are left. Without --steps it is also the time

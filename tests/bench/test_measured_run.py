@@ -181,6 +181,13 @@ def test_options_of_ns_train_reach_the_run(capture, tmp_path):
     assert (result.method, result.num_gaussians) == ("fewer", 20)
 
 
+def test_the_rival_with_density_control_of_its_own_grows(capture, tmp_path):
+    result = run(tiny_spec(capture, "adam-adc", steps=20), tmp_path / "run")
+    assert (result.status, result.method, result.steps) == ("ok", "adam-adc", 20), result.reason
+    counts = [point.num_gaussians for point in result.curve]
+    assert counts[0] == 60 < counts[-1] == result.num_gaussians
+
+
 def test_a_learned_rule_whose_weights_are_not_there_keeps_its_row_with_the_reason(capture, tmp_path):
     result = run(tiny_spec(capture, "learn2splat --optimizers.gaussians.optimizer.weights nowhere"), tmp_path / "run")
     assert result.status == "unavailable"
