@@ -109,11 +109,16 @@ class Results:
 
     @cached_property
     def _budgets(self) -> dict[tuple[str, int], float]:
-        return {(run.scene, run.seed): run.seconds for run in self.of(ALL_SCENES, self.baseline) if run.ok}
+        return {
+            (run.scene, run.seed): run.seconds for run in self.of(ALL_SCENES, self.baseline) if run.ok and run.steps
+        }
 
     def budget(self, run: Run) -> float | None:
-        """Return the seconds that the baseline took on the same scene with the same seed (equal wall-clock)."""
-        return self._budgets.get((run.scene, run.seed))
+        """Return the seconds that the baseline took on the same scene with the same seed (equal wall-clock).
+
+        None of a scene from a PLY.
+        """
+        return self._budgets.get((run.scene, run.seed)) if run.steps else None
 
     def in_budget(self, scene: str, method: str, measure: Measure) -> Cell:
         """Return the same as :meth:`cell` for runs that end when their budget is used up."""
@@ -148,6 +153,11 @@ def at_step(name: str, step: int) -> Measure:
 def at_seconds(name: str, seconds: float, clock: ClockField = "seconds") -> Measure:
     """Make the measure of a quality at a time on one of the clocks."""
     return lambda run: getattr(run.at_seconds(seconds, clock), name, None)
+
+
+def spent(clock: ClockField) -> Measure:
+    """Make the measure of a time at the last evaluation; None of a scene from a PLY."""
+    return lambda run: getattr(run.last, clock, None) if run.steps else None
 
 
 def degradation(run: Run) -> float | None:

@@ -62,7 +62,7 @@ class Run:
     reason: str = ""
     """Why the run has no numbers, or no more of them; empty for ``ok``."""
     steps: int = 0
-    """Number of steps taken."""
+    """Number of steps taken; 0 of a scene that was read from a PLY, whose seconds nobody knows."""
     clock: ClockKind = "wall"
     """What ``seconds`` are, on a CPU."""
     seconds: float = 0.0
