@@ -178,7 +178,7 @@ def by_adc(views: Views, options: AdcOptions, seed: int) -> Growth:
     sampler = ViewSampler(views.cameras.centres.numpy(), 8, "fps", seed)
 
     def event(gaussians: Gaussians, event: int) -> Grown:
-        gradient = collect_screen_gradient(gaussians, views[sampler.views(event)], SETTINGS)
+        gradient = collect_screen_gradient(gaussians, [views[sampler.views(event)]], SETTINGS)
         return control_density(gaussians, gradient, extent, options, 10 * len(gaussians), event_generator(seed, event))
 
     return Growth(adc_event_shares(options), event)

@@ -25,6 +25,9 @@ class StepTime:
     """Seconds of each part."""
     first: bool = False
     """True for the first step of a process, which compiles kernels and warms caches."""
+    other: float = 0.0
+    """Seconds of the whole step on the other clock: of the processors if the run counts those of the wall, and the
+    other way round."""
 
     @property
     def total(self) -> float:
@@ -49,6 +52,11 @@ class RunClock:
         steps, self.steps = self.steps, []
         for step in steps:
             self.add(step)
+
+    @classmethod
+    def of_other(cls, initializer_seconds: float, steps: Sequence[StepTime]) -> RunClock:
+        """The same of the other clock."""
+        return cls(initializer_seconds, [StepTime({"step": step.other}, step.first) for step in steps])
 
     def add(self, step: StepTime) -> None:
         """Add a step."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tyro
@@ -16,6 +16,7 @@ from l2o_splat.bench.markdown import summary_markdown
 from l2o_splat.bench.measures import Results
 from l2o_splat.bench.methods import find_method
 from l2o_splat.bench.pictures import find_pictures
+from l2o_splat.bench.ply import PlyFrame, PlyScene, find_ply
 from l2o_splat.bench.processes import ask
 from l2o_splat.bench.report import REPORT_NAME, write_report
 from l2o_splat.bench.results import read_results, write_results
@@ -31,7 +32,7 @@ from l2o_splat.scenes.split import NumContext
 
 SUMMARY_NAME = "summary.md"
 
-LEFT_TO_THE_REPORT = ("lost since best", "steps", "Gaussians", "peak MiB", "ms per step")
+LEFT_TO_THE_REPORT = ("lost since best", "steps", "Gaussians", "needles", "peak MiB", "ms per step")
 """Columns of the summary for which a terminal has no room."""
 
 
@@ -48,6 +49,8 @@ def bench(
     out: Path = Path("outputs/bench"),
     images: bool = True,
     dataparser: str | None = None,
+    ply: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    ply_frame: PlyFrame = "detect",
     ray: str | None = None,
     cores_per_run: int | None = None,
 ) -> int:
@@ -58,8 +61,8 @@ def bench(
 
     Args:
         data: Folders of captures, or l2o-demo:SEED for a built-in procedural one.
-        methods: Methods that ns-train knows; the first one is the baseline of ratios and of equal wall-clock. With
-            options of ns-train, and under another name:
+        methods: Methods that ns-train knows, and adam-adc (l2o-adam with the density control of 3DGS); the first one is
+            the baseline of ratios and of equal wall-clock. With options of ns-train, and under another name:
             'mine=learn2splat --optimizers.gaussians.optimizer.weights FILE'.
         steps: Training steps of each run; without, 500, or as many as fit into --seconds.
         seconds: Seconds on the clock after which a run ends even if steps are left. Without --steps it is also the time
@@ -76,6 +79,10 @@ def bench(
         images: Show held-out views in the report; leave them out for captures that may not be published.
         dataparser: nerfstudio's dataparser with its options in quotes, for captures that are not recognised by their
             files.
+        ply: A scene of another program, as NAME=FILE, measured on the held-out views beside the methods; may be given
+            several times, with one capture.
+        ply_frame: Coordinates of these files: dataparser as nerfstudio exports, capture as COLMAP's or the original
+            poses, transforms as transforms.json; detect takes what shows the training photographs best.
         ray: Run on the Ray cluster at this address, or auto for the one on this machine. The captures must be at the
             same paths on every node.
         cores_per_run: Cores of each run on a cluster; without, as many as the smallest node has, so that nothing
@@ -88,6 +95,7 @@ def bench(
             methods,
             SweepOptions(_steps(steps, seconds), seconds, clock, views, scale, seeds, horizons),
             dataparser,
+            _plys(ply, ply_frame),
             console,
         )
         try:
@@ -147,16 +155,30 @@ def _steps(steps: int | None, seconds: float | None) -> int | None:
     return 500 if steps is None and seconds is None else steps
 
 
+def _plys(entries: Sequence[str], frame: PlyFrame) -> dict[str, PlyScene]:
+    found = [find_ply(text, frame) for text in entries]
+    names = [name for name, _ in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BenchError(f"--ply names {twice[0]} twice; every file needs a name of its own.")
+    return dict(found)
+
+
 def _plan(
-    data: Sequence[str], names: Sequence[str], options: SweepOptions, dataparser: str | None, console: Console
+    data: Sequence[str],
+    names: Sequence[str],
+    options: SweepOptions,
+    dataparser: str | None,
+    plys: Mapping[str, PlyScene],
+    console: Console,
 ) -> tuple[list[RunSpec], dict]:
-    if not data or not names:
-        raise BenchError("At least one capture (--data) and one method (--methods) are needed.")
+    if not data or not (names or plys):
+        raise BenchError("At least one capture (--data) and one method (--methods) or scene (--ply) are needed.")
     captures = [find_capture(text, dataparser) for text in data]
     methods = [find_method(text) for text in names]
     with console.status("Asking nerfstudio for its methods"):
         answer = ask(methods, sorted({capture.dataparser for capture in captures}))
-    specs = plan_runs(captures, methods, answer["has_horizon"], options)
+    specs = plan_runs(captures, methods, answer["has_horizon"], options, plys)
     return specs, answer["environment"] | {"command": command()}
 
 

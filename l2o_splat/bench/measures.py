@@ -15,14 +15,18 @@ from functools import cached_property
 from typing import Any
 
 from l2o_splat.bench.methods import split_horizon
-from l2o_splat.bench.run import Run
+from l2o_splat.bench.run import CLOCK_FIELDS, ClockField, Run
 from l2o_splat.bench.spec import REPORTED_SECONDS
+from l2o_splat.budget.clock import ClockKind
 
 Measure = Callable[[Run], float | None]
 
 ALL_SCENES = "all scenes"
 
 QUALITIES = ("psnr", "ssim", "lpips")
+
+MEASURED = (*QUALITIES, "num_gaussians")
+"""What evaluations measure, and tables and curves show over steps and seconds."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,18 @@ class Results:
         )
 
     @property
+    def clock(self) -> ClockKind:
+        """What seconds are, on a CPU; a sweep has one clock."""
+        return self.runs[0].clock if self.runs else "wall"
+
+    def shows(self, name: str) -> bool:
+        """Whether there is anything to show of an entry of ``MEASURED``: numbers of Gaussians only if one changes."""
+        values = [[getattr(point, name) for point in run.curve] for run in self.runs]
+        if name == "num_gaussians":
+            return any(len({value for value in of_run if value is not None}) > 1 for of_run in values)
+        return any(value is not None for of_run in values for value in of_run)
+
+    @property
     def scene_groups(self) -> list[str]:
         """All scenes together if there are several, then each scene."""
         return [ALL_SCENES, *self.scenes] if len(self.scenes) > 1 else self.scenes
@@ -93,11 +109,16 @@ class Results:
 
     @cached_property
     def _budgets(self) -> dict[tuple[str, int], float]:
-        return {(run.scene, run.seed): run.seconds for run in self.of(ALL_SCENES, self.baseline) if run.ok}
+        return {
+            (run.scene, run.seed): run.seconds for run in self.of(ALL_SCENES, self.baseline) if run.ok and run.steps
+        }
 
     def budget(self, run: Run) -> float | None:
-        """Return the seconds that the baseline took on the same scene with the same seed (equal wall-clock)."""
-        return self._budgets.get((run.scene, run.seed))
+        """Return the seconds that the baseline took on the same scene with the same seed (equal wall-clock).
+
+        None of a scene from a PLY.
+        """
+        return self._budgets.get((run.scene, run.seed)) if run.steps else None
 
     def in_budget(self, scene: str, method: str, measure: Measure) -> Cell:
         """Return the same as :meth:`cell` for runs that end when their budget is used up."""
@@ -129,9 +150,14 @@ def at_step(name: str, step: int) -> Measure:
     return lambda run: getattr(run.at_step(step), name, None)
 
 
-def at_seconds(name: str, seconds: float) -> Measure:
-    """Make the measure of a quality at a clock time."""
-    return lambda run: getattr(run.at_seconds(seconds), name, None)
+def at_seconds(name: str, seconds: float, clock: ClockField = "seconds") -> Measure:
+    """Make the measure of a quality at a time on one of the clocks."""
+    return lambda run: getattr(run.at_seconds(seconds, clock), name, None)
+
+
+def spent(clock: ClockField) -> Measure:
+    """Make the measure of a time at the last evaluation; None of a scene from a PLY."""
+    return lambda run: getattr(run.last, clock, None) if run.steps else None
 
 
 def degradation(run: Run) -> float | None:
@@ -165,25 +191,27 @@ def over_seeds(runs: Sequence[Run], measure: Measure) -> Cell:
 
 
 def curve(results: Results, scene: str, method: str, quality: str) -> dict[str, list[list[float]]]:
-    """Return the points to draw, ``[x, median, low, high]``, over ``steps`` and over ``seconds``.
+    """Return the points to draw, ``[x, median, low, high]``, over ``steps``, ``seconds`` and ``other_seconds``.
 
     For one scene, seconds are the median clock at each evaluated step. For all scenes, on each of which a step takes a
     different time, they are the reported clock times.
     """
     runs = results.of(scene, method)
     steps = sorted({point.step for run in runs for point in run.curve})
-    over_steps, over_seconds = [], []
+    curves: dict[str, list[list[float]]] = {"steps": [], **{clock: [] for clock in CLOCK_FIELDS}}
     for step in steps:
         cell = over_seeds(runs, at_step(quality, step))
         if cell.value is None:
             continue
-        over_steps.append([step, cell.value, cell.low, cell.high])
-        if scene != ALL_SCENES:
-            seconds = over_seeds(runs, at_step("seconds", step)).value
-            over_seconds.append([seconds, cell.value, cell.low, cell.high])
+        curves["steps"].append([step, cell.value, cell.low, cell.high])
+        for clock in CLOCK_FIELDS if scene != ALL_SCENES else ():
+            seconds = over_seeds(runs, at_step(clock, step)).value
+            if seconds is not None:
+                curves[clock].append([seconds, cell.value, cell.low, cell.high])
     if scene == ALL_SCENES:
-        for second in REPORTED_SECONDS:
-            cell = over_seeds(runs, at_seconds(quality, second))
-            if cell.value is not None:
-                over_seconds.append([second, cell.value, cell.low, cell.high])
-    return {"steps": over_steps, "seconds": over_seconds}
+        for clock in CLOCK_FIELDS:
+            for second in REPORTED_SECONDS:
+                cell = over_seeds(runs, at_seconds(quality, second, clock))
+                if cell.value is not None:
+                    curves[clock].append([second, cell.value, cell.low, cell.high])
+    return curves

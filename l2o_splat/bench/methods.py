@@ -10,6 +10,10 @@ from l2o_splat.bench.errors import BenchError
 
 _HORIZON = re.compile(r"@(\d+)$")
 
+BASELINES = {"adam-adc": "l2o-adam --preset adc"}
+"""Methods with options that have a name of their own here. ``adam-adc``: 3DGS's own growth around Adam with its own
+rates, which is what people use elsewhere."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -31,6 +35,8 @@ def find_method(text: str) -> Method:
     """
     label, rest = re.fullmatch(r"(?:([\w.+-]+)=)?(.*)", text, re.DOTALL).groups()
     words = shlex.split(rest)
+    if words and words[0] in BASELINES:
+        label, words = label or shlex.join(words), [*shlex.split(BASELINES[words[0]]), *words[1:]]
     if not words or words[0].startswith("-"):
         raise BenchError(
             f"--methods {text!r} names no method; give a name that ns-train knows, with options in the same quotes: "

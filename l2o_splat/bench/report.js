@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const state = { scene: data.scenes[0], quality: data.qualities[0]?.name, hidden: new Set() };
+const state = { scene: data.scenes[0], quality: data.qualities[0]?.name, clock: "seconds", hidden: new Set() };
 const svgNames = "http://www.w3.org/2000/svg";
 const dashes = ["", "7 4", "2 3", "9 3 2 3"];
 
@@ -32,6 +32,9 @@ function fillChoices() {
   const qualities = document.getElementById("quality-choice");
   qualities.append(...data.qualities.map((quality) => new Option(quality.title, quality.name)));
   qualities.addEventListener("change", () => { state.quality = qualities.value; update(); });
+  const clocks = document.getElementById("clock-choice");
+  clocks.append(...Object.entries(data.clocks).map(([axis, clock]) => new Option(`${clock} seconds`, axis)));
+  clocks.addEventListener("change", () => { state.clock = clocks.value; drawCharts(); });
   for (const method of data.methods) {
     const line = shape("svg", { viewBox: "0 0 22 8", "aria-hidden": "true" });
     line.append(shape("line", { x1: 0, x2: 22, y1: 4, y2: 4, stroke: colour(method), "stroke-width": 3, "stroke-dasharray": dash(method) }));
@@ -65,12 +68,14 @@ function update() {
 
 /* ---------- charts ---------- */
 
+const overTime = {
+  place: (x) => Math.log10(Math.max(x, 0.01)),
+  ticks: [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600, 10800],
+};
 const scales = {
   steps: { place: (x) => Math.log10(1 + x), ticks: [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000] },
-  seconds: {
-    place: (x) => Math.log10(Math.max(x, 0.01)),
-    ticks: [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600, 10800],
-  },
+  seconds: overTime,
+  other_seconds: overTime,
 };
 
 function niceTicks(low, high, count) {
@@ -83,7 +88,8 @@ function niceTicks(low, high, count) {
 }
 
 function drawCharts() {
-  for (const svg of document.querySelectorAll("svg.chart")) drawChart(svg, svg.dataset.axis);
+  document.getElementById("clock-name").textContent = data.clocks[state.clock];
+  for (const svg of document.querySelectorAll("svg.chart")) drawChart(svg, svg.dataset.axis === "steps" ? "steps" : state.clock);
 }
 
 function drawChart(svg, axis) {
@@ -126,7 +132,7 @@ function drawChart(svg, axis) {
     lastLabel = at;
   }
   const quality = data.qualities.find((one) => one.name === state.quality);
-  svg.append(shape("text", { x: (frame.left + frame.right) / 2, y: height - 5, "text-anchor": "middle" }, axis === "steps" ? "steps" : "seconds"));
+  svg.append(shape("text", { x: (frame.left + frame.right) / 2, y: height - 5, "text-anchor": "middle" }, axis === "steps" ? "steps" : `${data.clocks[axis]} seconds`));
   svg.append(shape("text", { x: frame.left + 6, y: frame.top + 10 }, quality.unit));
 
   for (const { method, points } of curves) {

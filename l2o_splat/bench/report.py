@@ -8,15 +8,21 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from l2o_splat.bench.measures import QUALITIES, Results, curve
+from l2o_splat.bench.measures import MEASURED, Results, curve
 from l2o_splat.bench.page import asset, filled, style
 from l2o_splat.bench.pictures import ERROR_AT_TOP, Pictures
-from l2o_splat.bench.tables import QUALITY_DIGITS, QUALITY_NAMES, Entry, Table, all_tables
+from l2o_splat.bench.tables import BETTER, QUALITY_DIGITS, QUALITY_NAMES, Entry, Table, all_tables
+from l2o_splat.budget.clock import other_clock
 from l2o_splat.files import write_text_whole
 
 REPORT_NAME = "report.html"
 
-QUALITY_UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS, lower is better"}
+QUALITY_UNITS = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS, lower is better",
+    "num_gaussians": "number of Gaussians",
+}
 
 RULES = (
     "<b>Same start, same loop.</b> Every run is a registered nerfstudio method in nerfstudio's own trainer, in a "
@@ -27,6 +33,9 @@ RULES = (
     "renderer, and what the first step takes beyond the median of the five after it (both reported as compile time). "
     "On a GPU times come from "
     "CUDA events, synchronised before and after each step.",
+    "<b>Two clocks.</b> Seconds of the run's clock (<code>--clock</code>) decide ends, budgets and equal time; those "
+    "of the other stand beside them. Seconds of the wall grow with whatever else a machine does, seconds of the "
+    "processors (all threads of the run together) hardly do.",
     "<b>Step 0</b> is after initialization, before any update. A value at a clock time is the last evaluation before "
     "it.",
     "<b>Seeds</b> change the order of views and random initialization. Numbers are medians over seeds; a mean over "
@@ -54,9 +63,10 @@ def report_html(results: Results, pictures: Pictures) -> str:
         "scenes": results.scene_groups,
         "methods": results.methods,
         "qualities": _qualities(results),
+        "clocks": {"seconds": results.clock, "other_seconds": other_clock(results.clock)},
         "curves": {
             scene: {
-                method: {quality: curve(results, scene, method, quality) for quality in QUALITIES}
+                method: {quality: curve(results, scene, method, quality) for quality in MEASURED}
                 for method in results.methods
             }
             for scene in results.scene_groups
@@ -120,26 +130,22 @@ def _few(names: Sequence[str], most: int = 4) -> str:
 
 
 def _qualities(results: Results) -> list[dict]:
-    measured = [
-        name
-        for name in QUALITIES
-        if any(getattr(point, name) is not None for run in results.runs for point in run.curve)
-    ]
     return [
         {
             "name": name,
             "title": QUALITY_NAMES[name],
             "unit": QUALITY_UNITS[name],
             "digits": QUALITY_DIGITS[name],
-            "better": -1 if name == "lpips" else 1,
+            "better": BETTER[name],
         }
-        for name in measured
+        for name in MEASURED
+        if results.shows(name)
     ]
 
 
 def _table_html(table: Table, results: Results) -> str:
     quality = table.name.partition("-")[0]
-    attributes = f' data-quality="{quality}"' if quality in QUALITIES else ""
+    attributes = f' data-quality="{quality}"' if quality in MEASURED else ""
     heads = "".join(
         f'<th scope="col"{_class("text") if is_text else ""}><button type="button">{html.escape(title)}</button></th>'
         for title, is_text in zip(table.columns, _text_columns(table), strict=True)

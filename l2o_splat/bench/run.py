@@ -9,9 +9,15 @@ from typing import Any, Literal
 from l2o_splat.bench.clock import PARTS, RunClock
 from l2o_splat.bench.run_log import LogContents
 from l2o_splat.bench.spec import RunSpec
+from l2o_splat.budget.clock import ClockKind
 
 Status = Literal["ok", "failed", "out_of_memory", "unavailable", "pending"]
 """``unavailable``: the method cannot run on this machine. ``pending``: not finished. Only numbers of ``ok`` count."""
+
+ClockField = Literal["seconds", "other_seconds"]
+"""Where runs and evaluations hold the time on the clock that counts, and on the other one."""
+
+CLOCK_FIELDS: tuple[ClockField, ...] = ("seconds", "other_seconds")
 
 FROM_START = ("initializer_seconds", "loading_seconds", "training_views", "held_out_views", "machine", "commit")
 """Values that a log holds from before the first step, named as in :class:`Run`."""
@@ -31,6 +37,11 @@ class Point:
     """None where every window touches a masked pixel."""
     lpips: float | None
     """None if its backbone is not on the machine."""
+    other_seconds: float | None = None
+    """Seconds on the other clock; None in reports of versions that had one clock."""
+    num_gaussians: int | None = None
+    needles: float | None = None
+    """Share of the Gaussians that are over ten times as long as their second axis."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +62,13 @@ class Run:
     reason: str = ""
     """Why the run has no numbers, or no more of them; empty for ``ok``."""
     steps: int = 0
-    """Number of steps taken."""
+    """Number of steps taken; 0 of a scene that was read from a PLY, whose seconds nobody knows."""
+    clock: ClockKind = "wall"
+    """What ``seconds`` are, on a CPU."""
     seconds: float = 0.0
     """Seconds on the clock at the end."""
+    other_seconds: float | None = None
+    """The same on the other clock, see :func:`~l2o_splat.budget.clock.other_clock`."""
     initializer_seconds: float = 0.0
     """Seconds of the initializer, part of ``seconds``."""
     compile_seconds: float = 0.0
@@ -85,11 +100,12 @@ class Run:
         """Return the evaluation after ``step`` steps; None if there is none."""
         return next((point for point in self.curve if point.step == step), None)
 
-    def at_seconds(self, seconds: float) -> Point | None:
+    def at_seconds(self, seconds: float, clock: ClockField = "seconds") -> Point | None:
         """Return the last evaluation before a clock time; None if the run had ended, or not begun, by then."""
-        if self.seconds < seconds:
+        end = getattr(self, clock)
+        if end is None or end < seconds:
             return None
-        return next((point for point in reversed(self.curve) if point.seconds <= seconds), None)
+        return next((point for point in reversed(self.curve) if getattr(point, clock) <= seconds), None)
 
     def within(self, seconds: float) -> Run:
         """Return the same run, ended at a clock time."""
@@ -112,6 +128,7 @@ def run_from_log(spec: RunSpec, log: LogContents) -> Run:
     start, end = log.start or {}, log.end or {}
     clock = RunClock(start.get("initializer_seconds", 0.0), log.steps)
     seconds = clock.after_each_step()
+    other_seconds = RunClock.of_other(start.get("other_initializer_seconds", 0.0), log.steps).after_each_step()
     evaluations = [log.evaluations[step] for step in sorted(log.evaluations)]
     warm = [step for step in log.steps if not step.first]
     step_seconds = {}
@@ -127,13 +144,15 @@ def run_from_log(spec: RunSpec, log: LogContents) -> Run:
         peak_memory_mib=end.get("peak_memory_mib"),
         step_seconds=step_seconds,
         curve=tuple(
-            Point(record["step"], seconds[record["step"]], record["psnr"], record["ssim"], record["lpips"])
+            Point(seconds=seconds[record["step"]], other_seconds=other_seconds[record["step"]], **record)
             for record in evaluations
             if record["step"] < len(seconds)
         ),
         reason=end.get("reason", "") if end else "not finished yet; the same command goes on with it",
         steps=len(log.steps),
+        clock=spec.clock,
         seconds=seconds[-1],
+        other_seconds=other_seconds[-1],
         compile_seconds=start.get("kernel_seconds", 0.0) + clock.compile_seconds,
         **{name: start[name] for name in FROM_START if name in start},
     )

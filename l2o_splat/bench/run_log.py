@@ -4,7 +4,8 @@ Records, by their ``kind``:
 
 * ``start``: a process begins the run; records before it do not count. ``resume``: a process resumes after ``step``
   steps; records of later steps do not count.
-* ``step``: a step with its times. ``evaluation``: held-out quality after ``step`` steps.
+* ``step``: a step with its times, ``seconds`` of its parts and ``other_seconds`` of the whole on the other clock.
+* ``evaluation``: held-out quality, number of Gaussians and share of needles after ``step`` steps.
 * ``end``: the run is over, with ``status`` and ``reason``. A run without it was interrupted.
 """
 
@@ -63,7 +64,7 @@ def read_log(path: Path) -> LogContents:
         elif kind == "step":
             # A step that is taken again after a kill replaces the first one.
             del contents.steps[record["step"] - 1 :]
-            contents.steps.append(StepTime(record["seconds"], record["first"]))
+            contents.steps.append(StepTime(record["seconds"], record["first"], record["other_seconds"]))
         elif kind == "evaluation":
             contents.evaluations[record["step"]] = record
         else:

@@ -8,9 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.methods import Method, with_horizon
+from l2o_splat.bench.ply import PlyScene
 from l2o_splat.budget.clock import ClockKind
 from l2o_splat.scenes.capture_names import CaptureSource
 from l2o_splat.scenes.split import NumContext
@@ -55,6 +57,8 @@ class RunSpec:
     protocol: int = PROTOCOL
     evaluated_every: float | None = None
     """Seconds on the clock between further evaluations; None makes none."""
+    ply: PlyScene | None = None
+    """The scene to measure instead of a run, whose steps are 0 then; None trains."""
 
     @property
     def folder_name(self) -> str:
@@ -97,7 +101,8 @@ class RunSpec:
     @classmethod
     def read(cls, path: Path) -> RunSpec:
         values = json.loads(path.read_text())
-        return cls(**values | {name: tuple(values[name]) for name in ("dataparser", "options")})
+        values |= {name: tuple(values[name]) for name in ("dataparser", "options")}
+        return cls(**values | {"ply": values["ply"] and PlyScene(**values["ply"])})
 
 
 @dataclass(frozen=True)
@@ -133,22 +138,32 @@ class SweepOptions:
 
 
 def plan_runs(
-    captures: Sequence[CaptureSource], methods: Sequence[Method], has_horizon: Mapping[str, bool], options: SweepOptions
+    captures: Sequence[CaptureSource],
+    methods: Sequence[Method],
+    has_horizon: Mapping[str, bool],
+    options: SweepOptions,
+    plys: Mapping[str, PlyScene] = MappingProxyType({}),
 ) -> list[RunSpec]:
-    """Plan all runs of a sweep in the order in which they start: by scene, then seed, then method.
+    """Plan all runs of a sweep in the order in which they start: by scene, then seed, then method; PLYs come last.
 
     Args:
         captures: Captures with distinct names.
         methods: Methods with distinct labels, the baseline first.
         has_horizon: By label, True if rates of the method decay over a horizon.
         options: Options of all runs.
+        plys: Scenes to measure on the only capture, by label.
 
     Raises:
-        BenchError: If two captures, or two methods, have the same name.
+        BenchError: If two captures, or two methods, have the same name, or there are PLYs and several captures.
     """
+    if plys and len(captures) > 1:
+        raise BenchError(
+            f"--ply {next(iter(plys))} is a scene of one capture, and --data names {len(captures)}; give the capture "
+            "that it shows alone."
+        )
     for what, names in (
         ("captures", [capture.scene for capture in captures]),
-        ("methods", [method.label for method in methods]),
+        ("methods", [*(method.label for method in methods), *plys]),
     ):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -162,7 +177,7 @@ def plan_runs(
             else [(method.label, options.steps)]
         )
     ]
-    return [
+    trained = [
         RunSpec(
             scene=capture.scene,
             dataparser=capture.dataparser,
@@ -182,3 +197,21 @@ def plan_runs(
         for seed in range(options.seeds)
         for method, label, horizon in variants
     ]
+    # The config of the method holds the views and draws the scene.
+    shared = {"options": (), "horizon": None, "seed": 0, "steps": 0, "seconds": None, "method": "l2o-adam"}
+    measured = [
+        RunSpec(
+            scene=capture.scene,
+            dataparser=capture.dataparser,
+            data=capture.data,
+            label=label,
+            clock=options.clock,
+            views=options.views,
+            scale=options.scale,
+            ply=ply,
+            **shared,
+        )
+        for capture in captures
+        for label, ply in plys.items()
+    ]
+    return trained + measured

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from l2o_splat.bench.measures import (
-    QUALITIES,
+    MEASURED,
     Cell,
     Results,
     at_seconds,
@@ -14,13 +14,16 @@ from l2o_splat.bench.measures import (
     best,
     degradation,
     last,
+    spent,
     step_time,
 )
 from l2o_splat.bench.run import Run
 from l2o_splat.bench.spec import REPORTED_SECONDS, REPORTED_STEPS
+from l2o_splat.budget.clock import other_clock
 
-QUALITY_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
-QUALITY_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
+QUALITY_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "num_gaussians": "Gaussians"}
+QUALITY_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "num_gaussians": 0}
+BETTER = {"psnr": 1, "ssim": 1, "lpips": -1, "num_gaussians": 0}
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,19 @@ def summary(results: Results) -> Table:
         _quality(results, "SSIM, last", last("ssim"), "ssim"),
         _quality(results, "LPIPS, last", last("lpips"), "lpips"),
         Column("steps", lambda *at: results.cell(*at, last("step")), 0),
-        Column("seconds", lambda *at: results.cell(*at, last("seconds")), 1),
+        Column(f"{results.clock} s", lambda *at: results.cell(*at, spent("seconds")), 1),
+        Column(f"{other_clock(results.clock)} s", lambda *at: results.cell(*at, spent("other_seconds")), 1),
         Column("ms per step", lambda *at: results.cell(*at, step_time), 1, -1, factor=1000),
         Column("step time ratio", results.step_ratio, 2, -1, suffix=" x"),
         Column("Gaussians", lambda *at: results.cell(*at, lambda run: run.num_gaussians), 0),
+        Column("needles", lambda *at: results.cell(*at, last("needles")), 1, -1, factor=100, suffix=" %"),
         Column("peak MiB", lambda *at: results.cell(*at, lambda run: run.peak_memory_mib), 0),
     ]
     explanation = (
         f"Held-out quality at the end of each run, median over {_seeds(results)}; all scenes: mean over scenes. "
         f"“Lost since best” is how far PSNR (dB) has fallen from its best evaluation. Step time ratio: to "
-        f"{results.baseline} on the same scene."
+        f"{results.baseline} on the same scene. {_clocks(results)} Needles: share of the Gaussians over ten times as "
+        "long as their second axis."
     )
     return _table("summary", "Summary", explanation, results, columns)
 
@@ -115,27 +121,29 @@ def equal_time(results: Results) -> Table:
         in_budget("SSIM, at end", last("ssim"), 4, 1),
         in_budget("LPIPS, at end", last("lpips"), 4, -1),
         in_budget("steps", last("step"), 0, 0),
+        in_budget(f"{results.clock} s", last("seconds"), 1, 0),
+        in_budget(f"{other_clock(results.clock)} s", last("other_seconds"), 1, 0),
         Column("budget used", used, 0, factor=100, suffix=" %"),
         Column("peak MiB", lambda *at: results.cell(*at, lambda run: run.peak_memory_mib), 0),
     ]
     explanation = (
         f"Every method gets the time that {results.baseline} took on the same scene with the same seed. Best: the "
         "evaluation with the highest PSNR within it; at end: the last evaluation within it. A method that uses less "
-        "than 100 % had taken all its steps before the time was up."
+        f"than 100 % had taken all its steps before the time was up. {_clocks(results)}"
     )
     return _table("equal-time", "Equal wall-clock", explanation, results, columns)
 
 
 def quality_tables(results: Results) -> list[Table]:
-    """Make the tables of each quality after numbers of steps, and at clock times."""
+    """Make the tables of each quality, and of the number of Gaussians, after numbers of steps and at clock times."""
     reached = {point.step for run in results.runs for point in run.curve}
     ends = {run.last.step for run in results.runs if run.ok}
     steps = sorted(reached & {*REPORTED_STEPS, *ends})
     longest = max((run.seconds for run in results.runs), default=0.0)
     seconds = [second for second in REPORTED_SECONDS if second <= longest]
     tables = []
-    for name in QUALITIES:
-        if not any(getattr(point, name) is not None for run in results.runs for point in run.curve):
+    for name in MEASURED:
+        if not results.shows(name):
             continue
         title = QUALITY_NAMES[name]
         over_steps = [_quality(results, f"{step:,}", at_step(name, step), name) for step in steps]
@@ -144,8 +152,8 @@ def quality_tables(results: Results) -> list[Table]:
         tables.append(_table(f"{name}-steps", f"{title} after so many steps", explanation, results, over_steps))
         if over_time:
             explanation = (
-                "The last evaluation before that time on the clock; blank where a run had ended or was still "
-                "initializing."
+                f"The last evaluation before that time on the {results.clock} clock; blank where a run had ended or "
+                "was still initializing."
             )
             tables.append(_table(f"{name}-seconds", f"{title} at clock times", explanation, results, over_time))
     return tables
@@ -153,11 +161,13 @@ def quality_tables(results: Results) -> list[Table]:
 
 def runs_table(results: Results) -> Table:
     """Make the table of every single run, with its status and the parts of its time."""
-    columns = ["Scene", "Method", "Seed", "Status", "Steps", "PSNR, last", "Clock s", "Initializer s", "ms per step"]
-    columns += ["Render", "Backward", "Update", "Compile s", "Loading s", "Gaussians", "Peak MiB", "Views", "Machine"]
+    clock, other = results.clock, other_clock(results.clock)
+    columns = ["Scene", "Method", "Seed", "Status", "Steps", "PSNR, last", f"{clock} s", f"{other} s", "Initializer s"]
+    columns += ["ms per step", "Render", "Backward", "Update", "Compile s", "Loading s", "Gaussians", "Needles"]
+    columns += ["Peak MiB", "Views", "Machine"]
     explanation = (
-        "The clock holds initializer and steps; compiling at the first step and loading images are not on it. Render, "
-        "backward and update are shares of a step in ms (medians). Views: trained on + held out."
+        f"{_clocks(results)} Both hold initializer and steps; compiling at the first step and loading images are not "
+        "on them. Render, backward and update are shares of a step in ms (medians). Views: trained on + held out."
     )
     return Table("runs", "Runs", explanation, columns, [_run_row(run) for run in results.runs])
 
@@ -175,21 +185,35 @@ def _run_row(run: Run) -> list[Entry]:
         Entry(f"{status}: {run.reason}" if run.reason else status, status, kind="text" if run.ok else "note"),
         number(run.steps, 0),
         number(run.last and run.last.psnr, 2),
-        number(run.seconds, 1),
-        number(run.initializer_seconds, 2),
+        number(run.seconds if run.steps else None, 1),
+        number(run.other_seconds if run.steps else None, 1),
+        number(run.initializer_seconds if run.steps else None, 2),
         *parts,
         number(run.compile_seconds, 1),
         number(run.loading_seconds, 1),
         number(run.num_gaussians, 0),
+        _needles(run),
         number(run.peak_memory_mib, 0),
         Entry(f"{run.training_views} + {run.held_out_views}", run.training_views),
         Entry(run.machine, run.machine, kind="text"),
     ]
 
 
+def _needles(run: Run) -> Entry:
+    share = run.last and run.last.needles
+    return Entry("", None) if share is None else Entry(f"{share:.1%}".replace("%", " %"), share)
+
+
+def _clocks(results: Results) -> str:
+    clock = results.clock
+    return (
+        f"Seconds of the {clock} clock decide budgets and ends; those of the {other_clock(clock)} clock stand beside "
+        "them."
+    )
+
+
 def _quality(results: Results, title: str, measure: Callable[[Run], float | None], name: str) -> Column:
-    better = -1 if name == "lpips" else 1
-    return Column(title, lambda *at: results.cell(*at, measure), QUALITY_DIGITS[name], better)
+    return Column(title, lambda *at: results.cell(*at, measure), QUALITY_DIGITS[name], BETTER[name])
 
 
 def _table(name: str, title: str, explanation: str, results: Results, columns: Sequence[Column]) -> Table:

@@ -14,6 +14,11 @@ one."""
 CLOCKS: dict[ClockKind, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 
 
+def other_clock(kind: ClockKind) -> ClockKind:
+    """The clock that is shown beside the one that counts."""
+    return "processor" if kind == "wall" else "wall"
+
+
 class BudgetClock:
     """Counts the seconds that a run spends; it stands still at first.
 

@@ -6,6 +6,7 @@ The numbers are those of the paper's code and of gsplat's DefaultStrategy; times
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,26 +65,26 @@ def adc_event_shares(options: AdcOptions) -> tuple[float, ...]:
 
 def collect_screen_gradient(
     gaussians: Gaussians,
-    photographs: Photographs,
+    shown: Sequence[Photographs],
     settings: RasterSettings,
     ssim_weight: float = 0.2,
     backend: Backend | None = None,
 ) -> Float[Tensor, " n"]:
     """Mean norm of the loss's gradient to the centres in the image, over the views that draw a Gaussian.
 
-    3DGS averages it over the steps since the last event, each of which sees one view; here it is taken of all views at
-    the event. 0 for what no view draws.
+    3DGS averages it over the steps since the last event, each of which sees one view; here it is taken at the event, of
+    the views that are given. 0 for what no view draws.
 
     Args:
         gaussians: Unactivated scene.
-        photographs: Training views of one image size, on the scene's device; looked at one at a time.
+        shown: Training views, one entry per image size, on the scene's device; looked at one at a time.
         settings: What changes the image.
         ssim_weight: Share of the SSIM term in the loss, 0 to 1.
         backend: As for :func:`l2o_splat.rendering.render`.
     """
     leaves = gaussians.detach().map(lambda tensor: tensor.clone().requires_grad_())
     total, drawn_in = leaves.means.new_zeros(2, len(gaussians)).unbind(0)
-    for view in range(len(photographs)):
+    for photographs, view in ((group, view) for group in shown for view in range(len(group))):
         image, counted = photographs.photograph(view)
         mask = None if counted is None else counted[None, ..., None].to(image.dtype)
         one = Views(photographs.cameras[view : view + 1], image[None], mask)

@@ -12,6 +12,7 @@ from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.plugin.capture_checks import check_data_path
@@ -19,7 +20,7 @@ from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_start
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.growing import final_count, grow_scene
+from l2o_splat.plugin.growing import adapt_scene, final_count, grow_scene, most_in_memory, views_ahead
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
@@ -103,9 +104,11 @@ class L2OPipeline(VanillaPipeline):
         request = StartRequest(self.config.initialization, plan.start_weights, self.datamanager, self.model, dense)
         self._start = start_scene(request, plan.needs)
         self.model.set_gaussians(self._start.gaussians)
-        gaussians, views = self._start.gaussians, self.datamanager.config.views_per_step
+        gaussians, views, preset = self._start.gaussians, self.datamanager.config.views_per_step, self.schedule.preset
         self.schedule.first_count = len(gaussians)
-        self.schedule.last_count = final_count(gaussians, self.schedule.preset.growth, views)
+        self.schedule.last_count = (
+            most_in_memory(gaussians, views) if preset.adaptive else final_count(gaussians, preset.growth, views)
+        )
         if plan.needs.precision:
             self.model.hold(self._start.precision)
 
@@ -171,8 +174,13 @@ class L2OPipeline(VanillaPipeline):
         event = self.schedule.event_before(step)
         if event is None:
             return
-        growth, first = self.schedule.growth, self.schedule.first_count
-        grow_scene(self._optimizer, self.datamanager, growth, first, event, step, scale, drawn)
+        looked_at = views_ahead(self.datamanager, step, self.model.background_here, scale)
+        generator = event_generator(self.datamanager.config.view_seed, event)
+        if self.schedule.preset.adaptive:
+            adapt_scene(self._optimizer, looked_at, self.schedule.last_count, drawn, generator)
+        else:
+            growth, first = self.schedule.growth, self.schedule.first_count
+            grow_scene(self._optimizer, looked_at, growth, first, event, drawn, generator)
         self.schedule.events_done += 1
 
     @torch.no_grad()

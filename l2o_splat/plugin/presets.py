@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-PresetName = Literal["plain", "fast", "paper"]
+PresetName = Literal["plain", "fast", "paper", "adc"]
 
 Stages = tuple[tuple[float, float], ...]
 """Pairs of a share of the budget and a value that holds from there on; the first share is 0."""
@@ -26,6 +26,8 @@ class Preset:
     """Highest SH degree that is drawn."""
     growth: float = 1.0
     """Gaussians at the end, as a multiple of those at the start; 1 keeps their number."""
+    adaptive: bool = False
+    """Adaptive density control of 3DGS instead, see :mod:`l2o_splat.growth.adc`; it finds the number by itself."""
     colour_steps: int = 0
     """First steps in which colours also move by the closed form, see :mod:`l2o_splat.optim.colour_step`."""
     max_elongation: float | None = None
@@ -47,6 +49,9 @@ PRESETS: dict[PresetName, Preset] = {
     ),
     # The protocols of the papers, for released weights and for comparisons with published numbers.
     "paper": Preset(by_share="never"),
+    # What people use elsewhere, as a baseline: 3DGS's density control and SH degrees (one more every 1000 steps), in
+    # shares of its run of 30,000 steps.
+    "adc": Preset(by_share="timed", sh_degrees=((0.0, 0), (1 / 30, 1), (2 / 30, 2), (3 / 30, 3)), adaptive=True),
 }
 
 

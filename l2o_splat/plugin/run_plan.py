@@ -191,8 +191,13 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
         raise ValueError(
             f"--schedule.max-elongation is {schedule.max_elongation}; 1 or more is needed, inf for no bound."
         )
+    if schedule.adaptive and config.schedule.growth is not None:
+        raise ValueError(
+            f"--schedule.growth is {schedule.growth:g}, and the density control of --preset {preset} finds the number "
+            "of Gaussians by itself; leave one of them out."
+        )
     held = rule.needs.fixed_count or rule.needs.only_context
-    if held and (schedule.growth > 1 or schedule.image_scales != PRESETS["paper"].image_scales):
+    if held and (schedule.growth > 1 or schedule.adaptive or schedule.image_scales != PRESETS["paper"].image_scales):
         raise ValueError(
             f"--preset is {preset}, which grows scenes or trains on reduced photographs, and a rule of this run holds "
             "Gaussians to their start on some of the photographs; use --preset paper or plain with it."

@@ -9,6 +9,7 @@ from typing import Any
 
 from l2o_splat.budget import BudgetClock, CountedPace, Pace, TimedPace
 from l2o_splat.budget.pace import restored
+from l2o_splat.growth.adc import AdcOptions, adc_event_shares
 from l2o_splat.growth.budget import GrowthOptions, event_shares
 from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.presets import Preset, value_at
@@ -61,7 +62,7 @@ class RunSchedule:
         self.events_done = 0
         """Events of growth so far."""
         self.first_count = self.last_count = 0
-        """Gaussians at the start, and at the end of growth."""
+        """Gaussians at the start, and at the end of growth; with adaptive density control the most there may be."""
         self._measured = Measured()
         self._ended: float | None = None
 
@@ -91,7 +92,7 @@ class RunSchedule:
         """The event of growth that is due before a step, counted from 0; None if there is none."""
         if self.last_count == self.first_count:
             return None
-        shares = event_shares(self.growth)
+        shares = adc_event_shares(AdcOptions()) if self.preset.adaptive else event_shares(self.growth)
         due = self.events_done < len(shares) and self.pace.progress(step) >= shares[self.events_done]
         return self.events_done if due else None
 

@@ -58,8 +58,8 @@ class L2OTrainerConfig(TrainerConfig):
     """What seconds are: those of the wall, or of the processors (all threads together)."""
     preset: PresetName | None = None
     """plain: one Gaussian per point, photographs at their size. fast: the best picture for the time there is. paper:
-    the protocols of the papers, in steps. None: fast for adam-own-scale and for learn2splat with our own weights, else
-    paper."""
+    the protocols of the papers, in steps. adc: plain with the density control of 3DGS, a baseline. None: fast for
+    adam-own-scale and for learn2splat with our own weights, else paper."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """What changes during the run."""
 

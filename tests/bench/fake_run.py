@@ -26,7 +26,7 @@ def write(kind, **values):
 
 def step(number, first):
     seconds = {"render": 0.5, "backward": 0.25, "update": 0.25}
-    write("step", step=number, seconds=seconds, first=first)
+    write("step", step=number, seconds=seconds, other_seconds=1.0, first=first)
     write("evaluation", step=number, num_gaussians=100, psnr=10.0 + number, ssim=0.5, lpips=None)
 
 

@@ -71,6 +71,10 @@ def test_a_run_is_measured_and_the_capture_is_left_alone(capture, tmp_path):
     assert result.last.psnr > result.curve[0].psnr
     seconds = [point.seconds for point in result.curve]
     assert seconds == sorted(seconds) and seconds[0] == result.initializer_seconds > 0
+    other = [point.other_seconds for point in result.curve]
+    assert 0 < other[0] < other[-1] and other == sorted(other)
+    assert [point.num_gaussians for point in result.curve] == [60] * len(other)
+    assert all(0 <= point.needles <= 1 for point in result.curve)
     assert (result.training_views, result.held_out_views, result.num_gaussians, result.steps) == (7, 2, 60, 6)
     assert result.step_seconds["total"] >= max(result.step_seconds[part] for part in ("render", "backward", "update"))
     assert min(result.step_seconds.values()) > 0 and result.peak_memory_mib > 0 and result.loading_seconds > 0
@@ -86,9 +90,9 @@ def test_a_run_is_measured_and_the_capture_is_left_alone(capture, tmp_path):
 def test_a_slow_start_of_the_scene_is_on_the_clock(capture, tmp_path, monkeypatch):
     start_scene = L2OPipeline.start_scene
 
-    def slow(self, plan):
+    def slow(self, plan, resumes=False):
         time.sleep(2)
-        start_scene(self, plan)
+        start_scene(self, plan, resumes)
 
     monkeypatch.setattr(L2OPipeline, "start_scene", slow)
     result = run(tiny_spec(capture, steps=1), tmp_path / "run")
@@ -175,6 +179,13 @@ def test_options_of_ns_train_reach_the_run(capture, tmp_path):
         tiny_spec(capture, "fewer=l2o-adam --pipeline.initialization.num-points 20", steps=1), tmp_path / "run"
     )
     assert (result.method, result.num_gaussians) == ("fewer", 20)
+
+
+def test_the_rival_with_density_control_of_its_own_grows(capture, tmp_path):
+    result = run(tiny_spec(capture, "adam-adc", steps=20), tmp_path / "run")
+    assert (result.status, result.method, result.steps) == ("ok", "adam-adc", 20), result.reason
+    counts = [point.num_gaussians for point in result.curve]
+    assert counts[0] == 60 < counts[-1] == result.num_gaussians
 
 
 def test_a_learned_rule_whose_weights_are_not_there_keeps_its_row_with_the_reason(capture, tmp_path):

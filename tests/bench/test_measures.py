@@ -87,7 +87,7 @@ def test_a_failed_run_counts_as_failed_and_is_never_dropped_from_a_mean(tmp_path
     assert results.step_ratio(ALL_SCENES, "tuned").note == "failed 1/4"
     assert results.in_budget("fox", "tuned", last("psnr")).note == "failed 1/2"
     assert results.cell("fern", "tuned", last("psnr")).value == 19.5
-    assert curve(results, "fox", "tuned", "psnr") == {"steps": [], "seconds": []}
+    assert curve(results, "fox", "tuned", "psnr") == {"steps": [], "seconds": [], "other_seconds": []}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,9 @@ def test_methods_may_have_options_and_a_name_of_their_own():
     assert find_method("l2o-adam") == Method("l2o-adam", "l2o-adam")
     assert find_method("mine=learn2splat --a.b 'x y' --c=d") == Method("mine", "learn2splat", ("--a.b", "x y", "--c=d"))
     assert find_method("splatfacto --a=b").label == "splatfacto --a=b"
+    adc = ("--preset", "adc")
+    assert find_method("adam-adc") == Method("adam-adc", "l2o-adam", adc)
+    assert find_method("3dgs=adam-adc --a b") == Method("3dgs", "l2o-adam", (*adc, "--a", "b"))
     for nothing in ("", "mine=", "--a b"):
         with pytest.raises(BenchError, match="names no method"):
             find_method(nothing)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -92,7 +93,10 @@ def test_results_json_has_the_promised_format(tmp_path, results):
     assert list(run)[: len(promised)] == promised
     assert (run["scene"], run["method"], run["seed"], run["status"]) == ("fern", "adam", 0, "ok")
     assert run["step_seconds"] == {"total": 1.0, "render": 0.5, "backward": 0.375, "update": 0.125}
-    assert run["curve"][1] == {"step": 2, "seconds": 2.5, "psnr": 12.0, "ssim": 0.12, "lpips": 1 / 12}
+    quality = {"psnr": 12.0, "ssim": 0.12, "lpips": 1 / 12}
+    scene = {"num_gaussians": 1002, "needles": 0.02}
+    assert run["curve"][1] == {"step": 2, "seconds": 2.5, "other_seconds": 5.0} | quality | scene
+    assert (run["clock"], run["seconds"], run["other_seconds"]) == ("wall", 4.5, 9.0)
     assert values["runs"][-1]["curve"] == []
     assert values["runs"][-1]["status"] == "unavailable"
 
@@ -126,6 +130,30 @@ def test_the_summary_says_where_every_method_ended(results):
     assert rows["fern", "tuned"]["step time ratio"].text == "2.00 x"
     assert rows["all scenes", "tuned"]["PSNR, last"].text == "18.75 ±0.25"
     assert rows["fox", "splatfacto"]["PSNR, last"].text == "unavailable"
+
+
+def test_both_clocks_and_needles_stand_in_the_tables(tmp_path, results):
+    """The other clock of these runs goes twice as fast."""
+    rows = rows_of(summary(results))["fern", "tuned"]
+    assert (rows["wall s"].text, rows["processor s"].text) == ("8.5", "17.0")
+    assert rows["needles"].text == "4.0 %"
+    page = Page(report_html(results, {}))
+    data = json.loads(page.data)
+    assert data["clocks"] == {"seconds": "wall", "other_seconds": "processor"}
+    curves = data["curves"]["fern"]["tuned"]["psnr"]
+    assert [point[0] for point in curves["seconds"]] == [0.5, 4.5, 8.5]
+    assert [point[0] for point in curves["other_seconds"]] == [1, 9, 17]
+    (head, first, *_) = page.tables["runs"]
+    assert dict(zip(head, first, strict=True))["processor s"] == "9.0"
+
+
+def test_the_number_of_gaussians_is_shown_where_it_changes(tmp_path, results):
+    grown = rows_of(next(table for table in all_tables(results) if table.name == "num_gaussians-steps"))
+    assert [grown["fern", "adam"][step].text for step in ("0", "2", "4")] == ["1,000", "1,002", "1,004"]
+    for run in results.runs:
+        fixed = [replace(point, num_gaussians=7) for point in run.curve]
+        object.__setattr__(run, "curve", tuple(fixed))
+    assert "num_gaussians-steps" not in [table.name for table in all_tables(results)]
 
 
 def test_a_quality_that_was_not_measured_has_no_column(tmp_path):

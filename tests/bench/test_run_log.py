@@ -16,7 +16,7 @@ def test_a_line_that_was_cut_off_is_left_out_and_the_next_one_is_whole(tmp_path)
         steps = len(read_log(path).steps)
         assert steps == (2 if whole[:kept].count(b"\n") == 3 and kept == len(whole) - 1 else 1)
         with RunLog(path) as log:
-            log.write("step", step=steps + 1, seconds=parts(1.0), first=False)
+            log.write("step", step=steps + 1, seconds=parts(1.0), other_seconds=1.0, first=False)
         assert len(read_log(path).steps) == steps + 1
         json.loads(path.read_text().splitlines()[-1])
 
@@ -25,10 +25,11 @@ def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path):
     path = write_log(tmp_path, [9.0, 1.0, 2.0], {0: 10.0, 2: 11.0, 3: 12.0}, status="failed", reason="killed")
     with RunLog(path) as log:
         log.write("resume", step=2)
-        log.write("step", step=3, seconds=parts(5.0), first=True)
+        log.write("step", step=3, seconds=parts(5.0), other_seconds=7.0, first=True)
     contents = read_log(path)
     assert [step.total for step in contents.steps] == [9.0, 1.0, 5.0]
     assert [step.first for step in contents.steps] == [True, False, True]
+    assert [step.other for step in contents.steps] == [18.0, 2.0, 7.0]
     assert list(contents.evaluations) == [0, 2]
     assert contents.end is None
 

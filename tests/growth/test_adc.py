@@ -82,9 +82,11 @@ def test_it_is_close_to_the_gradient_of_the_projected_centre():
 def test_gradients_are_averaged_over_the_views_that_draw_a_gaussian():
     scene, views = scene_and_views()
     scene = replace(scene, means=torch.cat([scene.means[:-1], scene.means.new_tensor([[0.0, 0.0, -5.0]])]))
-    both = collect_screen_gradient(scene, views, SETTINGS, backend="reference")
-    each = torch.stack([collect_screen_gradient(scene, views[[v]], SETTINGS, backend="reference") for v in (0, 1)])
+    both = collect_screen_gradient(scene, [views], SETTINGS, backend="reference")
+    each = torch.stack([collect_screen_gradient(scene, [views[[v]]], SETTINGS, backend="reference") for v in (0, 1)])
     assert both[-1] == 0
+    groups = [views[[0]], views[[1]]]
+    assert torch.equal(both, collect_screen_gradient(scene, groups, SETTINGS, backend="reference"))
     assert torch.allclose(both, each.sum(0) / (each > 0).sum(0).clamp(min=1))
 
 

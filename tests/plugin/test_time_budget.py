@@ -53,16 +53,28 @@ def test_a_run_ends_with_its_time(tiny_capture, tmp_path, stepped_clock, seconds
     assert trainer.run_schedule.progress(taken) > 0.95
 
 
-@pytest.mark.parametrize("killed_at", [12, 25])
-def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, killed_at):
+def adc_config(capture, folder, seconds):
+    config = timed_config(capture, folder, seconds, "l2o-adam")
+    config.preset, config.schedule.growth = "adc", None
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config_of", "killed_at"), [(timed_config, 12), (timed_config, 25), (adc_config, 8), (adc_config, 17)]
+)
+def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, config_of, killed_at):
     """Across growth, changes of the SH degree and revisions of the pace."""
-    whole = timed_config(tiny_capture, tmp_path / "whole", 20.0)
-    assert train(whole).pipeline.model.num_points == pytest.approx(1.5 * 60, abs=2)
+    whole = config_of(tiny_capture, tmp_path / "whole", 20.0)
+    num_points = train(whole).pipeline.model.num_points
+    if config_of is timed_config:
+        assert num_points == pytest.approx(1.5 * 60, abs=2)
+    else:
+        assert num_points > 60
 
     class Killed(Exception):
         pass
 
-    killed, trained = timed_config(tiny_capture, tmp_path / "killed", 20.0), 0
+    killed, trained = config_of(tiny_capture, tmp_path / "killed", 20.0), 0
     step_loss = L2OModel.step_loss
 
     def killed_step_loss(*args, **kwargs):
@@ -80,7 +92,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
     assert 0 < saved["step"] < killed_at - 1
 
     stepped_clock.seconds = 1000.0
-    resumed = timed_config(tiny_capture, tmp_path / "resumed", 20.0)
+    resumed = config_of(tiny_capture, tmp_path / "resumed", 20.0)
     resumed.load_dir = killed.get_checkpoint_dir()
     train(resumed)
     ends = [torch.load(last_checkpoint(config), weights_only=True) for config in (whole, resumed)]
@@ -89,6 +101,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
         tensors = [end["pipeline"][f"_model.gauss_params.{name}"] for end in ends]
         assert torch.equal(*tensors), name
     schedules = [end["pipeline"]["_extra_state"][SCHEDULE] for end in ends]
+    assert schedules[0]["events_done"] == schedules[1]["events_done"] == (5 if config_of is timed_config else 15)
     assert schedules[0]["spent"] == schedules[1]["spent"] and schedules[0]["pace"] == schedules[1]["pace"]
 
 
@@ -110,6 +123,7 @@ def test_a_spent_budget_and_a_longer_one(tiny_capture, tmp_path, stepped_clock, 
         ({"seconds": 0.0}, "--seconds is 0.0; a time above 0 is needed"),
         ({"seconds": float("nan")}, "--seconds is nan"),
         ({"max_num_iterations": 5}, "a run has one budget"),
+        ({"preset": "adc"}, "--schedule.growth is 1.5, and the density control of --preset adc finds the number"),
     ],
 )
 def test_bad_budgets_are_refused_before_the_capture_is_read(tiny_capture, tmp_path, changes, message):

@@ -6,12 +6,12 @@ iterations of the trainer.
 
 from __future__ import annotations
 
-import math
 import random
 import shutil
 import statistics
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +22,15 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 
 from l2o_splat.bench.clock import RunClock, StepTime
 from l2o_splat.bench.memory import PeakMemory
-from l2o_splat.bench.pictures import error_map, picture_path, save_picture, shown_views
 from l2o_splat.bench.run_log import LOG_NAME, LogContents, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
 from l2o_splat.bench.step_timer import StepTimer
-from l2o_splat.budget.clock import CLOCKS
+from l2o_splat.budget.clock import CLOCKS, BudgetClock, other_clock
 from l2o_splat.environment import commit, machine
 from l2o_splat.errors import L2OError
-from l2o_splat.losses import equal_where_masked
-from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.plugin.bench.config import run_config
+from l2o_splat.plugin.bench.held_out import HeldOutViews
 from l2o_splat.plugin.bench.setup_clock import SetupClock
-from l2o_splat.plugin.capture_checks import CaptureError
-from l2o_splat.plugin.photographs import photograph_and_mask
 from l2o_splat.plugin.trainer import L2OTrainer
 from l2o_splat.rendering.trial import draw_trial_image
 
@@ -64,9 +60,13 @@ class MeasuredRun:
         self.folder = folder
         self.log = log
         self.pictures = pictures
-        self.lpips = Lpips()
         self.ended = False
         config = run_config(spec, folder)
+        if spec.clock == "processor" and torch.cuda.is_available():
+            raise UnavailableError(
+                "The processors wait while a GPU works, so --clock processor cannot judge a run there; use --clock "
+                "wall."
+            )
         if isinstance(config.pipeline.model, SplatfactoModelConfig) and not torch.cuda.is_available():
             raise UnavailableError(
                 f"{spec.method} needs a CUDA device for gsplat's rasterizer, and this machine has none."
@@ -75,6 +75,8 @@ class MeasuredRun:
         self.pipeline = self.trainer.pipeline
         device = self.trainer.device
         self.timer, self.memory = StepTimer(device, CLOCKS[spec.clock]), PeakMemory(device)
+        self.other_clock = BudgetClock(now=CLOCKS[other_clock(spec.clock)])
+        self.held_out = HeldOutViews(self.pipeline, self._off_the_clock)
         self.clock = RunClock(started.start["initializer_seconds"], started.steps)
         self.evaluated = set(started.evaluations)
         self.last_save = time.monotonic()
@@ -95,7 +97,7 @@ class MeasuredRun:
         _leave_out_lpips_of_splatfacto()
         # The pipeline draws the same image; compiling its kernels now keeps that off the initializer's clock.
         kernel_seconds = draw_trial_image(config.machine.device_type)
-        clock = SetupClock(config, CLOCKS[self.spec.clock])
+        clock, other = (SetupClock(config, CLOCKS[kind]) for kind in (self.spec.clock, other_clock(self.spec.clock)))
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()
         if resume is None:
@@ -104,6 +106,7 @@ class MeasuredRun:
                 "start",
                 loading_seconds=clock.loading_seconds,
                 initializer_seconds=_initializer_seconds(trainer, clock),
+                other_initializer_seconds=_initializer_seconds(trainer, other),
                 kernel_seconds=kernel_seconds,
                 training_views=len(datamanager.train_dataset),
                 held_out_views=len(datamanager.eval_dataset),
@@ -169,7 +172,8 @@ class MeasuredRun:
                 return
             part = timer.part
             timer.mark(None)
-            save_checkpoint(*args, **kwargs)
+            with self.other_clock.left_out():
+                save_checkpoint(*args, **kwargs)
             timer.mark(part)
             self.last_save = time.monotonic()
 
@@ -180,11 +184,15 @@ class MeasuredRun:
     def begin(self, step: int) -> None:
         """Start the timer; called before an iteration."""
         self.timer.start("render")
+        self.other_began = self.other_clock.spent
+        self.other_clock.start()
 
     def end(self, step: int) -> None:
         """Log the time of an iteration, evaluate if it is due, stop if the budget is used up; called after it."""
         parts = self.timer.stop()
-        self.log.write("step", step=step + 1, seconds=parts, first=self.first)
+        self.other_clock.stop()
+        other = self.other_clock.spent - self.other_began
+        self.log.write("step", step=step + 1, seconds=parts, other_seconds=other, first=self.first)
         self.clock.add(StepTime(parts, self.first))
         self.first = False
         taken, now = len(self.clock.steps), self.clock.now
@@ -202,58 +210,20 @@ class MeasuredRun:
             self.trainer.save_checkpoint(step)
 
     def evaluate(self, taken: int) -> None:
-        """Measure and log held-out quality, mean over the views that have it, by the same code for every method.
-
-        Raises:
-            CaptureError: If masks leave nothing of the held-out views to measure.
-            FloatingPointError: If it is not finite.
-        """
-        measures = {"psnr": psnr, "ssim": ssim, "lpips": self.lpips}
-        measured: dict[str, list[float]] = {name: [] for name in measures}
-        for view in self._held_out():
-            for name, measure in measures.items():
-                if (value := measure(*view)) is not None:
-                    measured[name].append(value)
-        quality = {name: statistics.fmean(values) if values else None for name, values in measured.items()}
-        if quality["psnr"] is None:
-            raise CaptureError(
-                "Every pixel of the held-out views is masked, so there is no quality to measure; check the masks "
-                "(white counts, black does not), or hold other views out."
-            )
-        broken = [name for name, value in quality.items() if value is not None and not math.isfinite(value)]
-        if broken:
-            raise FloatingPointError(f"After {taken} steps the held-out {broken[0].upper()} is not a finite number.")
-        num_gaussians = getattr(self.pipeline.model, "num_points", None)
-        self.log.write("evaluation", step=taken, num_gaussians=num_gaussians, **quality)
+        """Measure and log held-out quality, see :meth:`HeldOutViews.measure`."""
+        self.log.write("evaluation", **self.held_out.measure(taken))
         self.evaluated.add(taken)
 
-    def _held_out(self):
-        """Yield render, photograph and mask of each held-out view."""
-        self.pipeline.eval()
-        # Measuring must not change the random numbers that training draws, and is not on the clock.
+    @contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
         clock = self.trainer.run_schedule.clock.left_out() if has_budget(self.trainer) else nullcontext()
-        with clock, torch.random.fork_rng(), torch.no_grad(), self.memory.left_out():
-            for camera, batch in self.pipeline.datamanager.fixed_indices_eval_dataloader:
-                outputs = self.pipeline.model.get_outputs_for_camera(camera)
-                rendered = outputs["rgb"].clamp(0, 1)
-                photograph, mask = photograph_and_mask(batch, outputs["background"].to(rendered))
-                yield rendered, photograph, mask
-        self.pipeline.train()
+        with clock, self.memory.left_out():
+            yield
 
     def picture(self, when: str) -> None:
         """Save some held-out views for the report; ``when`` is ``start`` or ``end``."""
-        if not self.pictures:
-            return
-        views = [[None if image is None else image.cpu() for image in view] for view in self._held_out()]
-        names = [path.stem for path in self.pipeline.datamanager.eval_dataset.image_filenames]
-        for index in shown_views(len(views)):
-            rendered, photograph, mask = views[index]
-            view = f"{index:03d}-{names[index]}"
-            save_picture(picture_path(self.folder, view, when), rendered.numpy())
-            if when == "end":
-                save_picture(picture_path(self.folder, view, "photograph"), photograph.numpy())
-                compared = (image.numpy() for image in equal_where_masked(rendered, photograph, mask))
-                save_picture(picture_path(self.folder, view, "error"), error_map(*compared))
+        if self.pictures:
+            self.held_out.save_pictures(self.folder, when)
 
 
 def has_budget(trainer: Trainer) -> bool:
@@ -262,7 +232,8 @@ def has_budget(trainer: Trainer) -> bool:
 
 
 def _initializer_seconds(trainer: Trainer, clock: SetupClock) -> float:
-    return trainer.run_schedule.clock.spent if has_budget(trainer) else clock.initializer_seconds
+    """A time budget counts the start alone, without the construction of the pipeline."""
+    return clock.seconds["start"] if has_budget(trainer) else clock.initializer_seconds
 
 
 def _leave_out_lpips_of_splatfacto() -> None:

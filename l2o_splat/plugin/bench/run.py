@@ -18,10 +18,12 @@ from pathlib import Path
 
 import torch
 
+from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.run import Status
 from l2o_splat.bench.run_log import LOG_NAME, RunLog
 from l2o_splat.bench.spec import RunSpec
 from l2o_splat.plugin.bench.config import describe
+from l2o_splat.plugin.bench.measured_ply import measure_ply
 from l2o_splat.plugin.bench.measured_run import MeasuredRun, UnavailableError
 from l2o_splat.weights import WeightsError
 
@@ -30,7 +32,10 @@ def run(spec: RunSpec, folder: Path, pictures: bool) -> None:
     """Run the spec, or resume it from its last checkpoint; the log ends with the outcome."""
     with RunLog(folder / LOG_NAME) as log:
         try:
-            MeasuredRun(spec, folder, log, pictures).train()
+            if spec.ply is None:
+                MeasuredRun(spec, folder, log, pictures).train()
+            else:
+                measure_ply(spec, folder, log, pictures)
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             status, reason = explain(error)
@@ -54,7 +59,7 @@ def explain(error: BaseException) -> tuple[Status, str]:
             "The dataparser asked a question, and nobody is there to answer; answer it once with ns-train (it may "
             "write to the capture's folder, which a benchmark does not)."
         )
-    says_why = isinstance(error, SystemExit) and isinstance(error.code, str)
+    says_why = isinstance(error, BenchError) or (isinstance(error, SystemExit) and isinstance(error.code, str))
     return "failed", text if says_why else f"{type(error).__name__}: {text}"
 
 
