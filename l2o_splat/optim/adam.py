@@ -85,8 +85,13 @@ _PRESETS: dict[str, AdamOptions] = {
 }
 
 
-def adam_options(preset: AdamPreset, horizon: int) -> AdamOptions:
-    """Options of a named preset whose decaying rates decay over ``horizon`` steps.
+def adam_options(preset: AdamPreset, horizon: int, rates: float = 1.0) -> AdamOptions:
+    """Options of a named preset.
+
+    Args:
+        preset: Its name.
+        horizon: Steps over which decaying rates decay.
+        rates: Factor of all rates.
 
     Raises:
         ValueError: for an unknown preset or a horizon below 1.
@@ -95,7 +100,10 @@ def adam_options(preset: AdamPreset, horizon: int) -> AdamOptions:
         raise ValueError(f"Adam preset {preset!r} is unknown; choose one of {sorted(_PRESETS)}.")
     if horizon < 1:
         raise ValueError(f"The horizon is {horizon} steps; give the number of steps the rates decay over, at least 1.")
-    return replace(_PRESETS[preset], horizon=horizon)
+    chosen = _PRESETS[preset]
+    if rates != 1:
+        chosen = replace(chosen, rates=Rates(**{name: rates * rate for name, rate in asdict(chosen.rates).items()}))
+    return replace(chosen, horizon=horizon)
 
 
 SPLATFACTO = replace(adam_options("gsplat", horizon=1), final_factor=_CONSTANT)

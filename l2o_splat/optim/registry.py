@@ -38,6 +38,8 @@ class RuleOptions:
     """Options of these weights that are replaced."""
     horizon: int = NUM_STEPS
     """Steps over which decaying rates decay."""
+    rates: float = 1.0
+    """Factor of the rates of hand-made rules."""
     prox_scale: float = 1.0
     """Strength of the pull of the proximal rule."""
 
@@ -61,7 +63,8 @@ class RuleEntry:
 
 def _adam(preset: str) -> RuleEntry:
     return RuleEntry(
-        lambda options: AdamRule(adam_options(preset, options.horizon)), has_horizon=adam_options(preset, 1).decays
+        lambda options: AdamRule(adam_options(preset, options.horizon, options.rates)),
+        has_horizon=adam_options(preset, 1).decays,
     )
 
 

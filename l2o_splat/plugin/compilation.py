@@ -32,7 +32,7 @@ def trials_of_rule(cards: Sequence[WeightsCard]) -> tuple[Callable[[], object], 
 
 def trials_of_start(source: str) -> tuple[Callable[[], object], ...]:
     """The same for a source of ``--pipeline.initialization.source``, beside ``TRIALS``."""
-    return (compile_dense_start,) if source in ("auto", "dense") else ()
+    return (compile_dense_start,) if source == "dense" else ()
 
 
 _PROGRAM = """

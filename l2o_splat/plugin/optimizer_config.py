@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,6 +54,8 @@ class JointOptimizerConfig(OptimizerConfig):
     colour_steps: int | None = None
     """Steps in which colours also move by the closed form, with a share that falls to 0; 0 for none. For rules that
     follow gradients. None: as the preset says."""
+    rates: float | None = None
+    """Factor of the rates of the rules adam and those that begin with its name. None: as the preset says."""
     prox_scale: float = 1.0
     """Strength of the pull of the rule proximal: 1 as its precision says, 0 none, inf lets nothing move."""
     # Read by nerfstudio's Optimizers; the rule has rates of its own, and clipping would change its gradients.
@@ -92,6 +95,8 @@ class JointOptimizerConfig(OptimizerConfig):
                 f"Finishing with another rule needs both {_OPTION}.finish-with and finish-after; "
                 f"found {self.finish_with} and {self.finish_after}."
             )
+        if self.rates is not None and not 0 < self.rates < math.inf:
+            raise ValueError(f"{_OPTION}.rates is {self.rates}; a factor above 0 is needed.")
         if (self.colour_steps or 0) < 0:
             raise ValueError(f"{_OPTION}.colour-steps is {self.colour_steps}; 0 or more is needed.")
         if self.colour_steps and not self.takes_colour_steps:
@@ -140,11 +145,13 @@ class JointOptimizerConfig(OptimizerConfig):
         if rule_entry(name).systems:
             second_of_two = self.rule_names[0] == "resplat" and name != "resplat"
             weights = weights_of(name, self.finish_weights if second_of_two else self.weights)
-        rule = rule_entry(name).build(RuleOptions(weights, horizon=horizon, prox_scale=self.prox_scale))
+        rule = rule_entry(name).build(
+            RuleOptions(weights, horizon=horizon, rates=self.rates or 1.0, prox_scale=self.prox_scale)
+        )
         if self.colour_steps and name == self.rule_names[0]:
             rule = ColourStepRule(rule, self.colour_steps)
         if self.safeguard and name == "learn2splat":
-            rule = SafeguardedRule(rule, AdamRule(adam_options("own-scale", horizon)))
+            rule = SafeguardedRule(rule, AdamRule(adam_options("own-scale", horizon, self.rates or 1.0)))
         return rule
 
     def setup(self, params: list[Parameter]) -> JointOptimizer:

@@ -28,6 +28,8 @@ class Preset:
     """Gaussians at the end, as a multiple of those at the start; 1 keeps their number."""
     adaptive: bool = False
     """Adaptive density control of 3DGS instead, see :mod:`l2o_splat.growth.adc`; it finds the number by itself."""
+    rates: float = 1.0
+    """Factor of the rates of hand-made rules."""
     colour_steps: int = 0
     """First steps in which colours also move by the closed form, see :mod:`l2o_splat.optim.colour_step`."""
     max_elongation: float | None = None
@@ -40,10 +42,10 @@ PRESETS: dict[PresetName, Preset] = {
     # The best picture for the time there is, whatever it takes.
     "fast": Preset(
         by_share="always",
-        dense=True,
         image_scales=((0.0, 0.25), (0.15, 0.5), (0.45, 1.0)),
         sh_degrees=((0.0, 0), (0.1, 1), (0.3, 2), (0.5, 3)),
-        growth=1.0,
+        growth=2.0,
+        rates=0.6,
         colour_steps=30,
         max_elongation=10.0,
     ),

@@ -129,7 +129,7 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
     steps = sys.maxsize // 2 if plan.num_steps is None else plan.num_steps
     optimizers = {"gaussians": dict(config.optimizers["gaussians"])}
     optimizers["gaussians"]["optimizer"] = replace(
-        optimizers["gaussians"]["optimizer"], colour_steps=plan.schedule.colour_steps
+        optimizers["gaussians"]["optimizer"], colour_steps=plan.schedule.colour_steps, rates=plan.schedule.rates
     )
     return replace(config, max_num_iterations=steps, machine=machine, optimizers=optimizers)
 
@@ -173,6 +173,8 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
         changes["colour_steps"] = optimizer.colour_steps
     elif not optimizer.takes_colour_steps:
         changes["colour_steps"] = 0
+    if optimizer.rates is not None:
+        changes["rates"] = optimizer.rates
     return replace(preset, **changes)
 
 
