@@ -57,6 +57,22 @@ class AdcOptions:
             )
 
 
+FIRST_ITERATION, ITERATIONS_BETWEEN = 500, 100
+"""Images that 3DGS has seen before its first event, and sees between two; it sees one in each of its iterations."""
+
+
+def adc_event_is_due(event: int, images: int, progress: float, options: AdcOptions) -> bool:
+    """Whether 3DGS would control density now: not before the scene has settled, and not in the second half of a run.
+
+    Args:
+        event: 0 for the first.
+        images: Shown so far, all steps together.
+        progress: Share of the run.
+        options: ``last_share`` ends it.
+    """
+    return images >= FIRST_ITERATION + ITERATIONS_BETWEEN * event and progress <= options.last_share
+
+
 def adc_event_shares(options: AdcOptions) -> tuple[float, ...]:
     """Share of the run at each event, in order, evenly spaced."""
     spacing = (options.last_share - options.first_share) / max(options.events - 1, 1)

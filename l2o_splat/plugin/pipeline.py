@@ -171,7 +171,7 @@ class L2OPipeline(VanillaPipeline):
         return {}, loss_dict, metrics_dict
 
     def _grow_if_due(self, step: int, scale: float, drawn: RasterSettings) -> None:
-        event = self.schedule.event_before(step)
+        event = self.schedule.event_before(step, self.datamanager.config.views_per_step)
         if event is None:
             return
         looked_at = views_ahead(self.datamanager, step, self.model.background_here, scale)

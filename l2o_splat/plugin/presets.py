@@ -51,8 +51,8 @@ PRESETS: dict[PresetName, Preset] = {
     ),
     # The protocols of the papers, for released weights and for comparisons with published numbers.
     "paper": Preset(by_share="never"),
-    # What people use elsewhere, as a baseline: 3DGS's density control and SH degrees (one more every 1000 steps), in
-    # shares of its run of 30,000 steps.
+    # What people use elsewhere, as a baseline: 3DGS's density control, and its SH degrees (one more every 1000 steps)
+    # in shares of its run of 30,000 steps.
     "adc": Preset(by_share="timed", sh_degrees=((0.0, 0), (1 / 30, 1), (2 / 30, 2), (3 / 30, 3)), adaptive=True),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from l2o_splat.budget import BudgetClock, CountedPace, Pace, TimedPace
 from l2o_splat.budget.pace import restored
-from l2o_splat.growth.adc import AdcOptions, adc_event_shares
+from l2o_splat.growth.adc import AdcOptions, adc_event_is_due
 from l2o_splat.growth.budget import GrowthOptions, event_shares
 from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.presets import Preset, value_at
@@ -88,11 +88,14 @@ class RunSchedule:
         """How far the scene grows, and when."""
         return GrowthOptions(self.preset.growth, self.last_count)
 
-    def event_before(self, step: int) -> int | None:
+    def event_before(self, step: int, views_per_step: int) -> int | None:
         """The event of growth that is due before a step, counted from 0; None if there is none."""
         if self.last_count == self.first_count:
             return None
-        shares = adc_event_shares(AdcOptions()) if self.preset.adaptive else event_shares(self.growth)
+        if self.preset.adaptive:
+            progress, images = self.pace.progress(step), step * views_per_step
+            return self.events_done if adc_event_is_due(self.events_done, images, progress, AdcOptions()) else None
+        shares = event_shares(self.growth)
         due = self.events_done < len(shares) and self.pace.progress(step) >= shares[self.events_done]
         return self.events_done if due else None
 

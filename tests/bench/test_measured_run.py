@@ -18,6 +18,7 @@ from l2o_splat.bench.processes import ask
 from l2o_splat.bench.run import Run, run_from_log
 from l2o_splat.bench.run_log import LOG_NAME, read_log
 from l2o_splat.bench.spec import SweepOptions, plan_runs
+from l2o_splat.growth import adc
 from l2o_splat.plugin.bench import measured_run
 from l2o_splat.plugin.bench import run as bench_run
 from l2o_splat.plugin.bench.config import horizons, registered_config, run_config
@@ -181,7 +182,8 @@ def test_options_of_ns_train_reach_the_run(capture, tmp_path):
     assert (result.method, result.num_gaussians) == ("fewer", 20)
 
 
-def test_the_rival_with_density_control_of_its_own_grows(capture, tmp_path):
+def test_the_rival_with_density_control_of_its_own_grows(capture, tmp_path, monkeypatch):
+    monkeypatch.setattr(adc, "FIRST_ITERATION", 8)
     result = run(tiny_spec(capture, "adam-adc", steps=20), tmp_path / "run")
     assert (result.status, result.method, result.steps) == ("ok", "adam-adc", 20), result.reason
     counts = [point.num_gaussians for point in result.curve]

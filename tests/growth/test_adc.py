@@ -8,6 +8,7 @@ import torch
 
 from l2o_splat.growth.adc import (
     AdcOptions,
+    adc_event_is_due,
     adc_event_shares,
     collect_screen_gradient,
     control_density,
@@ -88,6 +89,13 @@ def test_gradients_are_averaged_over_the_views_that_draw_a_gaussian():
     groups = [views[[0]], views[[1]]]
     assert torch.equal(both, collect_screen_gradient(scene, groups, SETTINGS, backend="reference"))
     assert torch.allclose(both, each.sum(0) / (each > 0).sum(0).clamp(min=1))
+
+
+def test_events_begin_after_500_images_come_every_100_and_end_with_the_first_half():
+    due = [images for images in range(0, 1000, 50) if adc_event_is_due(0, images, 0.2, ADC)]
+    assert due[0] == 500
+    assert not adc_event_is_due(1, 599, 0.2, ADC) and adc_event_is_due(1, 600, 0.5, ADC)
+    assert not adc_event_is_due(1, 600, 0.51, ADC)
 
 
 def controlled(scene, gradient, options=ADC, extent=1.0, most=10**6):
