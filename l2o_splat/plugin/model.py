@@ -185,7 +185,7 @@ class L2OModel(SplatfactoModel):
         return {"gaussians": [self.gauss_params[name] for name in FIELDS]}
 
     def get_training_callbacks(self, training_callback_attributes) -> list:
-        """None: there is no densification and no schedule."""
+        """None: what changes during a run is the pipeline's and the trainer's."""
         return []
 
     def render(self, cameras: PinholeCameras, depth: bool = False) -> Rendering:
