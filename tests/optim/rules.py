@@ -61,7 +61,7 @@ class RuleCase:
     def feedback(self, gaussians: Gaussians, gradients: Gaussians, step: int = 0) -> Feedback:
         """What a loop tells the rule in a step."""
         rendered, evidence = self.rendered(gaussians, step), self.evidence(gradients, step)
-        return Feedback(None if rendered else gradients, step, 1.0, rendered, torch.tensor(0.5), evidence)
+        return Feedback(None if rendered else gradients, step, 1.0, rendered, torch.tensor(0.5), evidence=evidence)
 
     def optimizer(self, parameters: torch.nn.ParameterDict, reach: float = 3.0) -> JointOptimizer:
         """A joint optimizer, bound to cameras at a distance ``reach`` from their mean."""
@@ -76,8 +76,8 @@ class RuleCase:
         for step in steps:
             backward(parameters, seed=step)
             optimizer.rendered = self.rendered(optimizer.gaussians, optimizer.inner_step)
-            gradients = Gaussians(**{name: parameter.grad for name, parameter in parameters.items()})
-            optimizer.evidence = self.evidence(gradients, optimizer.inner_step)
+            gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
+            optimizer.evidence = self.evidence(Gaussians(**gradients), optimizer.inner_step)
             optimizer.step()
 
 
