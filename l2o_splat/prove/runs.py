@@ -44,6 +44,7 @@ def spec_of(
         seed=0,
         steps=steps,
         seconds=seconds,
+        clock="wall",
         views="all",
         scale=scale,
         evaluated_every=evaluated_every,

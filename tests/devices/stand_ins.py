@@ -10,7 +10,7 @@ from torch import Tensor
 from l2o_splat import rendering
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit import linearized_views
-from l2o_splat.plugin import pipeline, trainer
+from l2o_splat.plugin import photograph_loading, pipeline, trainer
 from l2o_splat.rendering import RasterSettings, gsplat, rendered_loss
 from l2o_splat.views import PinholeCameras
 from tests.devices.card import CARD, CardWatch
@@ -62,6 +62,12 @@ class GsplatOfCard:
         return torch.cat([rgb, *depth], dim=-1), alpha, meta
 
 
+class _SameThread:
+    """In place of a pool of threads."""
+
+    map = staticmethod(map)
+
+
 def install(monkeypatch, watch: CardWatch) -> None:
     """Let the package take ``meta`` for CUDA."""
     chosen, autocast, generator = rendering.backend_for, torch.autocast, torch.Generator
@@ -84,6 +90,8 @@ def install(monkeypatch, watch: CardWatch) -> None:
     )
     on_host = lambda device="cpu": generator("cpu" if torch.device(device) == CARD else device)  # noqa: E731
     monkeypatch.setattr(torch, "Generator", on_host)
+    # A watch sees what its own thread does.
+    monkeypatch.setattr(photograph_loading, "ThreadPoolExecutor", lambda num_threads: nullcontext(_SameThread()))
     monkeypatch.setattr(trainer, "wait_for", lambda device: watch.waits.add("everything"))
     # It is compared with a picture that is known; no card is needed for that.
     monkeypatch.setattr(pipeline, "draw_trial_image", lambda device: None)

@@ -76,12 +76,8 @@ class RuleCase:
         for step in steps:
             backward(parameters, seed=step)
             optimizer.rendered = self.rendered(optimizer.gaussians, optimizer.inner_step)
-            known = {
-                name: torch.zeros_like(value) if value.grad is None else value.grad
-                for name, value in parameters.items()
-            }
-            gradients = Gaussians(**known)
-            optimizer.evidence = self.evidence(gradients, optimizer.inner_step)
+            gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
+            optimizer.evidence = self.evidence(Gaussians(**gradients), optimizer.inner_step)
             optimizer.step()
 
 
