@@ -18,6 +18,8 @@ MOST_PIXELS = 3_000_000
 """Pixels of all views together at which depths are estimated, about 4 s of one core."""
 REDUCTION = 2
 """Photographs are reduced at least this many times."""
+MASKED = 0.5
+"""Grey in place of what masks hide."""
 
 
 @dataclass(frozen=True)
@@ -88,4 +90,5 @@ def _reduced(group: Photographs, v: int, width: int, height: int) -> tuple[np.nd
         counted = torch.ones(size, dtype=torch.bool)
     else:
         counted = F.interpolate(mask.cpu().float()[None, None], size=size, mode="area")[0, 0] > 0.99
+        small = torch.where(counted, small, MASKED)
     return small.permute(1, 2, 0).contiguous().numpy(), counted.numpy()
