@@ -29,6 +29,7 @@ from l2o_splat.plugin.datamanager import L2ODataManager
 from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.photographs import pinhole_cameras
 from l2o_splat.scene import SceneStart
+from l2o_splat.threads import get_num_threads
 from l2o_splat.views import PinholeCameras
 from l2o_splat.weights import Weights, load_weights
 from l2o_splat.weights.resplat import read_tensors
@@ -75,6 +76,8 @@ class StartRequest:
     """Draws the scene."""
     dense: bool = False
     """Whether the source ``auto`` makes a dense scene."""
+    seconds: float | None = None
+    """Time budget of the run; None counts steps."""
 
     @property
     def background(self) -> Tensor:
@@ -158,14 +161,12 @@ def start_densely(request: StartRequest) -> SceneStart:
         )
     options, metadata = request.options, request.datamanager.train_dataparser_outputs.metadata
     photographs = request.datamanager.all_train_photographs(request.background)
+    # Seconds of a GPU train more Gaussians than a dense start makes.
+    seconds = None if request.seconds is None or request.background.is_cuda else request.seconds * get_num_threads()
+    dense = DenseOptions(most=options.num_points, seconds=seconds, sh_degree=request.model.config.sh_degree)
     begin = time.perf_counter()
     try:
-        gaussians = dense_gaussians(
-            photographs,
-            metadata["points3D_xyz"],
-            metadata["points3D_rgb"],
-            DenseOptions(options.num_points, request.model.config.sh_degree),
-        )
+        gaussians = dense_gaussians(photographs, metadata["points3D_xyz"], metadata["points3D_rgb"], dense)
     except ValueError as error:
         raise CaptureError(str(error)) from error
     CONSOLE.log(f"The dense start took {time.perf_counter() - begin:.1f} s.")

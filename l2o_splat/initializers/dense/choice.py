@@ -7,15 +7,18 @@ colours from their mean sum to more than a threshold, the same for all views, or
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from l2o_splat import threads
+from l2o_splat.initializers.dense.depths import Depths
 from l2o_splat.kernel import helper, kernel
 
 LEVELS = 4
 """Cells are 1, 2, ... 2^(LEVELS - 1) pixels across."""
 ROUGHNESS = 0.01
 """Root mean square distance of a cell's inverse depths from a plane, relative, above which it is split."""
+GUESSED = 0.03
+"""Weight of the error of a pixel on whose depth views do not agree: what one view shows is soon learnt too well."""
 BISECTIONS = 40
 NO_PLANE = np.float32(1e4)
 """Error of a cell whose depths are just no plane, more than colours can make."""
@@ -57,13 +60,14 @@ def fitted_plane(inverse, used, top, bottom, left, right, cx, cy, centre, gate):
 
 
 @kernel
-def cell_errors(image, owned, inverse, errors):
+def cell_errors(image, owned, inverse, trusted, errors):
     """What it costs not to split each cell.
 
     Args:
         image: ``[h, w, 3]``, both multiples of the largest cell.
         owned: ``[h, w]`` pixels that are to be covered.
         inverse: ``[h, w]`` inverse depths.
+        trusted: ``[h, w]`` where views agree on them.
         errors: ``[levels, h, w]`` written in the first ``h / 2^l`` rows and ``w / 2^l`` columns of level l: summed
             squared colour differences, more than ``NO_PLANE``, or ``EMPTY``.
     """
@@ -72,12 +76,13 @@ def cell_errors(image, owned, inverse, errors):
         size = 1 << level
         for r in range(height // size):
             for c in range(width // size):
-                n, depth = 0, 0.0
+                n, agreed, depth = 0, 0, 0.0
                 red = green = blue = squares = 0.0
                 for y in range(r * size, (r + 1) * size):
                     for x in range(c * size, (c + 1) * size):
                         if owned[y, x]:
                             n += 1
+                            agreed += trusted[y, x]
                             depth += inverse[y, x]
                             red += image[y, x, 0]
                             green += image[y, x, 1]
@@ -87,8 +92,9 @@ def cell_errors(image, owned, inverse, errors):
                 if n == 0:
                     errors[level, r, c] = EMPTY
                     continue
-                errors[level, r, c] = max(squares - (red * red + green * green + blue * blue) / n, 0.0)
-                if level > 0:
+                weight = (agreed + GUESSED * (n - agreed)) / n
+                errors[level, r, c] = weight * max(squares - (red * red + green * green + blue * blue) / n, 0.0)
+                if level > 0 and agreed > 0:
                     depth /= n
                     _, _, _, residual = fitted_plane(
                         inverse, owned, r * size, (r + 1) * size, c * size, (c + 1) * size,
@@ -138,15 +144,16 @@ def leaves(errors, threshold, cells):
 
 
 def choose_cells(
-    colours: Float[np.ndarray, "v h w 3"],
     owned: Bool[np.ndarray, "v h w"],
-    inverse: Float[np.ndarray, "v h w"],
+    depths: Depths,
     most: int,
 ) -> list[Int[np.ndarray, "n 3"]]:
     """Cells (level, row, column) of each view that cover the owned pixels, at most so many in all."""
     views, height, width = owned.shape
     errors = np.empty((views, LEVELS, height, width), np.float32)
-    threads.run(lambda v: cell_errors(colours[v], owned[v], inverse[v], errors[v]), views)
+    threads.run(
+        lambda v: cell_errors(depths.colours[v], owned[v], depths.inverse[v], depths.trusted[v], errors[v]), views
+    )
     none = np.empty((0, 3), np.int32)
 
     def counts(threshold: float) -> list[int]:

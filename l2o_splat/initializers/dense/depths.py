@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from l2o_splat import threads
 from l2o_splat.initializers.dense.consistency import vote
 from l2o_splat.initializers.dense.interpolation import interpolate
-from l2o_splat.initializers.dense.matching import matched
+from l2o_splat.initializers.dense.matching import STRIDE, matched
 from l2o_splat.initializers.dense.observations import Sightings
 from l2o_splat.initializers.dense.working_views import WorkingViews
 
@@ -64,7 +64,7 @@ def estimate_depths(views: WorkingViews, sightings: Sightings, neighbours: Int[n
             inverse[v] = matched(views, v, neighbours[v, :COMPARED], inverse[v])
 
     threads.run(refine, len(views))
-    voted = ballot(views, neighbours, inverse)
+    voted = ballot(views, neighbours, inverse, STRIDE)
     filled = np.zeros_like(inverse)
 
     def refill(v: int) -> None:
@@ -76,16 +76,17 @@ def estimate_depths(views: WorkingViews, sightings: Sightings, neighbours: Int[n
     return ballot(views, neighbours, filled)
 
 
-def ballot(views: WorkingViews, neighbours: Int[np.ndarray, "v others"], inverse: Float[np.ndarray, "v h w"]) -> Depths:
-    """Let views vote on depths."""
+def ballot(
+    views: WorkingViews, neighbours: Int[np.ndarray, "v others"], inverse: Float[np.ndarray, "v h w"], step: int = 1
+) -> Depths:
+    """Let views vote on depths, of every ``step``-th pixel of each axis."""
     confirmed, refuted = np.zeros(inverse.shape, np.int32), np.zeros(inverse.shape, np.int32)
     colours = np.empty_like(views.images)
 
     def count(v: int) -> None:
-        vote(
-            v, neighbours[v, :ASKED], views.images, views.counted, inverse, views.viewmats, views.Ks, confirmed[v],
-            refuted[v], colours[v],
-        )  # fmt: skip
+        others = neighbours[v, :ASKED]
+        seen = views.images, views.counted, inverse
+        vote(v, step, others, *views.maps(v, others), *seen, confirmed[v], refuted[v], colours[v])
 
     threads.run(count, len(views))
     trusted = (confirmed >= min(AGREEING, len(views) - 1)) & (confirmed > refuted)

@@ -13,7 +13,7 @@ COLOUR_EDGE = 0.04
 """Difference of neighbouring pixels (root mean square of the channels) at which smoothness gives way."""
 WEAKEST = 2e-3
 """Weight of smoothness across the strongest edge, against 1 within a surface."""
-SWEEPS = 10
+SWEEPS = 6
 """Sweeps of relaxation on each level of the pyramid."""
 RELAXATION = 1.6
 """Factor of successive over-relaxation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from l2o_splat.initializers.dense.observations import Sightings
@@ -16,8 +17,8 @@ NEAREST, FARTHEST = 0.15, 0.3
 
 def neighbours(views: WorkingViews, sightings: Sightings) -> Int[np.ndarray, "v v_minus_1"]:
     """All other views of each view, the most useful first."""
-    seen = sightings.visible.astype(np.float32)
-    shared = seen @ seen.T
+    seen = torch.from_numpy(sightings.visible).float()
+    shared = (seen @ seen.T).numpy()
     depths = np.ones(len(views))
     for v in range(len(views)):
         if sightings.visible[v].any():

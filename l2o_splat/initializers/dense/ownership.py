@@ -19,58 +19,56 @@ LOOKS_THROUGH = 0.05
 
 
 @kernel
-def own(view, others, candidates, allowed, inverse, tolerance, known, viewmats, Ks, owned):
+def own(view, others, maps, offsets, focal, candidates, allowed, inverse, tolerance, known, owned):
     """Decide which pixels of a view make Gaussians.
 
     Args:
         view: Index of the view.
         others: ``[m]`` views that compete.
+        maps: ``[m, 3, 3]`` and
+        offsets: ``[m, 3]`` of :meth:`WorkingViews.maps`.
+        focal: ``[v]`` focal lengths, pixels; float32.
         candidates: ``[h, w]`` inverse depths of the pixels in question, 0 for all others.
         allowed: ``[h, w]`` how many views may look through the place.
         inverse: ``[v, h, w]`` inverse depths of the pixels that may make Gaussians, 0 for all others.
         tolerance: Relative difference of depths of one place.
         known: ``[v, h, w]`` inverse depths that are agreed on, 0 where there is none.
-        viewmats: ``[v, 4, 4]``
-        Ks: ``[v, 3, 3]``
         owned: ``[h, w]`` written.
     """
     height, width = inverse.shape[1:]
-    K, pose = Ks[view], viewmats[view]
+    half, one = np.float32(0.5), np.float32(1.0)
+    right, bottom = np.float32(width), np.float32(height)
     for y in range(height):
         for x in range(width):
             q = candidates[y, x]
             owned[y, x] = q > 0
             if not q > 0:
                 continue
-            z = 1 / q
-            size = K[0, 0] * K[1, 1] * q * q
-            a, b = (x + 0.5 - K[0, 2]) / K[0, 0] * z - pose[0, 3], (y + 0.5 - K[1, 2]) / K[1, 1] * z - pose[1, 3]
-            c = z - pose[2, 3]
-            px = pose[0, 0] * a + pose[1, 0] * b + pose[2, 0] * c
-            py = pose[0, 1] * a + pose[1, 1] * b + pose[2, 1] * c
-            pz = pose[0, 2] * a + pose[1, 2] * b + pose[2, 2] * c
+            size = focal[view] * q
+            px, py = np.float32(x) + half, np.float32(y) + half
             through = 0
-            for other in others:
-                T, k = viewmats[other], Ks[other]
-                depth = T[2, 0] * px + T[2, 1] * py + T[2, 2] * pz + T[2, 3]
-                if not depth > 0:
+            for m in range(len(others)):
+                A, t, other = maps[m], offsets[m], others[m]
+                scaled = A[2, 0] * px + A[2, 1] * py + A[2, 2] + t[2] * q
+                if not scaled > 0:
                     continue
-                u = k[0, 0] * (T[0, 0] * px + T[0, 1] * py + T[0, 2] * pz + T[0, 3]) / depth + k[0, 2]
-                v = k[1, 1] * (T[1, 0] * px + T[1, 1] * py + T[1, 2] * pz + T[1, 3]) / depth + k[1, 2]
-                if not (u >= 0 and u < width and v >= 0 and v < height):
+                u = (A[0, 0] * px + A[0, 1] * py + A[0, 2] + t[0] * q) / scaled
+                v = (A[1, 0] * px + A[1, 1] * py + A[1, 2] + t[1] * q) / scaled
+                if not (u >= 0 and u < right and v >= 0 and v < bottom):
                     continue
-                row, column = int(v), int(u)
+                row, column = np.uint64(v), np.uint64(u)
+                depth = scaled / q
                 seen = known[other, row, column]
-                if seen > 0 and seen * depth < 1 - LOOKS_THROUGH:
+                if seen > 0 and seen * depth < one - np.float32(LOOKS_THROUGH):
                     through += 1
                     if through > allowed[y, x]:
                         owned[y, x] = False
                         break
-                other_size = k[0, 0] * k[1, 1] / (depth * depth)
+                other_size = focal[other] / depth
                 if other_size < size or (other_size == size and other > view):
                     continue
                 seen = inverse[other, row, column]
-                if seen > 0 and abs(seen * depth - 1) < tolerance:
+                if seen > 0 and abs(seen * depth - one) < tolerance:
                     owned[y, x] = False
                     break
 
@@ -90,11 +88,13 @@ def owned_pixels(
     either = known + fillers
     owned, filling = np.empty(known.shape, bool), np.empty(known.shape, bool)
     none = np.zeros(known.shape[1:], np.int32)
-    cameras = views.viewmats, views.Ks
+    focal = np.sqrt(views.Ks[:, 0, 0] * views.Ks[:, 1, 1]).astype(np.float32)
 
     def decide(v: int) -> None:
-        own(v, neighbours[v], known[v], depths.confirmed[v], known, SAME_PLACE, known, *cameras, owned[v])
-        own(v, neighbours[v], fillers[v], none, either, SAME_GUESS, known, *cameras, filling[v])
+        others = neighbours[v]
+        view = v, others, *views.maps(v, others), focal
+        own(*view, known[v], depths.confirmed[v], known, np.float32(SAME_PLACE), known, owned[v])
+        own(*view, fillers[v], none, either, np.float32(SAME_GUESS), known, filling[v])
 
     threads.run(decide, len(views))
     return owned | filling

@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.views import Photographs
 
 PER_POINT = 4
 """Most Gaussians per sparse point."""
 PIXELS = 128
 """Fewest pixels of the photographs per Gaussian: with fewer, Gaussians learn the noise of single photographs."""
+PER_SECOND = 1500
+"""Most Gaussians per processor second of the run: so that each is moved by some hundred steps of several views."""
+MOST_REMAINING = 0.5
+"""Largest share of the Gaussians that stand for single sparse points, away from all surfaces."""
 FEWEST_VIEWS = 2
 """Views that depths can be agreed on by."""
 
@@ -26,12 +32,16 @@ class DenseOptions:
 
     most: int | None = None
     """Gaussians wanted at most; None leaves it to the rule."""
+    seconds: float | None = None
+    """Processor seconds that they are trained for, those of all threads; None does not count them."""
     sh_degree: int = 3
     """Degree of the spherical harmonics stored; those above 0 start at zero."""
 
     def __post_init__(self) -> None:
         if self.most is not None and self.most < 1:
             raise ValueError(f"At most {self.most} Gaussians were asked for; at least 1 is needed.")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ValueError(f"A run of {self.seconds} seconds was asked for; a time above 0 is needed.")
 
 
 def dense_gaussians(
@@ -44,8 +54,9 @@ def dense_gaussians(
 
     Each view gets the depths of the sparse points that it sees, interpolated and then corrected by comparing views
     (``depths``). Views vote on them (``consistency``); of several views of a place the one that sees it largest makes
-    its Gaussians (``ownership``), of cells of pixels that are small where the photograph is detailed (``choice``). The
-    result depends on neither the number of threads nor chance.
+    its Gaussians (``ownership``), of cells of pixels that are small where the photograph is detailed (``choice``).
+    Sparse points away from all these surfaces become round Gaussians (``remainder``). The result depends on neither the
+    number of threads nor chance.
 
     Args:
         groups: Photographs, one entry per image size.
@@ -65,14 +76,16 @@ def dense_gaussians(
     from l2o_splat.initializers.dense.neighbours import neighbours
     from l2o_splat.initializers.dense.observations import sight
     from l2o_splat.initializers.dense.ownership import owned_pixels
+    from l2o_splat.initializers.dense.remainder import remaining
     from l2o_splat.initializers.dense.surfels import gaussians_of_cells
     from l2o_splat.initializers.dense.working_views import working_views
 
     rgb = rgb.float() if rgb.is_floating_point() else rgb / 255
     if sum(len(group) for group in groups) < FEWEST_VIEWS:
         raise ValueError("A dense start compares views, and there is one; add photographs, or start from points.")
+    points = xyz.double().cpu().numpy()
     views = working_views(groups)
-    sightings = sight(views, xyz.double().cpu().numpy(), rgb.cpu().numpy())
+    sightings = sight(views, points, rgb.cpu().numpy())
     order = neighbours(views, sightings)
     depths = estimate_depths(views, sightings, order)
     fillers = filled(views, depths)
@@ -82,20 +95,33 @@ def dense_gaussians(
             f"No view sees enough of the {len(xyz)} points to estimate depths from; start from the points alone."
         )
     depths = replace(depths, inverse=np.where(fillers > 0, fillers, depths.inverse))
-    cells = choose_cells(depths.colours, owned, depths.inverse, number(groups, len(xyz), options.most))
-    return gaussians_of_cells(cells, views, depths, owned, options.sh_degree)
+    most = number(groups, len(xyz), options)
+    # Points that no view sees are wrong, or under a mask.
+    rest = np.flatnonzero(remaining(views, points, depths) & sightings.visible.any(axis=0))
+    room = int(MOST_REMAINING * most)
+    if len(rest) > room:
+        rest = rest[np.linspace(0, len(rest) - 1, room).astype(int)]
+    cells = choose_cells(owned, depths, most - len(rest))
+    surface = gaussians_of_cells(cells, views, depths, owned, options.sh_degree)
+    round_ones = gaussians_from_points(xyz.cpu(), rgb.cpu(), PointInitOptions(sh_degree=options.sh_degree))
+    return surface.zip_map(lambda some, others: torch.cat([some, others]), round_ones[torch.from_numpy(rest)])
 
 
-def number(groups: Sequence[Photographs], points: int, most: int | None = None) -> int:
+def number(groups: Sequence[Photographs], points: int, options: DenseOptions = DenseOptions()) -> int:
     """How many Gaussians a dense start makes at most.
 
-    As many as the photographs can determine and as the density of the sparse points warrants, whichever is less.
+    As many as the photographs can determine, as the density of the sparse points warrants, and as the run has time to
+    train, whichever is least.
 
     Args:
         groups: Photographs, one entry per image size.
         points: Sparse points.
-        most: Gaussians asked for at most.
+        options: Number and time.
     """
     pixels = sum(len(group) * group.cameras.width * group.cameras.height for group in groups)
-    count = min(PER_POINT * points, max(pixels // PIXELS, 1))
-    return count if most is None else min(count, most)
+    limits = [PER_POINT * points, pixels // PIXELS]
+    if options.seconds is not None:
+        limits.append(int(PER_SECOND * options.seconds))
+    if options.most is not None:
+        limits.append(options.most)
+    return max(min(limits), 1)

@@ -22,6 +22,8 @@ FLATNESS = 0.2
 LONGEST = 4.0
 """Most that a Gaussian is longer than wide."""
 OPACITY = 0.8
+UNSURE_OPACITY = 0.5
+"""The same where views do not agree on the depth."""
 DEPTH_EDGE = 0.03
 """Relative difference of inverse depths that belong to one surface."""
 
@@ -45,7 +47,7 @@ def write_quaternion(a, b, c, quats):
 
 
 @kernel
-def surfels(cells, image, owned, inverse, known, K, viewmat, means, scales, quats, colours):
+def surfels(cells, image, owned, inverse, known, trusted, K, viewmat, means, scales, quats, colours, sure):
     """Make a Gaussian of each cell.
 
     Args:
@@ -54,12 +56,14 @@ def surfels(cells, image, owned, inverse, known, K, viewmat, means, scales, quat
         owned: ``[h, w]`` pixels that the cells cover.
         inverse: ``[h, w]`` inverse depths.
         known: ``[h, w]`` where they may be used for the normal.
+        trusted: ``[h, w]`` where views agree on them.
         K: ``[3, 3]``
         viewmat: ``[4, 4]``
         means: ``[n, 3]`` world frame; written, like
         scales: ``[n, 3]`` standard deviations, scene units,
-        quats: ``[n, 4]`` and
-        colours: ``[n, 3]``.
+        quats: ``[n, 4]``,
+        colours: ``[n, 3]`` and
+        sure: ``[n]`` bool, whether views agree on at least half of the pixels.
     """
     height, width = owned.shape
     fx, fy = K[0, 0], K[1, 1]
@@ -68,13 +72,14 @@ def surfels(cells, image, owned, inverse, known, K, viewmat, means, scales, quat
         level, row, column = cells[i]
         size = 1 << level
         top, left = row * size, column * size
-        n = 0
+        n = agreed = 0
         sx = sy = sxx = sxy = syy = depth = 0.0
         red = green = blue = 0.0
         for y in range(top, top + size):
             for x in range(left, left + size):
                 if owned[y, x]:
                     n += 1
+                    agreed += trusted[y, x]
                     u, v = x + 0.5, y + 0.5
                     sx += u
                     sy += v
@@ -85,6 +90,7 @@ def surfels(cells, image, owned, inverse, known, K, viewmat, means, scales, quat
                     red += image[y, x, 0]
                     green += image[y, x, 1]
                     blue += image[y, x, 2]
+        sure[i] = 2 * agreed >= n
         mx, my = sx / n, sy / n
         xx, xy, yy = sxx / n - mx * mx + 1 / 12, sxy / n - mx * my, syy / n - my * my + 1 / 12
         colours[i, 0], colours[i, 1], colours[i, 2] = red / n, green / n, blue / n
@@ -144,20 +150,21 @@ def gaussians_of_cells(
 
     def make(v: int) -> list[np.ndarray]:
         n = len(cells[v])
-        rows = [np.empty((n, columns)) for columns in (3, 3, 4, 3)]
+        rows = [*(np.empty((n, columns)) for columns in (3, 3, 4, 3)), np.empty(n, bool)]
         known = depths.trusted[v] | owned[v]
         camera = views.Ks[v], views.viewmats[v]
-        surfels(cells[v], depths.colours[v], owned[v], depths.inverse[v], known, *camera, *rows)
+        seen = depths.colours[v], owned[v], depths.inverse[v], known, depths.trusted[v]
+        surfels(cells[v], *seen, *camera, *rows)
         return rows
 
     made = zip(*threads.run(make, len(views)), strict=True)
-    means, scales, quats, colours = (torch.from_numpy(np.concatenate(rows)).float() for rows in made)
+    means, scales, quats, colours, sure = (torch.from_numpy(np.concatenate(rows)).float() for rows in made)
     n = len(means)
     return Gaussians(
         means=means,
         scales=scales.log(),
         quats=quats,
-        opacities=torch.full((n, 1), OPACITY).logit(),
+        opacities=torch.where(sure > 0, OPACITY, UNSURE_OPACITY)[:, None].logit(),
         features_dc=(colours - 0.5) / SH_C0,
         features_rest=torch.zeros(n, (sh_degree + 1) ** 2 - 1, 3),
     )

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from l2o_splat import threads
 from l2o_splat.views import Photographs, PinholeCameras
 
-MOST_PIXELS = 6_000_000
-"""Pixels of all views together at which depths are estimated, about 6 s of one core."""
+MOST_PIXELS = 3_000_000
+"""Pixels of all views together at which depths are estimated, about 4 s of one core."""
 REDUCTION = 2
 """Photographs are reduced at least this many times."""
+MASKED = 0.5
+"""Grey in place of what masks hide."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,16 @@ class WorkingViews:
     def centres(self) -> Float[np.ndarray, "v 3"]:
         """Camera centres, scene units."""
         return -np.einsum("vji,vj->vi", self.viewmats[:, :3, :3], self.viewmats[:, :3, 3])
+
+    def maps(
+        self, v: int, others: Int[np.ndarray, " m"]
+    ) -> tuple[Float[np.ndarray, "m 3 3"], Float[np.ndarray, "m 3"]]:
+        """Where the pixels of view ``v`` appear in others: at pixel coordinates p (x, y, 1) with inverse depth q, a
+        point appears at ``maps @ p + offsets * q``, whose last entry is its depth there times q. float32."""
+        relative = self.viewmats[others] @ np.linalg.inv(self.viewmats[v])
+        maps = self.Ks[others] @ relative[:, :3, :3] @ np.linalg.inv(self.Ks[v])
+        offsets = (self.Ks[others] @ relative[:, :3, 3:])[..., 0]
+        return maps.astype(np.float32), offsets.astype(np.float32)
 
 
 def working_views(groups: Sequence[Photographs], most_pixels: int = MOST_PIXELS) -> WorkingViews:
@@ -78,4 +90,5 @@ def _reduced(group: Photographs, v: int, width: int, height: int) -> tuple[np.nd
         counted = torch.ones(size, dtype=torch.bool)
     else:
         counted = F.interpolate(mask.cpu().float()[None, None], size=size, mode="area")[0, 0] > 0.99
+        small = torch.where(counted, small, MASKED)
     return small.permute(1, 2, 0).contiguous().numpy(), counted.numpy()

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from l2o_splat.initializers.dense import DenseOptions, dense_gaussians
+from l2o_splat.initializers.dense.start import PER_POINT, PER_SECOND, PIXELS, number
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
 from l2o_splat.threads import set_num_threads
+from l2o_splat.views import Views
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +39,25 @@ def test_no_more_gaussians_than_asked_for(capture):
 def test_a_single_view_is_refused(capture):
     with pytest.raises(ValueError, match="compares views"):
         dense_gaussians([capture.views[[0]]], capture.points.xyz, capture.points.rgb)
+
+
+def test_the_number_follows_points_pixels_time_and_wish(capture):
+    pixels = 8 * 96 * 80
+    assert number([capture.views], 10**6) == pixels // PIXELS
+    assert number([capture.views], 50) == PER_POINT * 50
+    assert number([capture.views], 10**6, DenseOptions(seconds=0.1)) == PER_SECOND // 10
+    assert number([capture.views], 10**6, DenseOptions(most=7, seconds=0.1)) == 7
+
+
+def test_masked_pixels_make_no_gaussians(capture):
+    masks = torch.ones(*capture.views.images.shape[:3], 1)
+    masks[:, :, 48:] = 0
+    masked = Views(capture.views.cameras, capture.views.images, masks)
+    means = dense_gaussians([masked], capture.points.xyz, capture.points.rgb).means
+    cameras = capture.views.cameras
+    seen = torch.zeros(len(means), dtype=torch.bool)
+    for viewmat, K in zip(cameras.viewmats, cameras.Ks, strict=True):
+        x, _, z = (means @ viewmat[:3, :3].T + viewmat[:3, 3]).unbind(dim=1)
+        column = K[0, 0] * x / z + K[0, 2]
+        seen |= (z > 0) & (column > -1) & (column < 49)
+    assert len(means) > 50 and seen.all()
