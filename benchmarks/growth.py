@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.growth.adc import AdcOptions, adc_event_shares, collect_screen_gradient, control_density
 from l2o_splat.growth.budget import GrowthOptions, event_shares
-from l2o_splat.growth.error_mass import collect_error
 from l2o_splat.growth.event import Grown, event_generator, grow
 from l2o_splat.growth.needles import bound_elongation, share_of_needles
 from l2o_splat.initializers.points import gaussians_from_points
@@ -165,9 +164,10 @@ def by_error(views: Views, start: int, options: GrowthOptions, seed: int) -> Gro
     sampler = ViewSampler(views.cameras.centres.numpy(), EVENT_VIEWS, "fps", seed)
 
     def event(gaussians: Gaussians, event: int) -> Grown:
-        mass = collect_error(gaussians, views[sorted(set(sampler.views(event)))], SETTINGS)
+        chosen = views[sorted(set(sampler.views(event)))]
+        seen = rendered_loss(gaussians, chosen, SETTINGS, evidence=("error",)).evidence
         generator = event_generator(seed, event)
-        return grow(gaussians, mass.error, mass.visibility, mass.views, start, options, event, generator)
+        return grow(gaussians, seen.error, seen.visibility, seen.views, start, options, event, generator)
 
     return Growth(event_shares(options), event)
 
@@ -213,7 +213,7 @@ def main() -> None:
             growths = {"none": Growth((), lambda gaussians, event: None)} | growths
         if arguments.adc:
             growths["3DGS"] = by_adc(views, AdcOptions(), arguments.seed)
-        collect_error(start, views[[0]], SETTINGS)  # Compiles outside of the clock.
+        rendered_loss(start, views[[0]], SETTINGS, evidence=("error",))  # Compiles outside of the clock.
         for name, growth in growths.items():
             run = train(start, views, held_out, growth, arguments.seconds, marks, arguments.bound, arguments.seed)
             quality = [f"{reading.psnr:.2f}" for reading in run.readings]

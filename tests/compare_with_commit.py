@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,9 @@ RENAMED: dict[str, str] = {}
 RENAMED_TENSORS: list[tuple[str, str]] = []
 """Tensors in weights and checkpoints: regular expression for an old name, replacement that gives the new name."""
 
+PLAIN = "--preset=plain"
+"""What the commands with ``{plain}`` are told in the new tree, so that it does what trees without presets do."""
+
 EXPECTED: dict[str, str] = {}
 """Comparisons that may differ, as "command: what" with wildcards, and why."""
 
@@ -51,7 +55,10 @@ FEW_CONTEXT_VIEWS = "--pipeline.initialization.context.num-views 3"
 OPTIMIZER = "--optimizers.gaussians.optimizer"
 FINISHED = f"{OPTIMIZER}.finish-with learn2splat {OPTIMIZER}.finish-after 2"
 EXPORT = ("ns-export", "gaussian-splat", "--load-config", "{before}/config.yml", "--output-dir", "{out}")
-TINY_BENCH = "bench --data {capture} --methods l2o-adam-tuned learn2splat --steps 4 --no-images --cores-per-run 1"
+TINY_BENCH = (
+    "bench --data {capture} --methods 'l2o-adam-tuned {plain}' 'learn2splat {plain}' --steps 4 --no-images "
+    "--cores-per-run 1"
+)
 TINY_META_TRAINING = (
     "--training.iterations 4 --training.rollout-steps 4 --training.episode.context-views 5 6 "
     "--training.episode.max-points 300 --data.ranges.short-side 32 32 --data.ranges.long-side 48 48 "
@@ -76,7 +83,8 @@ class Command:
 
     name: str
     words: tuple[str, ...]
-    """``{out}`` is the folder of its results, ``{before}`` the run folder of ``after``, ``{capture}`` that of DATA."""
+    """``{out}`` is the folder of its results, ``{before}`` the run folder of ``after``, ``{capture}`` that of DATA,
+    ``{plain}`` is ``PLAIN`` in the new tree."""
     results: str
     """Which function below reads the results: ``checkpoint``, ``ply``, ``report`` or ``training``."""
     after: str | None = None
@@ -87,13 +95,13 @@ def ns_train(name: str, method: str, options: str = "", steps: int = 6, after: s
     """A short run of a method on DATA."""
     fixed = "--output-dir {out} --experiment-name demo --timestamp run --vis tensorboard --machine.device-type cpu"
     resumed = "--load-dir {before}/nerfstudio_models" if after else ""
-    words = f"ns-train {method} {fixed} --max-num-iterations {steps} {resumed} {options} {DATA}"
+    words = f"ns-train {method} {{plain}} {fixed} --max-num-iterations {steps} {resumed} {options} {DATA}"
     return Command(name, tuple(words.split()), "checkpoint", after)
 
 
 def l2o(name: str, options: str, results: str = "training", after: str | None = None) -> Command:
     """A subcommand of l2o, with its results in ``--out``."""
-    return Command(name, ("l2o", *options.split(), "--out", "{out}"), results, after)
+    return Command(name, ("l2o", *shlex.split(options), "--out", "{out}"), results, after)
 
 
 COMMANDS = [
@@ -161,12 +169,12 @@ class Tree:
         done.unlink(missing_ok=True)
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        values = {"out": out}
+        values = {"out": out, "plain": PLAIN if self.new else ""}
         if command.after:
             values["before"] = self.find(command.after, "*/*/run")
             values["capture"] = self.find("cache", "captures/*")
-        words = [self.spelled(word).format(**values) for word in command.words]
-        (self.results / f"{command.name}.txt").write_text(self._call(words, out))
+        words = [self.spelled(word).format(**values).strip() for word in command.words]
+        (self.results / f"{command.name}.txt").write_text(self._call([word for word in words if word], out))
         done.write_text(key)
 
     def spelled(self, word: str) -> str:

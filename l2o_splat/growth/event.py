@@ -48,7 +48,8 @@ def grow(
 
     Args:
         gaussians: The scene before the event, unactivated.
-        error: Sum over training views and pixels of blending weight times error (:func:`.error_mass.collect_error`).
+        error: Sum over training views and pixels of blending weight times error
+            (:class:`l2o_splat.rendering.evidence.Evidence`).
         visibility: Sum of the blending weights, pixels.
         views: Training views that see each Gaussian.
         start: Number of Gaussians before the first event.

@@ -13,11 +13,12 @@ from torch import Tensor
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.growth.adc import AdcOptions, collect_screen_gradient, control_density
 from l2o_splat.growth.budget import GrowthOptions, bytes_per_gaussian, free_bytes, within_memory
-from l2o_splat.growth.error_mass import ErrorMass, collect_error
 from l2o_splat.growth.event import grow
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.plugin.datamanager import L2ODataManager
 from l2o_splat.raster_settings import RasterSettings
+from l2o_splat.rendering.evidence import Evidence
+from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.views import StoredPhotographs
 
 STEPS_OF_VIEWS = 2
@@ -86,9 +87,9 @@ def grow_scene(
         generator: Of the event.
     """
     gaussians = optimizer.gaussians
-    parts = [collect_error(gaussians, group, drawn) for group in looked_at]
-    mass = ErrorMass(*(sum(getattr(part, name) for part in parts) for name in ("error", "visibility", "views")))
-    grown = grow(gaussians, mass.error, mass.visibility, mass.views, start, options, event, generator)
+    parts = [rendered_loss(gaussians, group, drawn, evidence=("error",)).evidence for group in looked_at]
+    seen = Evidence.total(parts)
+    grown = grow(gaussians, seen.error, seen.visibility, seen.views, start, options, event, generator)
     optimizer.resize(grown.gaussians, grown.source, torch.zeros_like(grown.fresh), halves=grown.fresh)
 
 

@@ -72,6 +72,9 @@ class L2OTrainer(Trainer):
     """
 
     def __init__(self, config: TrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        if not isinstance(config, L2OTrainerConfig):
+            # Saved by a version whose methods had nerfstudio's own config.
+            config = L2OTrainerConfig(**vars(config))
         _refuse_options(config)
         with _one_sentence():
             path = _checkpoint_to_load(config)

@@ -44,8 +44,13 @@ def reduced_cameras(cameras: PinholeCameras, width: int, height: int) -> Pinhole
 
     Each axis has its own factor, since sizes are rounded.
     """
-    factors = cameras.Ks.new_tensor([width / cameras.width, height / cameras.height, 1.0])
-    return PinholeCameras(cameras.viewmats, cameras.Ks * factors[:, None], width, height)
+    if (width, height) == (cameras.width, cameras.height):
+        return cameras
+    Ks = cameras.Ks.clone()
+    # Row by row: a tensor of factors would be copied to a card in every step.
+    Ks[:, 0] *= width / cameras.width
+    Ks[:, 1] *= height / cameras.height
+    return PinholeCameras(cameras.viewmats, Ks, width, height)
 
 
 def reduced_photograph(

@@ -70,14 +70,14 @@ def edit_transforms(folder: Path, edit) -> None:
 
 
 def method_config(capture: Path, output_dir: Path, method: str = "l2o-adam", steps: int = 10) -> TrainerConfig:
-    """The registered configuration as ``ns-train METHOD --data CAPTURE`` would use it, for a short run."""
+    """A short run as ``ns-train METHOD --preset plain --data CAPTURE`` would configure it."""
     config = deepcopy(discover_methods()[0][method])
     config.data = config.pipeline.datamanager.data = capture
     config.pipeline.datamanager.dataparser.eval_mode = "interval"
     config.pipeline.datamanager.dataparser.eval_interval = 8
     config.pipeline.datamanager.views_per_step = 3
     config.output_dir = output_dir
-    config.max_num_iterations = steps
+    config.max_num_iterations, config.preset = steps, "plain"
     optimizer = config.optimizers["gaussians"]["optimizer"]
     optimizer.horizon = 100
     if method == "learn2splat":

@@ -14,7 +14,7 @@ from l2o_splat.rendering.evidence import (
 )
 from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.views import PinholeCameras, Views
-from tests.rendering.scenes import random_scene
+from tests.rendering.scenes import merge, one_camera, one_gaussian, random_scene
 
 SETTINGS = RasterSettings(background=(0.2, 0.5, 0.9))
 KINDS = ("visibility", "colours", "error")
@@ -129,3 +129,21 @@ def test_curvature_and_error_of_a_constant_difference():
     torch.testing.assert_close(curvatures(images, views, 0.2) * 0.5, torch.full((1, 4, 6), 0.8 / (3 * 24)))
     torch.testing.assert_close(excess_errors(images, views), torch.full((1, 4, 6), 0.5 - TOLERATED_ERROR))
     assert not excess_errors(views.images + 0.9 * TOLERATED_ERROR, views).any()
+
+
+def test_a_colour_that_is_cut_off_at_black_has_its_part_of_the_error():
+    """Though it has no gradient; and what is out of sight has none."""
+    scene = merge(one_gaussian(colour=(-0.5, 0.2, 0.4)), one_gaussian(mean=(0.0, 0.0, -2.0)))
+    camera = one_camera()
+    drawn = render(scene, camera, SETTINGS)
+    views = Views(camera, torch.rand(1, 33, 33, 3, generator=torch.Generator().manual_seed(0)))
+    expected = (drawn.alpha[..., 0] * excess_errors(drawn.rgb, views)).sum()
+    found = rendered_loss(scene, views, SETTINGS, evidence=("error",)).evidence
+    torch.testing.assert_close(found.error, torch.tensor([expected, 0.0]), rtol=1e-4, atol=0)
+    assert found.visibility[1] == 0 and found.views.tolist() == [1, 0]
+
+
+def test_where_no_pixel_counts_there_is_no_error():
+    camera = one_camera()
+    hidden = Views(camera, torch.full((1, 33, 33, 3), torch.nan), torch.zeros(1, 33, 33, 1))
+    assert rendered_loss(one_gaussian(), hidden, SETTINGS, evidence=("error",)).evidence.error.tolist() == [0]
