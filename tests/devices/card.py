@@ -191,13 +191,13 @@ class _Operations(TorchDispatchMode):
 
 
 def _written(func, args, kwargs):
-    """What an operation that writes into its arguments returns; None if it writes into none."""
+    """What an operation that writes into its arguments returns; None if it writes into none, or returns nothing."""
     written = [
         kwargs[argument.name] if argument.name in kwargs else args[place]
         for place, argument in enumerate(func._schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
-    if not written:
+    if not written or not func._schema.returns:
         return None
     return written[0] if len(written) == 1 else tuple(written)
 

@@ -200,4 +200,4 @@ def test_a_check_of_every_field_is_found(watch, tmp_path, monkeypatch):
     monkeypatch.setattr(Gaussians, "all_finite", one_by_one)
     with watch.on() as waits:
         training.step(1)
-    assert sum(waits.counted.values()) == 12
+    assert sum(waits.counted.values()) == 6

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
-from l2o_splat.metrics import Lpips, psnr, ssim
+from l2o_splat.metrics import psnr, ssim
 from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin import model
-from l2o_splat.plugin.bench.measured_run import MeasuredRun
+from l2o_splat.plugin.bench.held_out import HeldOutViews
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.views import StoredPhotographs, Views
 from l2o_splat.weights import Weights, WeightsCard, save_weights
@@ -137,18 +137,12 @@ def test_a_benchmark_measures_what_counts():
     rendered, photograph, mask = torch.rand(24, 30, 3), torch.rand(24, 30, 3), torch.ones(24, 30, 1)
     mask[:, :8] = 0
     spoiled, nothing = torch.where(mask > 0.5, photograph, torch.nan), torch.zeros(24, 30, 1)
-    written = {}
-    watcher = SimpleNamespace(
-        lpips=Lpips(),
-        pipeline=SimpleNamespace(model=None),
-        log=SimpleNamespace(write=lambda kind, **values: written.update(values)),
-        evaluated=set(),
-        _held_out=lambda: [(rendered, spoiled, mask), (rendered, spoiled, nothing)],
-    )
-    watcher.lpips._unavailable = True
-    MeasuredRun.evaluate(watcher, 3)
-    assert written["psnr"] == psnr(rendered, photograph, mask) and written["lpips"] is None
-    assert written["ssim"] == ssim(rendered, photograph, mask) and watcher.evaluated == {3}
-    watcher._held_out = lambda: [(rendered, spoiled, nothing)]
+    views = HeldOutViews(SimpleNamespace(model=None))
+    views.lpips._unavailable = True
+    views._views = lambda: [(rendered, spoiled, mask), (rendered, spoiled, nothing)]
+    measured = views.measure(3)
+    assert measured["psnr"] == psnr(rendered, photograph, mask) and measured["lpips"] is None
+    assert measured["ssim"] == ssim(rendered, photograph, mask) and measured["step"] == 3
+    views._views = lambda: [(rendered, spoiled, nothing)]
     with pytest.raises(CaptureError, match="Every pixel of the held-out views is masked"):
-        MeasuredRun.evaluate(watcher, 3)
+        views.measure(3)

@@ -72,7 +72,7 @@ def judge_curve(method: str, numbers: Numbers) -> list[Judgement]:
     reached = [psnr for _, _, psnr in numbers["curve"]]
     found = f"{reached[-1]:.2f} dB after {numbers['steps']} steps in {numbers['seconds']:.0f} s"
     if numbers["seconds"] < REACHED * LAST:
-        return [undecided(claim, f"{found}: it had taken all its steps")]
+        return [undecided(claim, f"{found}: it ended before")]
     return [judged(claim, all(map(math.isfinite, reached)), found)]
 
 
