@@ -42,8 +42,8 @@ PRESETS: dict[PresetName, Preset] = {
     # The best picture for the time there is, whatever it takes.
     "fast": Preset(
         by_share="always",
-        image_scales=((0.0, 0.25), (0.15, 0.5), (0.45, 1.0)),
-        sh_degrees=((0.0, 0), (0.1, 1), (0.3, 2), (0.5, 3)),
+        image_scales=((0.0, 0.25), (0.07, 0.5), (0.25, 1.0)),
+        sh_degrees=((0.0, 0), (0.07, 1), (0.25, 2), (0.4, 3)),
         growth=2.0,
         rates=0.6,
         colour_steps=30,
