@@ -49,13 +49,14 @@ def run(spec, folder, pictures=False) -> Run:
     return run_from_log(spec, read_log(folder / LOG_NAME))
 
 
-def test_watching_a_run_does_not_change_it(capture, tmp_path):
+@pytest.mark.parametrize("preset", ["plain", "fast"])
+def test_watching_a_run_does_not_change_it(capture, tmp_path, preset):
     """The same numbers as ns-train and its own evaluation give."""
     config = method_config(capture, tmp_path / "plain", "l2o-adam-tuned", steps=6)
-    config.optimizers["gaussians"]["optimizer"].horizon = 6
+    config.optimizers["gaussians"]["optimizer"].horizon, config.preset = 6, preset
     config.pipeline.datamanager.views_per_step = registered_config("l2o-adam-tuned").pipeline.datamanager.views_per_step
     expected = train(config).pipeline.get_average_eval_image_metrics()
-    watched = run(tiny_spec(capture), tmp_path / "watched")
+    watched = run(tiny_spec(capture, f"l2o-adam-tuned --preset {preset}"), tmp_path / "watched")
     assert watched.status == "ok", watched.reason
     assert watched.last.psnr == pytest.approx(expected["psnr"], abs=1e-5)
     assert watched.last.ssim == pytest.approx(expected["ssim"], abs=1e-6)
@@ -66,7 +67,8 @@ def test_a_run_is_measured_and_the_capture_is_left_alone(capture, tmp_path):
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in capture.rglob("*") if path.is_file()}
 
     before = contents()
-    result = run(tiny_spec(capture, scale=0.75), tmp_path / "run", pictures=True)
+    spec = tiny_spec(capture, "l2o-adam-tuned --preset plain", scale=0.75)
+    result = run(spec, tmp_path / "run", pictures=True)
     assert contents() == before
     assert [point.step for point in result.curve if point.step in (0, 1, 2, 4, 6)] == [0, 1, 2, 4, 6]
     assert result.last.psnr > result.curve[0].psnr
