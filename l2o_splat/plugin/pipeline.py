@@ -100,10 +100,10 @@ class L2OPipeline(VanillaPipeline):
         Raises:
             ValueError: If the capture or the weights do not suit.
         """
-        dense = plan.schedule.dense and not resumes
-        request = StartRequest(
-            self.config.initialization, plan.start_weights, self.datamanager, self.model, dense, self.schedule.seconds
-        )
+        options = self.config.initialization
+        if resumes and options.source == "dense":
+            options = replace(options, source="auto", pad=False)
+        request = StartRequest(options, plan.start_weights, self.datamanager, self.model, self.schedule.seconds)
         self._start = start_scene(request, plan.needs)
         self.model.set_gaussians(self._start.gaussians)
         gaussians, views, preset = self._start.gaussians, self.datamanager.config.views_per_step, self.schedule.preset

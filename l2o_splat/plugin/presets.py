@@ -18,8 +18,6 @@ class Preset:
     by_share: Literal["always", "timed", "never"]
     """When rates follow the share of the budget that is spent: in every run, or in those with a time budget alone. In
     the others they count steps."""
-    dense: bool = False
-    """Whether a capture with points starts from a dense scene, see :mod:`l2o_splat.initializers.dense`."""
     image_scales: Stages = ((0.0, 1.0),)
     """Size of the photographs that are trained on, as a factor of their own."""
     sh_degrees: Stages = ((0.0, 3),)

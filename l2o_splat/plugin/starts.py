@@ -45,8 +45,8 @@ class InitializationConfig:
 
     source: Literal["auto", "sfm", "random", "dense", "resplat", "diff3r"] = "auto"
     """sfm: structure-from-motion points. random: random points. dense: flat Gaussians on the surfaces, from depths that
-    start at these points and are agreed on by several photographs. auto: with the preset fast dense, else sfm, and
-    random for captures without points. resplat: what
+    start at these points and are agreed on by several photographs. auto: sfm, and random for captures
+    without points. resplat: what
     ReSplat's initial model makes of some photographs. diff3r: the same with a network beside it that says how strongly
     the rule proximal is to hold each Gaussian."""
     num_points: int | None = None
@@ -74,8 +74,6 @@ class StartRequest:
     """Has the photographs and the points."""
     model: L2OModel
     """Draws the scene."""
-    dense: bool = False
-    """Whether the source ``auto`` makes a dense scene."""
     seconds: float | None = None
     """Time budget of the run; None counts steps."""
 
@@ -133,12 +131,7 @@ def start_from_random_points(request: StartRequest) -> SceneStart:
 
 
 def start_from_any_points(request: StartRequest) -> SceneStart:
-    """A dense scene, or structure-from-motion points, if there are any, as the preset says; else random ones."""
-    if _has_points(request) and request.dense:
-        try:
-            return start_densely(request)
-        except CaptureError as error:
-            CONSOLE.log(f"The scene starts from its points, since there is no dense start: {error}")
+    """Structure-from-motion points if there are any, else random ones."""
     if _has_points(request):
         return start_from_points(request)
     CONSOLE.log(

@@ -2,11 +2,10 @@
 
 import pytest
 
-from l2o_splat.plugin.starts import NUM_RANDOM_POINTS
 from l2o_splat.scenes.capture import write_capture
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
 from tests.plugin.captures import method_config, train, write_tiny_capture
-from tests.plugin.console import printed, refuse
+from tests.plugin.console import refuse
 
 
 def dense_config(capture, output, **options):
@@ -56,16 +55,3 @@ def test_a_capture_without_points_is_refused(tmp_path):
 def test_too_few_points_are_refused_by_the_source_dense(tiny_capture, tmp_path):
     keep_points(tiny_capture, 5)
     refuse(dense_config(tiny_capture, tmp_path / "out"), "No view sees enough of the 5 points")
-
-
-@pytest.mark.parametrize("points", [5, 0])
-def test_the_preset_fast_starts_without_a_dense_scene_where_there_can_be_none(tmp_path, capsys, points):
-    capture = write_tiny_capture(tmp_path / "capture", points=points > 0)
-    if points:
-        keep_points(capture, points)
-    config = dense_config(capture, tmp_path / "out", source="auto")
-    config.preset = "fast"
-    trainer = train(config)
-    assert len(trainer.pipeline.model.gaussians) == (points or NUM_RANDOM_POINTS)
-    line = "starts from its points, since there is no dense start" if points else "starts from random ones"
-    assert line in printed(capsys)
