@@ -45,10 +45,9 @@ class InitializationConfig:
 
     source: Literal["auto", "sfm", "random", "dense", "resplat", "diff3r"] = "auto"
     """sfm: structure-from-motion points. random: random points. dense: flat Gaussians on the surfaces, from depths that
-    start at these points and are agreed on by several photographs. auto: sfm, and random for captures
-    without points. resplat: what
-    ReSplat's initial model makes of some photographs. diff3r: the same with a network beside it that says how strongly
-    the rule proximal is to hold each Gaussian."""
+    start at these points and are agreed on by several photographs. auto: sfm, and random for captures without points.
+    resplat: what ReSplat's initial model makes of some photographs. diff3r: the same with a network beside it that says
+    how strongly the rule proximal is to hold each Gaussian."""
     num_points: int | None = None
     """Gaussians to start with; of more points a random choice is taken. None takes all (20000 random ones). The source
     dense makes at most so many; None leaves their number to it."""

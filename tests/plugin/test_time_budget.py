@@ -9,7 +9,7 @@ from l2o_splat.gaussians import FIELDS
 from l2o_splat.growth import adc
 from l2o_splat.plugin import trainer as trainer_room
 from l2o_splat.plugin.model import L2OModel
-from l2o_splat.plugin.pipeline import SCHEDULE
+from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
 from tests.plugin.captures import last_checkpoint, method_config, train
 
 SECONDS_OF_A_STEP = 0.5
@@ -141,3 +141,17 @@ def test_bad_budgets_are_refused_before_the_capture_is_read(tiny_capture, tmp_pa
         setattr(config, name, value)
     with pytest.raises(SystemExit, match=re.escape(message)):
         config.setup(local_rank=0, world_size=1)
+
+
+def test_a_budget_that_the_start_uses_up_is_refused(tiny_capture, tmp_path, stepped_clock, monkeypatch):
+    start_scene = L2OPipeline.start_scene
+
+    def slow_start(*args, **kwargs):
+        stepped_clock.seconds += 6.0
+        return start_scene(*args, **kwargs)
+
+    monkeypatch.setattr(L2OPipeline, "start_scene", slow_start)
+    with pytest.raises(
+        SystemExit, match=r"--seconds is 5, and the start alone took 6\.0 s; give more seconds, or start"
+    ):
+        train(timed_config(tiny_capture, tmp_path / "out", 5.0))
