@@ -264,9 +264,12 @@ class L2OTrainer(Trainer):
                 f"An update takes {time.perf_counter() - begin:.2f} s for {self.pipeline.model.num_points} Gaussians "
                 "on this machine."
             )
-        # From the first step on a killed run leaves something to go on from.
-        if step == self._start_step or self.run_schedule.checkpoint_is_due:
+        # From the first step on a killed run leaves something to go on from. Right after a resume the pace stays as it
+        # is, since the run that was not stopped would not revise it there.
+        if step == 0 or self.run_schedule.checkpoint_is_due:
             self.save_checkpoint(step)
+        elif step == self._start_step:
+            self._save_as_it_is(step)
         if self.run_schedule.is_over:
             self.stop_training = True
         # Without the graph, which would keep the present number of Gaussians in the next step's backward pass.
@@ -274,12 +277,15 @@ class L2OTrainer(Trainer):
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Revise the pace and save it with the scene; see :meth:`_save_whole`."""
-        begin = self.run_schedule.clock.spent
-        # Not right after a resume, since the run that was not stopped would not do so there.
-        if self.training_state != "completed" and (step == 0 or step != self._start_step):
+        """Revise the pace and save it with the scene."""
+        if self.training_state != "completed":
             self.run_schedule.revise(step + 1)
             self._tell_steps(step + 1)
+        self._save_as_it_is(step)
+
+    def _save_as_it_is(self, step: int) -> None:
+        """Save off the clock of the estimate, see :meth:`_save_whole`."""
+        begin = self.run_schedule.clock.spent
         with self.estimate.left_out():
             self._save_whole(step)
         self.run_schedule.saved(self.run_schedule.clock.spent - begin)
