@@ -45,7 +45,7 @@ PRESETS: dict[PresetName, Preset] = {
         growth=2.0,
         rates=0.6,
         colour_steps=30,
-        max_elongation=10.0,
+        max_elongation=5.0,
     ),
     # The protocols of the papers, for released weights and for comparisons with published numbers.
     "paper": Preset(by_share="never"),
