@@ -191,7 +191,9 @@ def test_gain_weights_of_the_former_system_are_migrated(tmp_path):
     # What is saved now needs no migration.
     save_weights(tmp_path / "again", rule.to_weights(weights.card))
     content = json.loads((tmp_path / "again.json").read_text())
-    assert content["system"] == "gain" and content["behaviour"] == weights.card.behaviour | {"reference_steps": 2000}
+    assert content["system"] == "gain" and content["behaviour"] == weights.card.behaviour | {
+        "reference_steps": GainConfig().reference_steps
+    }
     again = GainRule.from_weights(load_weights(tmp_path / "again"))
     assert again.fingerprint == rule.fingerprint
 
