@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process writes to at a time."""
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -32,3 +33,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """Write UTF-8 text to ``path``, see :func:`write_whole`."""
     write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def held_folder(folder: Path, refusal: Exception) -> Iterator[None]:
+    """Hold a folder, which is made if need be, so that no second process that asks for it writes there.
+
+    Raises:
+        Exception: ``refusal``, if another process holds it.
+    """
+    # Only here: there is none on Windows, where everything else of this file works.
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise refusal from error
+        yield

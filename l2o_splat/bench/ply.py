@@ -24,9 +24,9 @@ class PlyScene:
     """A file whose scene is measured."""
 
     path: str
-    """Absolute."""
+    """Absolute path of the file."""
     sha256: str
-    """Of its content, so that a file that has changed is measured again."""
+    """Hash of the file's content, so that a file that has changed is measured again."""
     frame: PlyFrame
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +15,7 @@ from l2o_splat.bench.processes import RUN_COMMAND, is_finished, run_process, ste
 from l2o_splat.bench.run import Run, run_from_log
 from l2o_splat.bench.run_log import LOG_NAME, read_log
 from l2o_splat.bench.spec import RunSpec
+from l2o_splat.files import held_folder
 
 RUNS_NAME = "runs"
 
@@ -98,12 +98,6 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
-@contextmanager
-def _only_one_sweep(out: Path) -> Iterator[None]:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BenchError(f"Another `l2o bench` is writing to {out}; wait for it, or use another --out.") from error
-        yield
+def _only_one_sweep(out: Path) -> AbstractContextManager[None]:
+    refusal = f"Another `l2o bench` is writing to {out}; wait for it, or use another --out."
+    return held_folder(out, BenchError(refusal))

@@ -29,9 +29,9 @@ class Moments(NamedTuple):
     """Where a state keeps averages of one field's gradients, one row per Gaussian."""
 
     name: str
-    """Of the tensor in ``per_gaussian``."""
+    """Name of the tensor in ``per_gaussian``."""
     columns: Columns
-    """Of the field in it."""
+    """Columns of the field in that tensor."""
     power: int
     """1 for averages of gradients, 2 for those of their squares."""
 

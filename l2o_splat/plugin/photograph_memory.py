@@ -30,7 +30,7 @@ FULL_SIZE = 2 / 3
 LOADERS = 2
 """Photographs that are decoded at a time, as nerfstudio does."""
 COPIES_IN_DECODING = 3
-"""Of each: decoded, converted, undistorted."""
+"""Copies of a photograph while it is read: decoded, converted, undistorted."""
 
 
 class MemoryBudget:

@@ -122,7 +122,7 @@ class L2OPipeline(VanillaPipeline):
         optimizer.bind(scene, self._start)
         self._optimizer = optimizer
         self.model.adopt_raster(optimizer.rule.trained_raster or {})
-        longest = None if self.schedule is None else self.schedule.preset.max_elongation
+        longest = self.schedule.preset.max_elongation
         if longest is not None:
             optimizer.register_step_post_hook(lambda *_: bound_elongation(optimizer.gaussians, longest))
 

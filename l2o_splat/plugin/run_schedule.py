@@ -33,17 +33,15 @@ class Measured:
     """What the clock has shown of the steps so far, in seconds; a run that is resumed must know it, too."""
 
     costs: list[float] = field(default_factory=list)
-    """Of the last steps at the present size of the images, each divided by its relative cost."""
+    """Seconds of each of the last steps at the present size of the images, divided by its relative cost."""
     step_seconds: float = 0.0
-    """Of the last step."""
+    """Seconds of the last step."""
     save_seconds: float = 0.0
-    """Of the last checkpoint."""
+    """Seconds that the last checkpoint took."""
     stage_steps: int = 0
     """Steps at the present size of the images."""
     revised_at: float = 0.0
-    """Time of the last revision of the pace."""
-    saved_at: float = 0.0
-    """Time of the last checkpoint."""
+    """Time of the last revision of the pace, with which a checkpoint was written."""
 
 
 class RunSchedule:
@@ -117,7 +115,7 @@ class RunSchedule:
         if step == 0:
             spent = min(self.clock.spent / self.seconds, 1.0)
             self.pace = TimedPace(self.cost, (1 - spent) / FIRST_STEPS, 0, spent)
-            self._measured.revised_at = self._measured.saved_at = self.clock.spent
+            self._measured.revised_at = self.clock.spent
         self._ended = self.clock.spent
 
     def end_step(self, step: int) -> None:
@@ -142,10 +140,9 @@ class RunSchedule:
         measured = self._measured
         if self.seconds is None or not measured.costs or self.is_over:
             return False
-        interval = SHARE_BETWEEN_REVISIONS * self.seconds
-        due = measured.stage_steps == STEPS_OF_A_STAGE or self.clock.spent - measured.revised_at > interval
-        since = max(self.clock.spent - measured.saved_at, interval)
-        return due and measured.save_seconds <= SHARE_OF_SAVES * since
+        since, interval = self.clock.spent - measured.revised_at, SHARE_BETWEEN_REVISIONS * self.seconds
+        due = measured.stage_steps == STEPS_OF_A_STAGE or since > interval
+        return due and measured.save_seconds <= SHARE_OF_SAVES * max(since, interval)
 
     def revise(self, step: int) -> None:
         """Set the pace by what steps have taken; ``step`` is the one to come, and a checkpoint holds what is set."""
@@ -153,7 +150,7 @@ class RunSchedule:
         if self.seconds is None or not measured.costs:
             return
         self.pace.revise(step, self.seconds - spent, statistics.median(measured.costs))
-        measured.revised_at = measured.saved_at = spent
+        measured.revised_at = spent
 
     def saved(self, seconds: float) -> None:
         """A checkpoint was written in so many seconds."""

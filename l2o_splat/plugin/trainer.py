@@ -78,8 +78,9 @@ class L2OTrainer(Trainer):
         _refuse_options(config)
         with _one_sentence():
             path = _checkpoint_to_load(config)
-            saved = None if path is None else open_checkpoint(path)["pipeline"].get("_extra_state", {})
-            self.plan = resolve(config, resumes_without_schedule=saved is not None and SCHEDULE not in saved)
+            self._loaded = None if path is None else open_checkpoint(path)["pipeline"].get("_extra_state", {})
+            old = self._loaded is not None and SCHEDULE not in self._loaded
+            self.plan = resolve(config, resumes_without_schedule=old)
         self.run_schedule: RunSchedule | None = None
         """What the run does when; None before the capture is read."""
         self.completed_step: int | None = None
@@ -150,13 +151,13 @@ class L2OTrainer(Trainer):
 
     def setup_optimizers(self) -> Optimizers:
         """The joint optimizer, bound to the scene before a checkpoint is loaded into it."""
-        path = _checkpoint_to_load(self.config)
         self.run_schedule = self.pipeline.schedule = self._new_schedule()
-        if path is not None:
+        resumes = self._loaded is not None
+        if resumes:
             # Before anything long, and before rule and start see the cameras.
-            self.pipeline.follow(open_checkpoint(path)["pipeline"].get("_extra_state", {}))
+            self.pipeline.follow(self._loaded)
         with self.run_schedule.clock.counting():
-            self.pipeline.start_scene(self.plan, resumes=path is not None)
+            self.pipeline.start_scene(self.plan, resumes)
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
         return optimizers

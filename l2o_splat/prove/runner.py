@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from l2o_splat.files import held_folder
 from l2o_splat.prove.checkout import last_line
 from l2o_splat.prove.errors import ProveError
 from l2o_splat.prove.part import Part, Setting
@@ -36,20 +36,14 @@ LOG_LINES = 60
 """Lines of a part's output that the report shows."""
 
 
-@contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def alone_in(out: Path) -> AbstractContextManager[None]:
     """Hold the folder of a report, so that no second run writes to it.
 
     Raises:
         ProveError: If another run holds it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ProveError(f"Another `l2o prove` is writing to {out}; wait for it, or use another --out.") from error
-        yield
+    refusal = f"Another `l2o prove` is writing to {out}; wait for it, or use another --out."
+    return held_folder(out, ProveError(refusal))
 
 
 def run_parts(
@@ -149,7 +143,7 @@ def _run(words: Sequence[str], log: Path, limit: float) -> int | None:
 
 
 def _stop_group(process: subprocess.Popen) -> None:
-    """End a process with those that it started; its session is named after it, also when it has ended itself."""
+    """Kill a process and all that it has started, which are one process group, even if it has ended by itself."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from l2o_splat import threads
+from l2o_splat.initializers.dense.projection import project
 from l2o_splat.initializers.dense.working_views import WorkingViews
 from l2o_splat.kernel import kernel
 
@@ -41,13 +42,8 @@ def observe(points, colours, viewmat, K, image, counted, visible, places, invers
     suited = 0
     for i in range(len(points)):
         visible[i] = False
-        x, y, z = points[i]
-        depth = viewmat[2, 0] * x + viewmat[2, 1] * y + viewmat[2, 2] * z + viewmat[2, 3]
+        u, v, depth = project(points[i], viewmat, K, width, height)
         if not depth > 0:
-            continue
-        u = K[0, 0] * (viewmat[0, 0] * x + viewmat[0, 1] * y + viewmat[0, 2] * z + viewmat[0, 3]) / depth + K[0, 2]
-        v = K[1, 1] * (viewmat[1, 0] * x + viewmat[1, 1] * y + viewmat[1, 2] * z + viewmat[1, 3]) / depth + K[1, 2]
-        if not (u >= 0 and u < width and v >= 0 and v < height):
             continue
         column, row = int(u), int(v)
         if not counted[row, column]:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from l2o_splat import threads
 from l2o_splat.initializers.dense.depths import Depths
+from l2o_splat.initializers.dense.projection import project
 from l2o_splat.initializers.dense.working_views import WorkingViews
 from l2o_splat.kernel import kernel
 
@@ -28,13 +29,8 @@ def account(points, viewmat, K, known, covered):
     height, width = known.shape
     for i in range(len(points)):
         covered[i] = False
-        x, y, z = points[i]
-        depth = viewmat[2, 0] * x + viewmat[2, 1] * y + viewmat[2, 2] * z + viewmat[2, 3]
-        if not depth > 0:
-            continue
-        u = K[0, 0] * (viewmat[0, 0] * x + viewmat[0, 1] * y + viewmat[0, 2] * z + viewmat[0, 3]) / depth + K[0, 2]
-        v = K[1, 1] * (viewmat[1, 0] * x + viewmat[1, 1] * y + viewmat[1, 2] * z + viewmat[1, 3]) / depth + K[1, 2]
-        if u >= 0 and u < width and v >= 0 and v < height:
+        u, v, depth = project(points[i], viewmat, K, width, height)
+        if depth > 0:
             covered[i] = abs(known[int(v), int(u)] * depth - 1) < SAME_PLACE
 
 
