@@ -107,6 +107,9 @@ class L2OPipeline(VanillaPipeline):
         self._start = start_scene(request, plan.needs)
         self.model.set_gaussians(self._start.gaussians)
         gaussians, views, preset = self._start.gaussians, self.datamanager.config.views_per_step, self.schedule.preset
+        if not gaussians.features_rest.any():
+            # A start that predicts colours by direction keeps them, whatever their degree.
+            self.schedule.num_views = len(self.datamanager.train_dataset)
         self.schedule.first_count = len(gaussians)
         self.schedule.last_count = (
             most_in_memory(gaussians, views) if preset.adaptive else final_count(gaussians, preset.growth, views)

@@ -163,7 +163,8 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
     if typed.coarse_to_fine is not None:
         changes["image_scales"] = PRESETS["fast" if typed.coarse_to_fine else "plain"].image_scales
     if typed.sh_by_share is not None:
-        changes["sh_degrees"] = PRESETS["fast" if typed.sh_by_share else "plain"].sh_degrees
+        as_in = PRESETS["fast" if typed.sh_by_share else "plain"]
+        changes |= {"sh_degrees": as_in.sh_degrees, "views_per_coefficient": as_in.views_per_coefficient}
     if typed.growth is not None:
         changes["growth"] = typed.growth
     if typed.max_elongation is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from l2o_splat.budget.pace import restored
 from l2o_splat.growth.adc import AdcOptions, adc_event_is_due
 from l2o_splat.growth.budget import GrowthOptions, event_shares
 from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.presets import Preset, value_at
+from l2o_splat.plugin.presets import Preset, highest_sh_degree, value_at
 
 FIRST_STEPS = 40
 """Steps of full cost that a budget is taken to hold, until one has been measured."""
@@ -61,6 +62,8 @@ class RunSchedule:
         """Events of growth so far."""
         self.first_count = self.last_count = 0
         """Gaussians at the start, and at the end of growth; with adaptive density control the most there may be."""
+        self.num_views = sys.maxsize
+        """Training views of the capture."""
         self._measured = Measured()
         self._ended: float | None = None
 
@@ -79,7 +82,8 @@ class RunSchedule:
 
     def sh_degree(self, step: int) -> int:
         """Highest SH degree that a step draws."""
-        return int(value_at(self.preset.sh_degrees, self.pace.progress(step)))
+        highest = highest_sh_degree(self.num_views, self.preset.views_per_coefficient)
+        return min(int(value_at(self.preset.sh_degrees, self.pace.progress(step))), highest)
 
     @property
     def growth(self) -> GrowthOptions:
