@@ -21,7 +21,7 @@ class Photos:
     """Folder of the capture, new or empty; PHOTOS-capture beside the photographs by default."""
     max_size: int = 1600
     """Longer photographs are reduced to this many pixels on the long side."""
-    matcher: Literal["exhaustive", "sequential"] = "exhaustive"
+    matching: Literal["auto", "exhaustive", "sequential"] = "auto"
     """exhaustive compares every pair; sequential each photograph with the next 10, for video frames."""
 
     def run(self) -> None:
@@ -36,5 +36,5 @@ class Photos:
         # Only now: it imports torch.
         from l2o_splat.scenes.photos import pose_photos
 
-        pose_photos(self.photos, out, max_size=self.max_size, matcher=self.matcher)
+        pose_photos(self.photos, out, max_size=self.max_size, matching=self.matching)
         print(f"Train on it with: ns-train l2o-adam-tuned --data {out}")

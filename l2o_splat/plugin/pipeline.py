@@ -24,9 +24,11 @@ from l2o_splat.plugin.growing import adapt_scene, final_count, grow_scene, most_
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
+from l2o_splat.plugin.run_progress import phase
 from l2o_splat.plugin.run_schedule import RunSchedule
 from l2o_splat.plugin.saved_capture import SavedCapture
 from l2o_splat.plugin.starts import InitializationConfig, StartRequest, start_scene
+from l2o_splat.progress import ProgressReporter
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering.trial import draw_trial_image
 from l2o_splat.scene import SceneKnowledge, SceneStart
@@ -74,6 +76,8 @@ class L2OPipeline(VanillaPipeline):
         """What the run does when; a trainer sets it."""
         self.saved_schedule: dict | None = None
         """What a checkpoint that was loaded says of it; None for one of a version that saved none."""
+        self.progress: ProgressReporter | None = None
+        """Tells other programs how far the run is; a trainer sets it."""
         if trains:
             # Load the machine code now: nerfstudio's viewer aborts images at any line, also inside a compiler.
             draw_trial_image(self.device)
@@ -223,7 +227,10 @@ class L2OPipeline(VanillaPipeline):
             if step is None:
                 CONSOLE.log("No photograph is held out for evaluation, so there is no quality to report.")
             return {}
-        metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
+        with phase(self.progress, "evaluating"):
+            metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
+            if self.progress is not None:
+                self.progress.report(psnr_held_out=metrics.get("psnr"))
         formats = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}", "lpips": "LPIPS {:.4f}"}
         quality = ", ".join(text.format(metrics[name]) for name, text in formats.items() if name in metrics)
         quality = quality or "No quality"

@@ -94,8 +94,10 @@ class RunEstimate:
             self._tell_if_new()
 
     @property
-    def seconds_left(self) -> float:
-        """Seconds of the steps that are left; at least two steps must have been taken."""
+    def seconds_left(self) -> float | None:
+        """Seconds of the steps that are left; None before two steps have been taken."""
+        if not self._seconds:
+            return None
         means = {kind: _robust_mean(values) for kind, values in self._seconds.items()}
         known = statistics.fmean(means[kind] for kind in means)
         unknown = known - (1 - SHARE_OF_RULE) * statistics.median(self._rule_seconds)

@@ -32,8 +32,10 @@ from l2o_splat.plugin.pipeline import SCHEDULE
 from l2o_splat.plugin.presets import PresetName, ScheduleConfig
 from l2o_splat.plugin.run_estimate import RunEstimate, spoken
 from l2o_splat.plugin.run_plan import default_seconds, effective_config, resolve
+from l2o_splat.plugin.run_progress import StepReports, reported_failure
 from l2o_splat.plugin.run_schedule import RunSchedule
 from l2o_splat.plugin.stop_signals import StopRequest, default_signals, stop_signals
+from l2o_splat.progress import Phase, ProgressReporter
 
 EFFECTIVE_NAME = "effective.json"
 """File of a run's effective values."""
@@ -75,21 +77,26 @@ class L2OTrainer(Trainer):
         if not isinstance(config, L2OTrainerConfig):
             # Saved by a version whose methods had nerfstudio's own config.
             config = L2OTrainerConfig(**vars(config))
-        _refuse_options(config)
-        with _one_sentence():
-            path = _checkpoint_to_load(config)
-            self._loaded = None if path is None else open_checkpoint(path)["pipeline"].get("_extra_state", {})
-            old = self._loaded is not None and SCHEDULE not in self._loaded
-            self.plan = resolve(config, resumes_without_schedule=old)
+        self.progress = ProgressReporter(config.get_base_dir())
+        """Tells other programs how far the run is."""
+        self._reports = StepReports(self)
         self.run_schedule: RunSchedule | None = None
         """What the run does when; None before the capture is read."""
         self.completed_step: int | None = None
         """The last step that this process has taken as a whole; None before the first."""
+        with reported_failure(self.progress), _one_sentence():
+            _refuse_options(config)
+            path = _checkpoint_to_load(config)
+            self._loaded = None if path is None else open_checkpoint(path)["pipeline"].get("_extra_state", {})
+            old = self._loaded is not None and SCHEDULE not in self._loaded
+            self.plan = resolve(config, resumes_without_schedule=old)
+        self.progress.report(rule=", then ".join(self.plan.rules))
         super().__init__(effective_config(config, self.plan), local_rank, world_size)
         self._stop_request = StopRequest()
 
     def setup(self, test_mode="val") -> None:
-        with _one_sentence(), compiling(self.device, trials_of_rule(self.plan.cards)):
+        trials = trials_of_rule(self.plan.cards)
+        with reported_failure(self.progress), _one_sentence(), compiling(self.device, trials):
             super().setup(test_mode)
             self.optimizers.optimizers["gaussians"].check_scene()
             if self.pipeline.saved_schedule is not None:
@@ -156,6 +163,8 @@ class L2OTrainer(Trainer):
         if resumes:
             # Before anything long, and before rule and start see the cameras.
             self.pipeline.follow(self._loaded)
+        self.progress.report(phase="starting")
+        self.pipeline.progress = self.progress
         with self.run_schedule.clock.counting():
             self.pipeline.start_scene(self.plan, resumes)
         optimizers = super().setup_optimizers()
@@ -188,6 +197,8 @@ class L2OTrainer(Trainer):
         if self.completed_step is not None and self.run_schedule is not None:
             clock = self.run_schedule.clock
             clock.start() if state == "training" else clock.stop()
+            if state != "completed":
+                self.progress.report(phase=state)
 
     def train(self) -> None:
         """Train to the end, or until Ctrl-C or SIGTERM; a second one of them ends the process at once.
@@ -199,7 +210,12 @@ class L2OTrainer(Trainer):
         def stop() -> None:
             self.stop_training = True
 
-        with one_sentence(), stop_signals(stop) as self._stop_request, self.run_schedule.clock.counting():
+        with (
+            reported_failure(self.progress),
+            one_sentence(),
+            stop_signals(stop) as self._stop_request,
+            self.run_schedule.clock.counting(),
+        ):
             super().train()
         if self._stop_request.number is not None:
             raise SystemExit(self._stop_request.exit_code)
@@ -211,15 +227,22 @@ class L2OTrainer(Trainer):
             self.step = self.completed_step
         if self._stop_request.number is None:
             super()._after_train()
+            self._report_end("finished")
             return
         name = self._stop_request.number.name
         self.training_state = "completed"
+        self._report_end("stopped")
         if self.completed_step is None:
             CONSOLE.log(f"Stopped by {name} before the first step; there is nothing to save.")
             return
         self.save_checkpoint(self.step)
         writer.write_out_storage()
         CONSOLE.log(f"Stopped by {name} after step {self.step}, which is saved in {self.checkpoint_dir}; {self._rest}.")
+
+    def _report_end(self, phase: Phase) -> None:
+        if not self.progress.current.is_over:
+            done = {} if self.completed_step is None else self._reports.budget(self.completed_step)
+            self.progress.report(phase=phase, **done)
 
     @property
     def _rest(self) -> str:
@@ -243,6 +266,7 @@ class L2OTrainer(Trainer):
         """Wait for Ctrl-C beside the viewer, which ends the process as nerfstudio has it."""
         if self._stop_request.number is not None:
             return
+        self._report_end("finished")
         with default_signals():
             super()._train_complete_viewer()
 
@@ -253,10 +277,12 @@ class L2OTrainer(Trainer):
     def train_iteration(self, step: int):
         kind, begin = self.optimizers.optimizers["gaussians"].feedback_kind, time.perf_counter()
         self.estimate.begin()
-        loss, losses, metrics = super().train_iteration(step)
+        with self._reports.timed():
+            loss, losses, metrics = super().train_iteration(step)
         self.completed_step = step
         self.estimate.end_step()
         self.run_schedule.end_step(step)
+        self._reports.step_done(step, metrics)
         if self._stop_request.number is not None:
             self.stop_training = True  # The signal came before nerfstudio's loop had set it to False.
         if step == self._start_step and kind == "renders":

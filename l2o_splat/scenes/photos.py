@@ -26,7 +26,7 @@ from l2o_splat.scenes.photo_folders import PhotosError, check_folders
 from l2o_splat.scenes.pixels import HEIF_SUFFIXES, PixelsError, on_black, read_exif, read_header, read_photograph
 from l2o_splat.views import PinholeCameras
 
-Matcher = Literal["exhaustive", "sequential"]
+Matching = Literal["auto", "exhaustive", "sequential"]
 
 _SEED = 0
 _JPEG_QUALITY = 95
@@ -34,23 +34,35 @@ _NO_PHOTOGRAPHS = {"__MACOSX", "@eaDir", "mask", "masks"}
 """Subfolders of these names are not searched."""
 
 
+Progress = Callable[[str, float], None]
+"""Called with the name of a phase (one of :data:`PHASES`) and the share of it that is done, 0 to 1."""
+
+PHASES = ("frames", "reading", "features", "matching", "mapping", "undistorting")
+"""The phases of :func:`pose_photos` in their order; ``frames`` comes for a video alone."""
+
+
 @dataclass(frozen=True)
-class PosedPhotos:
+class PosedCapture:
     """What became of the photographs."""
 
-    num_photos: int
-    """Photographs that could be read."""
-    unregistered: list[str]
+    folder: Path
+    """Where the capture lies."""
+    registered: int
+    """Photographs (or frames) with a pose: those of the capture."""
+    of: int
+    """Photographs that could be read, or frames that were taken from the video."""
+    missing: tuple[str, ...]
     """Names of the photographs that got no pose and are not in the capture."""
-    num_points: int
+    points: int
     """Points of the sparse cloud."""
-    mean_reprojection_error: float
+    error: float
     """Mean reprojection error over all observations of all points, pixels."""
+    parallax: float
+    """Median over the points of the largest angle between two of its rays, degrees."""
 
-    @property
-    def num_registered(self) -> int:
-        """Photographs with a pose."""
-        return self.num_photos - len(self.unregistered)
+
+def no_progress(phase: str, share: float) -> None:
+    """The progress callback that shows nothing."""
 
 
 def pose_photos(
@@ -58,23 +70,30 @@ def pose_photos(
     out: Path,
     *,
     max_size: int = 1600,
-    matcher: Matcher = "exhaustive",
+    matching: Matching = "auto",
+    frames: int = 80,
+    num_threads: int = -1,
+    progress: Progress = no_progress,
     report: Callable[[str], None] = print,
-) -> PosedPhotos:
-    """Pose the photographs of a folder and write an undistorted capture.
+) -> PosedCapture:
+    """Pose the photographs of a folder, or the frames of a video, and write an undistorted capture.
 
-    The capture holds ``images/*.jpg``, ``sparse/0/*.bin`` (COLMAP, one PINHOLE camera), and the same cameras
+    The capture holds ``images/*.jpg``, ``sparse/0/*.bin`` (COLMAP, PINHOLE cameras), and the same cameras
     and points as ``transforms.json`` and ``sparse_pc.ply``; so both ``colmap --colmap-path sparse/0`` and
     ``nerfstudio-data`` read it. It appears complete or not at all; the photographs are only read.
 
     Args:
-        photos: Folder of photographs of one size from one camera, in itself or in subfolders; EXIF orientations are
-            honoured.
+        photos: Folder of photographs, in itself or in subfolders, or a video file; EXIF orientations are honoured.
         out: Folder of the capture: new or empty, not within ``photos``.
         max_size: Longer photographs are reduced to this many pixels on the long side.
-        matcher: ``exhaustive`` compares every pair; ``sequential`` each photograph with the next 10 in the
-            order of their names, for long walks and video frames.
-        report: Receives one line per stage.
+        matching: ``exhaustive`` compares every pair; ``sequential`` each photograph with the next 10 in the
+            order of their names, for long walks and video frames; ``auto`` is exhaustive for photographs and short
+            videos, and sequential for long videos.
+        frames: How many frames are taken from a video.
+        num_threads: Threads of COLMAP; -1 is one for each core.
+        progress: Called in the thread of the caller, for each phase from share 0 to share 1. What it raises ends the
+            work and leaves no capture behind.
+        report: Receives remarks and warnings, one a line.
 
     Raises:
         PhotosError: pycolmap is missing, the folders are not fit, or too few photographs can be read or posed.
@@ -85,8 +104,11 @@ def pose_photos(
     pycolmap = _import_pycolmap()
     with new_directory(out) as partial, _quiet(pycolmap):
         work = partial / "work"
+        progress("reading", 0.0)
         names = _prepare(photos, work / "images", max_size, report)
-        model = _reconstruct(pycolmap, work, names, matcher, report)
+        progress("reading", 1.0)
+        model = _reconstruct(pycolmap, work, names, matching, report)
+        progress("mapping", 1.0)
         report("Undistorting the photographs.")
         (work / "model").mkdir()
         model.write(work / "model")
@@ -98,19 +120,34 @@ def pose_photos(
         (work / "undistorted" / "sparse").rename(partial / "sparse" / "0")
         _write_transforms(partial, pycolmap.Reconstruction(partial / "sparse" / "0"))
         shutil.rmtree(work)
+        progress("undistorting", 1.0)
         registered = {image.name for image in model.images.values() if image.has_pose}
-        result = PosedPhotos(
-            num_photos=len(names),
-            unregistered=[original for name, original in names.items() if name not in registered],
-            num_points=model.num_points3D(),
-            mean_reprojection_error=model.compute_mean_reprojection_error(),
+        result = PosedCapture(
+            folder=out,
+            registered=len(registered),
+            of=len(names),
+            missing=tuple(original for name, original in names.items() if name not in registered),
+            points=model.num_points3D(),
+            error=model.compute_mean_reprojection_error(),
+            parallax=_parallax(model),
         )
-    missing = f"; without a pose: {', '.join(result.unregistered)}" if result.unregistered else ""
+    missing = f"; without a pose: {', '.join(result.missing)}" if result.missing else ""
     report(
-        f"Posed {result.num_registered} of {result.num_photos} photographs with {result.num_points} points, "
-        f"mean reprojection error {result.mean_reprojection_error:.2f} px{missing}."
+        f"Posed {result.registered} of {result.of} photographs with {result.points} points, "
+        f"mean reprojection error {result.error:.2f} px{missing}."
     )
     return result
+
+
+def _parallax(model) -> float:
+    centres = {i: image.projection_center() for i, image in model.images.items() if image.has_pose}
+    widest = []
+    for point in model.points3D.values():
+        seen = np.array([centres[i] for i in {element.image_id for element in point.track.elements}])
+        rays = seen - point.xyz
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        widest.append(np.degrees(np.arccos(np.clip((rays @ rays.T).min(), -1, 1))))
+    return float(np.median(widest)) if widest else 0.0
 
 
 def _import_pycolmap() -> ModuleType:
@@ -237,7 +274,7 @@ def _looks_like_image(path: Path) -> bool:
     return known and not path.name.startswith(".")
 
 
-def _reconstruct(pycolmap: ModuleType, work: Path, names: dict[str, str], matcher: Matcher, report):
+def _reconstruct(pycolmap: ModuleType, work: Path, names: dict[str, str], matching: Matching, report):
     """Features, matches and the largest reconstruction of the prepared photographs."""
     pycolmap.set_random_seed(_SEED)
     database = work / "database.db"
@@ -248,10 +285,10 @@ def _reconstruct(pycolmap: ModuleType, work: Path, names: dict[str, str], matche
     pycolmap.extract_features(
         database, work / "images", camera_mode=pycolmap.CameraMode.SINGLE, device=pycolmap.Device.cpu
     )
-    report(f"Matching features ({matcher}).")
+    report(f"Matching features ({matching}).")
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = _SEED
-    match = {"exhaustive": pycolmap.match_exhaustive, "sequential": pycolmap.match_sequential}[matcher]
+    match = pycolmap.match_sequential if matching == "sequential" else pycolmap.match_exhaustive
     match(database, verification_options=verification, device=pycolmap.Device.cpu)
     report("Estimating poses.")
     options = pycolmap.IncrementalPipelineOptions()

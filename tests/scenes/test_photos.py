@@ -161,11 +161,11 @@ def posed(tmp_path_factory):
 
 def test_most_photographs_are_posed_and_reported(posed):
     folder, result, lines = posed
-    assert result.num_photos == 8
-    assert result.num_registered >= 7
-    assert result.num_points > 300
-    assert result.mean_reprojection_error < 1
-    assert lines[-1].startswith(f"Posed {result.num_registered} of 8 photographs")
+    assert result.of == 8
+    assert result.registered >= 7
+    assert result.points > 300
+    assert result.error < 1
+    assert lines[-1].startswith(f"Posed {result.registered} of 8 photographs")
     assert sorted(path.name for path in folder.iterdir()) == ["out", "photos"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
         "images",
@@ -183,7 +183,7 @@ def test_poses_agree_with_the_reference(posed):
     names = [
         Path(frame["file_path"]).name for frame in json.loads((folder / "out/transforms.json").read_text())["frames"]
     ]
-    assert len(names) == result.num_registered
+    assert len(names) == result.registered
     reference = {
         Path(frame["file_path"]).name: np.array(frame["transform_matrix"])
         for frame in json.loads((FOX / "transforms.json").read_text())["frames"]
