@@ -1,0 +1,22 @@
+"""How long the parts of ``l2o splat`` take, told before they begin."""
+
+from __future__ import annotations
+
+import os
+
+SECONDS_OF_A_PHOTOGRAPH = 2.0
+"""Features, mapping and undistortion of a photograph of two megapixels, on one core."""
+SECONDS_OF_A_PAIR = 0.35
+"""Matching of two photographs, on one core."""
+NEIGHBOURS = 10
+"""Pairs per photograph in sequential matching."""
+SECONDS_OF_A_START = 20.0
+"""Imports, reading and held-out evaluation of a training, which are not part of its budget."""
+SECONDS_OF_RESULTS = 25.0
+"""Imports, held-out pictures, files and pages."""
+
+
+def posing_seconds(photographs: int, sequential: bool) -> float:
+    """What poses of some photographs take on this machine, seconds, roughly."""
+    pairs = photographs * (min(NEIGHBOURS, photographs - 1) if sequential else (photographs - 1) / 2)
+    return (SECONDS_OF_A_PHOTOGRAPH * photographs + SECONDS_OF_A_PAIR * pairs) / len(os.sched_getaffinity(0)) + 5.0

@@ -1,0 +1,212 @@
+"""The parts of ``l2o splat`` one after the other: poses, training, results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from l2o_splat.files import held_folder
+from l2o_splat.progress import RunProgress
+from l2o_splat.scenes.capture_names import CaptureSource, find_capture, is_capture
+from l2o_splat.scenes.photo_folders import check_folders, count_photographs
+from l2o_splat.splat.display import Display
+from l2o_splat.splat.errors import SplatError
+from l2o_splat.splat.expectation import SECONDS_OF_A_START, SECONDS_OF_RESULTS, posing_seconds
+from l2o_splat.splat.journal import Journal, open_journal
+from l2o_splat.splat.training import Training, has_checkpoint, run_folder
+
+POSES, TRAINING, RESULTS = "poses", "training", "results"
+CAPTURE = "capture"
+"""Folder of the posed photographs within that of the results."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    photos: str
+    """Folder of photographs, video file, capture with poses, or the name of a built-in capture."""
+    out: Path
+    """Folder of the results."""
+    seconds: float
+    """Time budget of the training."""
+    method: str
+    """As ``ns-train`` knows it."""
+    formats: tuple[str, ...]
+    """Files to write beside the page: ``ply``, ``spz``, ``sog``."""
+    max_size: int
+    """Longer photographs are reduced to this many pixels on the long side, if they have no poses yet."""
+    matching: str
+    """As for ``l2o photos``."""
+    frames: int
+    """Frames that are taken from a video."""
+    viewer: bool
+    """Whether nerfstudio's viewer shows the training."""
+
+
+def make_splat(request: Request, display_of=Display) -> Path:
+    """Do what is not done yet, and return the page that shows the splat.
+
+    Args:
+        request: What was asked for.
+        display_of: Makes the display from the parts that will run.
+
+    Raises:
+        L2OError: If a part fails; what was done before it stays, and the same command goes on from there.
+    """
+    source = find_capture(request.photos) if is_capture(request.photos) else None
+    photos = (source.data or source.scene) if source else str(Path(request.photos).expanduser().resolve())
+    if source is None:
+        check_folders(Path(request.photos), request.out / CAPTURE)
+    refusal = SplatError(f"Another `l2o splat` writes to {request.out}; wait for it, or give another --out.")
+    journal = open_journal(request.out, photos, request.method)
+    with held_folder(request.out, refusal), _terminating():
+        journal.save(request.out)
+        with display_of(_parts(request, journal, source)) as display:
+            if source is None:
+                source = _pose(request, journal, display)
+            _train(request, journal, source, display)
+            return _finish(request, journal, source, display)
+
+
+def _parts(request: Request, journal: Journal, source: CaptureSource | None) -> list[tuple[str, float]]:
+    parts = []
+    if source is None and journal.posed is None:
+        count = request.frames if Path(request.photos).is_file() else count_photographs(Path(request.photos))
+        parts.append((POSES, posing_seconds(count, request.matching == "sequential")))
+    left = request.seconds - journal.trained_seconds
+    if left > 0:
+        parts.append((TRAINING, left + SECONDS_OF_A_START))
+    return [*parts, (RESULTS, SECONDS_OF_RESULTS)]
+
+
+def _pose(request: Request, journal: Journal, display: Display) -> CaptureSource:
+    """The capture of the photographs, made if it is not there."""
+    folder = request.out / CAPTURE
+    if journal.posed is None:
+        # Only now: it imports torch.
+        from l2o_splat.scenes.photos import PHASES, pose_photos
+
+        display.begin(POSES)
+
+        def progress(phase: str, share: float) -> None:
+            display.update(POSES, (PHASES.index(phase) + share) / len(PHASES), phase)
+
+        posed = pose_photos(
+            Path(request.photos).expanduser(),
+            folder,
+            max_size=request.max_size,
+            matching=request.matching,
+            frames=request.frames,
+            progress=progress,
+            report=display.say,
+        )
+        journal.posed = asdict(posed) | {"folder": str(posed.folder)}
+        display.end(POSES, f"{posed.registered} of {posed.of} photographs, {posed.points:,} points")
+        journal.took(POSES, display.seconds_of(POSES))
+        journal.save(request.out)
+    return find_capture(str(folder))
+
+
+def _train(request: Request, journal: Journal, source: CaptureSource, display: Display) -> None:
+    """Train for the time that is left of the budget."""
+    if request.seconds <= journal.trained_seconds:
+        return
+    saved = [name for name in journal.runs if has_checkpoint(run_folder(request.out, request.method, name))]
+    training = Training(
+        request.out,
+        request.method,
+        str(len(journal.runs) + 1),
+        request.seconds,
+        source.data,
+        () if source.dataparser[0] == "nerfstudio-data" else source.dataparser,
+        saved[-1] if saved else None,
+        request.viewer,
+    )
+    journal.runs.append(training.name)
+    journal.save(request.out)
+    display.begin(TRAINING)
+
+    def follow(progress: RunProgress) -> None:
+        display.update(TRAINING, progress.share, _standing(progress), _seconds_left(progress))
+        _note(journal, progress, request.seconds)
+
+    last = training.run(follow)
+    display.end(TRAINING, _standing(last))
+    journal.took(TRAINING, display.seconds_of(TRAINING))
+    if last.phase == "finished":
+        journal.trained_seconds = request.seconds
+    elif not has_checkpoint(training.folder) and not saved:
+        raise SplatError("Stopped before the first step of the training; the same command begins it again.")
+    else:
+        display.say("Stopped; the results show the scene as it is now, and the same command goes on with the rest.")
+    journal.save(request.out)
+
+
+def _standing(progress: RunProgress) -> str:
+    """A run in a few words."""
+    words = {
+        "reading": ["reading the photographs"],
+        "starting": ["making the first scene"],
+        "evaluating": ["measuring the held-out photographs"],
+    }.get(progress.phase, [])
+    if progress.psnr_held_out is not None:
+        words.append(f"{progress.psnr_held_out:.2f} dB held out")
+    if progress.loss is not None:
+        words.append(f"loss {progress.loss:.4f}")
+    if progress.num_gaussians is not None:
+        words.append(f"{progress.num_gaussians:,} Gaussians")
+    return ", ".join(words)
+
+
+def _seconds_left(progress: RunProgress) -> float | None:
+    return None if progress.seconds_left is None else progress.seconds_left + SECONDS_OF_A_START / 4
+
+
+def _note(journal: Journal, progress: RunProgress, seconds: float) -> None:
+    """Remember the held-out quality over time, for the report."""
+    if progress.psnr_held_out is None:
+        return
+    spent = progress.share * seconds
+    if not journal.curve or journal.curve[-1]["psnr_held_out"] != progress.psnr_held_out:
+        point = {"seconds": spent, "psnr_held_out": progress.psnr_held_out}
+        journal.curve.append(point | {"num_gaussians": progress.num_gaussians or 0})
+
+
+def _finish(request: Request, journal: Journal, source: CaptureSource, display: Display) -> Path:
+    """Write the files and pages of the last run that has a checkpoint."""
+    display.begin(RESULTS, "reading the scene")
+    # Only now: it imports nerfstudio.
+    from l2o_splat.splat.results import write_results
+
+    name = [name for name in journal.runs if has_checkpoint(run_folder(request.out, request.method, name))][-1]
+    config = run_folder(request.out, request.method, name) / "config.yml"
+    page = write_results(
+        request, journal, source, config, lambda share, what: display.update(RESULTS, share, what)
+    )
+    display.end(RESULTS)
+    journal.took(RESULTS, display.seconds_of(RESULTS))
+    journal.save(request.out)
+    return page
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
