@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -26,42 +27,56 @@ def read_ply(path: str | Path) -> Gaussians:
         ValueError: If the file is no PLY or is cut short, if its vertices lack the properties of a splat, or if numbers
             are NaN or infinite.
     """
+    gaussians = parse_ply(path, str(path))
+    _refuse_non_finite(gaussians, f"{path} holds", "export it again without these Gaussians")
+    return gaussians
+
+
+def parse_ply(file: str | Path | BinaryIO, name: str) -> Gaussians:
+    """What :func:`read_ply` reads, with whatever numbers the file holds.
+
+    Args:
+        file: Its path, or the open file.
+        name: The file in messages.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If the file is no PLY or is cut short, or if its vertices lack the properties of a splat.
+    """
     try:
         # Not mapped into memory, so that a file that is cut short is reported as such.
-        vertices = PlyData.read(path, mmap=False)["vertex"]
+        vertices = PlyData.read(file, mmap=False)["vertex"]
     except MemoryError as error:
         raise ValueError(
-            f"{path} cannot be read as a PLY with vertices (it declares more than fit in memory); export it again."
+            f"{name} cannot be read as a PLY with vertices (it declares more than fit in memory); export it again."
         ) from error
     except (PlyParseError, KeyError, ValueError) as error:
         # ValueError: the header is not ASCII, or declares an impossible number of vertices.
-        raise ValueError(f"{path} cannot be read as a PLY with vertices ({error}); export it again.") from error
+        raise ValueError(f"{name} cannot be read as a PLY with vertices ({error}); export it again.") from error
     numbers = {property.name for property in vertices.properties if not isinstance(property, PlyListProperty)}
-    sh_bands, left_over = divmod(sum(name.startswith("f_rest_") for name in numbers), 3)
+    sh_bands, left_over = divmod(sum(number.startswith("f_rest_") for number in numbers), 3)
     columns = _columns(sh_bands)
-    missing = [name for group in columns.values() for name in group if name not in numbers]
+    missing = [column for group in columns.values() for column in group if column not in numbers]
     if missing:
         raise ValueError(
-            f"{path} is no Gaussian splat: its vertices lack {', '.join(missing)}; export with spherical harmonics, as "
+            f"{name} is no Gaussian splat: its vertices lack {', '.join(missing)}; export with spherical harmonics, as "
             "`ns-export gaussian-splat` does by default."
         )
     if left_over or math.isqrt(sh_bands + 1) ** 2 != sh_bands + 1:
         raise ValueError(
-            f"{path} is no Gaussian splat: it has {3 * sh_bands + left_over} properties f_rest_*, and a full SH degree "
+            f"{name} is no Gaussian splat: it has {3 * sh_bands + left_over} properties f_rest_*, and a full SH degree "
             "has 0, 9, 24, 45 or 72; export it again."
         )
     fields = {
         field: torch.from_numpy(
-            np.stack([np.asarray(vertices[name], np.float32) for name in group], axis=1)
+            np.stack([np.asarray(vertices[column], np.float32) for column in group], axis=1)
             if group
             else np.zeros((vertices.count, 0), np.float32)
         )
         for field, group in columns.items()
     }
     fields["features_rest"] = fields["features_rest"].unflatten(1, (3, sh_bands)).mT.contiguous()
-    gaussians = Gaussians(**fields)
-    _refuse_non_finite(gaussians, f"{path} holds", "export it again without these Gaussians")
-    return gaussians
+    return Gaussians(**fields)
 
 
 def write_ply(gaussians: Gaussians, path: str | Path) -> None:
