@@ -13,11 +13,13 @@ from l2o_splat.commands.meta_train import MetaTrainCommand
 from l2o_splat.commands.photos import Photos
 from l2o_splat.commands.prove import Prove
 from l2o_splat.commands.saved_scenes import Eval, Export
+from l2o_splat.commands.splat import Splat
 from l2o_splat.commands.weights import WeightsCommand
 from l2o_splat.errors import L2OError
 from l2o_splat.initializer_training.command import TrainInitializer
 
 COMMANDS = {
+    "splat": Splat,
     "check": Check,
     "prove": Prove,
     "demo": Demo,

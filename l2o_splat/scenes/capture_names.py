@@ -51,6 +51,18 @@ def find_capture(text: str, dataparser: str | None = None) -> CaptureSource:
     return CaptureSource(folder.name, words, str(folder))
 
 
+def is_capture(text: str) -> bool:
+    """Whether :func:`find_capture` knows how to read what ``text`` names; photographs without poses are none."""
+    folder = Path(text).expanduser()
+    if not folder.exists():
+        return PROCEDURAL.fullmatch(text) is not None
+    try:
+        _recognise(folder)
+    except CaptureNameError:
+        return False
+    return True
+
+
 def _recognise(folder: Path) -> tuple[str, ...]:
     if (folder / "transforms.json").is_file():
         return "nerfstudio-data", "--load-3D-points"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from l2o_splat import __version__
 from l2o_splat.files import held_folder
-from l2o_splat.progress import RunProgress
+from l2o_splat.progress import RunProgress, read_progress
 from l2o_splat.scenes.capture_names import CaptureSource, find_capture, is_capture
-from l2o_splat.scenes.photo_folders import check_folders, count_photographs
-from l2o_splat.splat.display import Display
+from l2o_splat.scenes.photo_folders import check_folders
+from l2o_splat.splat.capture_quality import capture_lines
+from l2o_splat.splat.display import Display, spoken
 from l2o_splat.splat.errors import SplatError
 from l2o_splat.splat.expectation import SECONDS_OF_A_START, SECONDS_OF_RESULTS, posing_seconds
 from l2o_splat.splat.journal import Journal, open_journal
@@ -47,6 +49,8 @@ class Request:
     """Frames that are taken from a video."""
     viewer: bool
     """Whether nerfstudio's viewer shows the training."""
+    command: tuple[str, ...] = ()
+    """The command line, for the report."""
 
 
 def make_splat(request: Request, display_of=Display) -> Path:
@@ -61,23 +65,25 @@ def make_splat(request: Request, display_of=Display) -> Path:
     """
     source = find_capture(request.photos) if is_capture(request.photos) else None
     photos = (source.data or source.scene) if source else str(Path(request.photos).expanduser().resolve())
-    if source is None:
-        check_folders(Path(request.photos), request.out / CAPTURE)
     refusal = SplatError(f"Another `l2o splat` writes to {request.out}; wait for it, or give another --out.")
     journal = open_journal(request.out, photos, request.method)
+    if source is None and journal.posed is None:
+        # A capture without a record was made by a call that was killed right after.
+        shutil.rmtree(request.out / CAPTURE, ignore_errors=True)
+        check_folders(Path(request.photos), request.out / CAPTURE)
     with held_folder(request.out, refusal), _terminating():
         journal.save(request.out)
         with display_of(_parts(request, journal, source)) as display:
             if source is None:
                 source = _pose(request, journal, display)
             _train(request, journal, source, display)
-            return _finish(request, journal, source, display)
+            return _finish(request, journal, display)
 
 
 def _parts(request: Request, journal: Journal, source: CaptureSource | None) -> list[tuple[str, float]]:
     parts = []
     if source is None and journal.posed is None:
-        count = request.frames if Path(request.photos).is_file() else count_photographs(Path(request.photos))
+        count = request.frames if Path(request.photos).is_file() else sum(1 for path in Path(request.photos).rglob("*") if path.is_file())
         parts.append((POSES, posing_seconds(count, request.matching == "sequential")))
     left = request.seconds - journal.trained_seconds
     if left > 0:
@@ -178,21 +184,38 @@ def _note(journal: Journal, progress: RunProgress, seconds: float) -> None:
         journal.curve.append(point | {"num_gaussians": progress.num_gaussians or 0})
 
 
-def _finish(request: Request, journal: Journal, source: CaptureSource, display: Display) -> Path:
+def _finish(request: Request, journal: Journal, display: Display) -> Path:
     """Write the files and pages of the last run that has a checkpoint."""
-    display.begin(RESULTS, "reading the scene")
+    display.begin(RESULTS, "opening the scene")
     # Only now: it imports nerfstudio.
-    from l2o_splat.splat.results import write_results
+    from l2o_splat.splat.results import PAGE_NAME, write_results
 
-    name = [name for name in journal.runs if has_checkpoint(run_folder(request.out, request.method, name))][-1]
-    config = run_folder(request.out, request.method, name) / "config.yml"
-    page = write_results(
-        request, journal, source, config, lambda share, what: display.update(RESULTS, share, what)
-    )
-    display.end(RESULTS)
+    names = [name for name in journal.runs if has_checkpoint(run_folder(request.out, request.method, name))]
+    folder = run_folder(request.out, request.method, names[-1])
+    with (request.out / "results.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        quality = write_results(
+            request.out,
+            folder / "config.yml",
+            Path(journal.photos).stem,
+            request.formats,
+            request.command,
+            _facts(journal, folder),
+            capture_lines(journal.posed),
+            [(point["seconds"], point["psnr_held_out"]) for point in journal.curve],
+            lambda share, what: display.update(RESULTS, share, what),
+        )
+    display.end(RESULTS, f"PSNR {quality['psnr']:.2f} dB on held-out photographs" if "psnr" in quality else "")
     journal.took(RESULTS, display.seconds_of(RESULTS))
     journal.save(request.out)
-    return page
+    return request.out / PAGE_NAME
+
+
+def _facts(journal: Journal, folder: Path) -> dict[str, str]:
+    """How the scene was made, for the report."""
+    last = read_progress(folder)
+    facts = {"method": journal.method, "rule": last.rule, "steps": f"{last.step:,}"}
+    facts |= {f"time for {part}": spoken(seconds) for part, seconds in journal.seconds.items()}
+    return facts | {"l2o_splat": __version__, "config": str(folder / "config.yml")}
 
 
 @contextmanager
