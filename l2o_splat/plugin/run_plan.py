@@ -172,7 +172,7 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
     optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
     if optimizer.colour_steps is not None:
         changes["colour_steps"] = optimizer.colour_steps
-    elif not optimizer.takes_colour_steps:
+    elif not optimizer.takes_colour_steps or getattr(config.pipeline.model, "loss", None) == "squared":
         changes["colour_steps"] = 0
     if optimizer.rates is not None:
         changes["rates"] = optimizer.rates
