@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from nerfstudio.utils.rich_utils import CONSOLE
+
 from l2o_splat.initializers.dense.trial import compile_dense_start
 from l2o_splat.losses.trial import compile_loss
 from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
@@ -55,6 +57,8 @@ def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> I
         trials: Functions that call kernels.
     """
     processes = _start(_missing(trials)) if str(device) == "cpu" else []
+    if processes:
+        CONSOLE.log("Machine code for this processor is compiled, once after an installation: a minute or two.")
     try:
         yield
         for process in processes:
