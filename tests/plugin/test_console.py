@@ -25,7 +25,7 @@ def test_ns_train_says_once_what_a_user_wants_to_know(tiny_capture, tmp_path, ca
     output = capsys.readouterr()
     lines, text = output.out.splitlines(), " ".join(output.out.split())
     assert len(lines) < 30, "something long was printed"
-    assert text.count("random:0 (") == 1 and re.search(r"with weights random:0 \(\d+ kB, licence none\)", text)
+    assert text.count("random:0 (") == 1 and re.search(r"with weights random:0 \([\d.]+ [kM]B, licence none\)", text)
     rows = [line.split() for line in lines if re.match(r"\s+\d/3\s", line)]
     assert [row[0] for row in rows] == ["1/3", "3/3"] and rows[-1][1] == "100%" and " held out " in text
     last = read_progress(config.get_base_dir())
