@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -58,7 +59,7 @@ def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> I
     """
     processes = _start(_missing(trials)) if str(device) == "cpu" else []
     if processes:
-        CONSOLE.log("Machine code for this processor is compiled, once after an installation: a minute or two.")
+        _tell_why_it_takes_so_long()
     try:
         yield
         for process in processes:
@@ -67,6 +68,12 @@ def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> I
         for process in processes:
             process.kill()
             process.wait()
+
+
+@cache
+def _tell_why_it_takes_so_long() -> None:
+    """Once in a process: trainer, pipeline and start each compile what they need."""
+    CONSOLE.log("Machine code for this processor is compiled, once after an installation: a minute or two.")
 
 
 def run_trials(names: Sequence[str]) -> None:

@@ -55,7 +55,7 @@ class StepTable(LocalWriter):
     ) -> None:
         super().__init__(config, banner_messages)
         for line in banner_messages or ():
-            CONSOLE.print(line, style="bold", highlight=False)
+            CONSOLE.print(line, style="bold", highlight=False, soft_wrap=True)
         self._now = now
         self._began: float | None = None
         self._printed_at, self._printed_step = 0.0, -1

@@ -13,8 +13,6 @@ SILENCED: tuple[tuple[type[Warning], str, str], ...] = (
     # nerfstudio 1.1.5 calls names of torch that have moved; both spellings work.
     (FutureWarning, r"`torch\.cuda\.amp\.\w+(\(args\.\.\.\))?` is deprecated", r"nerfstudio\."),
     (FutureWarning, r"`torch\.jit\.script` is deprecated", r"torch\.jit\."),
-    # viser looks for pictures in the text of a panel; ours are part of the text.
-    (UserWarning, r"No `image_root` provided", r"l2o_splat\.plugin\."),
 )
 """Category, and how message and name of the module begin, as regular expressions."""
 

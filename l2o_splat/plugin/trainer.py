@@ -181,6 +181,7 @@ class L2OTrainer(Trainer):
         self.pipeline.progress = self.progress
         with self.run_schedule.clock.counting():
             self.pipeline.start_scene(self.plan, resumes)
+        self.progress.report(num_gaussians=self.pipeline.model.num_points)
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
         return optimizers
@@ -257,7 +258,8 @@ class L2OTrainer(Trainer):
 
     def _report_end(self, phase: Phase) -> None:
         if not self.progress.current.is_over:
-            self.progress.report(phase=phase)
+            done = {"share": 1.0, "seconds_left": 0.0} if phase == "finished" else {}
+            self.progress.report(phase=phase, **done)
 
     @property
     def _rest(self) -> str:
