@@ -43,7 +43,7 @@ class Page:
 
         options = ["--headless=new", "--no-sandbox", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
         options += ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-        options += ["--no-first-run", "--disable-gpu-shader-disk-cache", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        options += ["--no-first-run", "--disable-gpu-shader-disk-cache", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         self._process = subprocess.Popen(
             [program, *options, "about:blank"],
             close_fds=False,
@@ -71,10 +71,10 @@ class Page:
         os.close(self._commands)
         os.close(self._answers)
 
-    def open(self, path: Path, width: int, height: int, mobile: bool = False) -> None:
-        """Show a file in a window of this size, in pixels."""
+    def open(self, page: Path | str, width: int, height: int, mobile: bool = False) -> None:
+        """Show a file, or an address of this machine, in a window of this size, in pixels."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
-        self._call("Page.navigate", url=path.absolute().as_uri())
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
 
     def wait_for(self, condition: str) -> None:
         """Wait until a JavaScript expression is true.

@@ -26,11 +26,13 @@ class Eval:
         """
         from l2o_splat.plugin.config_file import config_text
         from l2o_splat.plugin.export_options import check_output
+        from l2o_splat.plugin.third_party_warnings import silence_third_parties
 
         check_output(self.output_path, ".json")
         if self.render_output_path is not None:
             check_output(self.render_output_path)
         config_text(self.load_config)
+        silence_third_parties()
         # Only now: these take ten seconds.
         from nerfstudio.scripts.eval import ComputePSNR
 
@@ -67,11 +69,13 @@ class Export:
         """
         from l2o_splat.plugin.config_file import config_text
         from l2o_splat.plugin.export_options import Crop, check_output
+        from l2o_splat.plugin.third_party_warnings import silence_third_parties
 
         crop = Crop.from_options(self.obb_center, self.obb_rotation, self.obb_scale)
         check_output(self.output_dir)
         check_output(self.output_dir / self.output_filename, ".ply")
         config_text(self.load_config)
+        silence_third_parties()
         # Only now: these take ten seconds.
         from nerfstudio.scripts.exporter import ExportGaussianSplat
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +99,7 @@ def convert(source: str | Path, output: str | Path, licence: str | None = None, 
 def describe(weights: Weights) -> str:
     """Number of parameters, and the card as indented JSON."""
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
-    return f"{numbers} parameters in {len(weights.tensors)} tensors\n{json.dumps(asdict(weights.card), indent=2)}"
+    return f"{numbers} parameters in {len(weights.tensors)} tensors\n{json.dumps(weights.card.saved(), indent=2)}"
 
 
 @dataclass

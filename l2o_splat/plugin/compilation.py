@@ -8,7 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.initializers.dense.trial import compile_dense_start
 from l2o_splat.losses.trial import compile_loss
@@ -56,6 +59,8 @@ def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> I
         trials: Functions that call kernels.
     """
     missing = _missing(trials) if str(device) == "cpu" else []
+    if missing:
+        _tell_why_it_takes_so_long()
     cores = len(os.sched_getaffinity(0))
     processes = _start(missing, cores) if cores > 1 else []
     try:
@@ -68,6 +73,12 @@ def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> I
         for process in processes:
             process.kill()
             process.wait()
+
+
+@cache
+def _tell_why_it_takes_so_long() -> None:
+    """Once in a process: trainer, pipeline and start each compile what they need."""
+    CONSOLE.log("Machine code for this processor is compiled, once after an installation: a minute or two.")
 
 
 def run_trials(names: Sequence[str]) -> None:

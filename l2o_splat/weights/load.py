@@ -46,6 +46,8 @@ def load_weights(
             weights = replace(weights, card=replace(weights.card, source=location))
     else:
         weights = _read(_find(Path(reference)), strict)
+    size = sum(tensor.nbytes for tensor in weights.tensors.values())
+    weights = replace(weights, card=replace(weights.card, name=Path(text).name, num_bytes=size))
     if system is None:
         return weights
     return weights.require(system) if isinstance(system, str) else weights.require(*system)
