@@ -15,6 +15,7 @@ from l2o_splat.losses.trial import compile_loss
 from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
 from l2o_splat.reduction.trial import compile_reduction
 from l2o_splat.rendering.trial import compile_evidence, compile_rasterizer
+from l2o_splat.system import usable_cores
 from l2o_splat.weights.format import WeightsCard
 
 TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer, compile_loss, compile_reduction, compile_evidence)
@@ -96,7 +97,7 @@ def _note(trial: Callable[[], object]) -> Path:
 
 
 def _start(names: Sequence[str]) -> list[subprocess.Popen]:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if cores == 1:
         return []
     # The same sources as here, wherever they are.

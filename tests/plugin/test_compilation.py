@@ -45,7 +45,7 @@ def room(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr("l2o_splat.plugin.compilation.usable_cores", lambda: 2)
     yield importlib.import_module("room.doubling")
     for name in ("room", "room.doubling"):
         sys.modules.pop(name)
@@ -69,7 +69,7 @@ def test_a_run_finds_the_machine_code_of_the_other_process_and_the_next_run_need
 def test_nothing_is_started_where_it_would_not_help(room, monkeypatch, tmp_path, reason):
     monkeypatch.setattr(subprocess, "Popen", processes_are_not_started)
     if reason == "one core":
-        monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+        monkeypatch.setattr("l2o_splat.plugin.compilation.usable_cores", lambda: 1)
     if reason == "no folder":
         kernel_cache._claim.cache_clear()
         (tmp_path / "file").write_text("")
