@@ -43,7 +43,11 @@ class Page:
 
         options = ["--headless=new", "--no-sandbox", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
         options += ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-        options += ["--no-first-run", "--disable-gpu-shader-disk-cache", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        options += [
+            "--no-first-run",
+            "--disable-gpu-shader-disk-cache",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ]
         self._process = subprocess.Popen(
             [program, *options, "about:blank"],
             close_fds=False,
