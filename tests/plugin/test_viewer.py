@@ -106,7 +106,7 @@ def test_only_a_viewer_gets_what_the_rule_knows(tiny_capture, tmp_path):
 
 def says(text: str) -> str:
     """JavaScript that is true once the page says something."""
-    return f"document.body.innerText.includes({text!r})"
+    return f"Boolean(document.body?.innerText.includes({text!r}))"
 
 
 def test_a_browser_shows_the_scene_the_run_and_its_end(tiny_capture, tmp_path):
