@@ -36,10 +36,11 @@ PROGRESS_NAME = "progress.json"
 SECONDS_BETWEEN = 0.5
 """Seconds between two reports in one phase, at least."""
 
-Phase = Literal["reading", "starting", "training", "evaluating", "paused", "finished", "stopped", "failed"]
+Phase = Literal["reading", "starting", "training", "evaluating", "paused", "saving", "finished", "stopped", "failed"]
 """``reading``: the capture, and what must be compiled. ``starting``: the initializer makes the scene. ``evaluating``:
-held-out photographs, on no clock. ``finished``: all steps are taken, saved and evaluated; a viewer may still be open.
-``stopped``: by Ctrl-C or SIGTERM, the last step is saved. ``failed``: see :attr:`RunProgress.message`."""
+held-out photographs, on no clock. ``saving``: the last checkpoint; those before it are saved while training.
+``finished``: all steps are taken, saved and evaluated; a viewer may still be open. ``stopped``: by Ctrl-C or SIGTERM,
+the last step is saved. ``failed``: see :attr:`RunProgress.message`."""
 
 ENDS: tuple[Phase, ...] = ("finished", "stopped", "failed")
 """Phases after which nothing follows."""

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PHONE = "Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Mobile Safari/537.36"
 SECONDS = 60
 """A page that shows nothing after this time has failed."""
 
@@ -43,7 +44,11 @@ class Page:
 
         options = ["--headless=new", "--no-sandbox", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
         options += ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-        options += ["--no-first-run", "--disable-gpu-shader-disk-cache", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        options += [
+            "--no-first-run",
+            "--disable-gpu-shader-disk-cache",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ]
         self._process = subprocess.Popen(
             [program, *options, "about:blank"],
             close_fds=False,
@@ -71,10 +76,14 @@ class Page:
         os.close(self._commands)
         os.close(self._answers)
 
-    def open(self, path: Path, width: int, height: int, mobile: bool = False) -> None:
-        """Show a file in a window of this size, in pixels."""
-        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
-        self._call("Page.navigate", url=path.absolute().as_uri())
+    def open(self, page: Path | str, width: int, height: int, phone: bool = False) -> None:
+        """Show a file, or an address of this machine, in a window of this size, in pixels."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        self._call("Emulation.setTouchEmulationEnabled", enabled=phone)
+        self._call("Emulation.setUserAgentOverride", userAgent=PHONE if phone else "")
+        # By way of an empty page, so that nothing that follows is asked of the page before.
+        for address in ("about:blank", page if isinstance(page, str) else page.absolute().as_uri()):
+            self._call("Page.navigate", url=address)
 
     def wait_for(self, condition: str) -> None:
         """Wait until a JavaScript expression is true.
@@ -96,9 +105,22 @@ class Page:
         return result["result"].get("value")
 
     def screenshot(self) -> UInt8[np.ndarray, "h w 3"]:
-        """What the window shows."""
-        data = self._call("Page.captureScreenshot", format="png")["data"]
+        """What the window shows once it has stopped changing."""
+        data, before = None, None
+        while data is None or data != before:
+            time.sleep(0.1)
+            before, data = data, self._call("Page.captureScreenshot", format="png")["data"]
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """Press the left mouse button at one place of the window, in pixels, and let go at another."""
+        held = {"button": "left", "buttons": 1}
+        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=start[0], y=start[1])
+        self._call("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], clickCount=1, **held)
+        for step in range(1, 9):
+            x, y = (a + (b - a) * step / 8 for a, b in zip(start, end, strict=True))
+            self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, **held)
+        self._call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], clickCount=1, **held)
 
     def requests(self) -> list[str]:
         """Addresses that the page has asked for."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +53,16 @@ class Splat:
 
         out = self.out or self._beside()
         request = Request(
-            self.photos, out, self.seconds, self.method, self.formats, self.max_size, self.matching, self.frames,
-            self.viewer, (Path(sys.argv[0]).name, *sys.argv[1:]),
+            self.photos,
+            out,
+            self.seconds,
+            self.method,
+            self.formats,
+            self.max_size,
+            self.matching,
+            self.frames,
+            self.viewer,
+            (Path(sys.argv[0]).name, *sys.argv[1:]),
         )
         page = make_splat(request)
         print(f"Look at it: {page}\nShare it:   {out / f'splat.{self.formats[0]}' if self.formats else page}")

@@ -5,17 +5,13 @@ The diagonal Laplace approximation is common knowledge (MacKay 1992); that and h
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o_splat.gaussians import SH_C0, Gaussians
+from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.optim.precision import MEAN, group_means
-from l2o_splat.rendering import RasterSettings, render
-from l2o_splat.views import PinholeCameras
 
 QUANTILES = (0.05, 0.95)
 """Shares of a scene's Gaussians that are darker than black and not brighter than white."""
@@ -58,22 +54,3 @@ def relative_uncertainty(variance: Float[Tensor, "n 5"], gaussians: Gaussians) -
     if not high > low:
         return torch.full_like(score, 0.5)
     return ((score - low) / (high - low)).clamp(0, 1)
-
-
-@torch.no_grad()
-def draw_uncertainty(
-    gaussians: Gaussians, uncertainty: Float[Tensor, " n"], cameras: PinholeCameras, settings: RasterSettings
-) -> Float[Tensor, "v h w 1"]:
-    """Images of the mean uncertainty of what each pixel shows, 0 to 1; 0 where nothing is drawn.
-
-    Args:
-        gaussians: The scene.
-        uncertainty: 0 to 1, see :func:`relative_uncertainty`.
-        cameras: From where.
-        settings: How Gaussians are drawn; background and depth have no effect.
-    """
-    grey = ((uncertainty - 0.5) / SH_C0)[:, None].expand(-1, 3).contiguous()
-    painted = replace(gaussians.detach(), features_dc=grey, features_rest=grey.new_zeros(len(grey), 0, 3))
-    drawn = render(painted, cameras, replace(settings, background=(0.0, 0.0, 0.0), sh_degree=0, depth=False))
-    covered = drawn.alpha > 0
-    return torch.where(covered, drawn.rgb[..., :1] / torch.where(covered, drawn.alpha, 1), 0).clamp(0, 1)

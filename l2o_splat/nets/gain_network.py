@@ -104,6 +104,10 @@ class GainNetwork(nn.Module):
             and numba_works()
         )
 
+    def log_gains(self, proposal: Float[Tensor, "n proposal"]) -> Float[Tensor, " n"]:
+        """Logarithm of the gain of each Gaussian, the mean over its fields."""
+        return _limited(proposal[:, : len(FIELD_WIDTHS) + 1].float()).mean(dim=1)
+
     def step(
         self, proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"], blend: Float[Tensor, " n"]
     ) -> Float[Tensor, "n d"]:
@@ -128,7 +132,11 @@ class GainNetwork(nn.Module):
 
 
 def _limited_exp(logarithms: Tensor) -> Tensor:
-    return (LOG_GAIN_LIMIT * (logarithms / LOG_GAIN_LIMIT).tanh()).exp()
+    return _limited(logarithms).exp()
+
+
+def _limited(logarithms: Tensor) -> Tensor:
+    return LOG_GAIN_LIMIT * (logarithms / LOG_GAIN_LIMIT).tanh()
 
 
 def _per_number(per_field: Float[Tensor, "n fields"]) -> Float[Tensor, "n base"]:

@@ -260,6 +260,13 @@ class AdamRule(UpdateRule):
         one to come."""
         return 1 - self.options.beta1 ** (age + 1), (1 - self.options.beta2 ** (age + 1)) ** 0.5
 
+    def insight(self, state: RuleState, step: int) -> dict[str, Tensor]:
+        """``age``: the steps that a Gaussian has taken, as a share of those of the oldest."""
+        if "born" not in state:
+            return {"age": torch.ones_like(_moments(state, "exp_avg")[0][:, 0])}
+        ages = torch.where(state["born"] == BORN_NEXT, 0, step - state["born"])
+        return {"age": ages / ages.max().clamp(min=1)}
+
     def resize_state(self, state: RuleState, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> RuleState:
         """Added Gaussians start with zero moments and an age of zero."""
         resized = super().resize_state(state, source, fresh)

@@ -6,6 +6,7 @@ scale; what is learned is a gain for each Gaussian and field, and a correction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -259,6 +260,17 @@ class GainRule(ProposingRule):
     def work_at(self, step: int) -> str:
         # A neighbour search in one of a hundred steps hardly shows.
         return "query" if self._queries_at(step) else "no query"
+
+    def insight(self, state: RuleState, step: int) -> dict[str, Tensor]:
+        """``age``: the steps that a Gaussian has taken, as a share of those of the oldest. ``gain``: how much longer or
+        shorter than Adam's the network wants its steps, the mean over fields on a logarithmic scale: 0 a quarter, 0.5
+        as long, 1 four times as long."""
+        if "adam_t" not in state:
+            return {}
+        known = {"age": state["adam_t"] / state["adam_t"].max().clamp(min=1)}
+        if "answer" in state:
+            known["gain"] = (0.5 + self.network.log_gains(state["answer"]) / (2 * math.log(4))).clamp(0, 1)
+        return known
 
     def moments(self, state: RuleState, field: str) -> list[Moments]:
         return [Moments(name, Gaussians.columns(field), power) for name, power in (("adam_m", 1), ("adam_v", 2))]

@@ -105,6 +105,11 @@ class JointOptimizer(torch.optim.Optimizer):
         saved = self.state[self._means]
         return RuleState(saved["per_gaussian"], saved["per_scene"]) if saved else None
 
+    def insight(self) -> dict[str, Float[Tensor, " n"]]:
+        """What the rule knows of each Gaussian, see :meth:`UpdateRule.insight`; nothing before the first step."""
+        state = self.rule_state
+        return {} if state is None else self.rule.insight(state, self.inner_step)
+
     @property
     def _present_start(self) -> SceneStart:
         """What the initializer knows, with the Gaussians as they are now."""

@@ -140,6 +140,9 @@ class ProximalRule(WrappedRule):
             )
         return math.isinf(self.weight)
 
+    def insight(self, state: RuleState, step: int) -> dict[str, Tensor]:
+        return self.rule.insight(state.part("rule"), step)
+
     def moments(self, state: RuleState, field: str) -> list[Moments]:
         return nested_moments(state, field, {"rule": self.rule})
 

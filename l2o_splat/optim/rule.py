@@ -297,6 +297,15 @@ class UpdateRule(nn.Module):
         """Kind of the work in an inner step; steps of the same kind take about as long. One kind by default."""
         return ""
 
+    def insight(self, state: RuleState, step: int) -> dict[str, Float[Tensor, " n"]]:
+        """What the rule knows of each Gaussian that a person may want to see, 0 to 1, by name; nothing by default.
+
+        Args:
+            state: The present one.
+            step: Inner steps taken.
+        """
+        return {}
+
     def moments(self, state: RuleState, field: str) -> list[Moments]:
         """Which numbers of a state are averages of one field's gradients; none by default.
 

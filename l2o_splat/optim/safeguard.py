@@ -106,6 +106,9 @@ class SafeguardedRule(WrappedRule):
         begun = self.fallback.init_state(SceneStart(restored)).nested("fallback")
         return restored.zip_map(torch.sub, gaussians), RuleState({}, {"losses": losses}) | begun
 
+    def insight(self, state: RuleState, step: int) -> dict[str, Tensor]:
+        return self.rule.insight(state.part("rule"), step) if "remembered" in state else {}
+
     def moments(self, state: RuleState, field: str) -> list[Moments]:
         return nested_moments(state, field, {"rule": self.rule, "fallback": self.fallback})
 

@@ -75,6 +75,11 @@ class SequencedRule(UpdateRule):
             return f"first {self.first.work_at(step)}"
         return f"second {self.second.work_at(step - self.switch_after)}"
 
+    def insight(self, state: RuleState, step: int) -> dict[str, Tensor]:
+        if second := state.part("second"):
+            return self.second.insight(second, step - self.switch_after)
+        return self.first.insight(state.part("first"), step)
+
     def moments(self, state: RuleState, field: str) -> list[Moments]:
         return nested_moments(state, field, {"first": self.first, "second": self.second})
 

@@ -51,6 +51,9 @@ class WrappedRule(UpdateRule):
     def work_at(self, step: int) -> str:
         return self.rule.work_at(step)
 
+    def insight(self, state: RuleState, step: int) -> dict[str, Tensor]:
+        return self.rule.insight(state, step)
+
     def moments(self, state: RuleState, field: str) -> list[Moments]:
         return self.rule.moments(state, field)
 

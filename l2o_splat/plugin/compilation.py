@@ -8,13 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.initializers.dense.trial import compile_dense_start
 from l2o_splat.losses.trial import compile_loss
 from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
 from l2o_splat.reduction.trial import compile_reduction
 from l2o_splat.rendering.trial import compile_evidence, compile_rasterizer
+from l2o_splat.system import usable_cores
 from l2o_splat.weights.format import WeightsCard
 
 TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer, compile_loss, compile_reduction, compile_evidence)
@@ -56,7 +60,9 @@ def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> I
         trials: Functions that call kernels.
     """
     missing = _missing(trials) if str(device) == "cpu" else []
-    cores = len(os.sched_getaffinity(0))
+    if missing:
+        _tell_why_it_takes_so_long()
+    cores = usable_cores()
     processes = _start(missing, cores) if cores > 1 else []
     try:
         yield
@@ -68,6 +74,12 @@ def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> I
         for process in processes:
             process.kill()
             process.wait()
+
+
+@cache
+def _tell_why_it_takes_so_long() -> None:
+    """Once in a process: trainer, pipeline and start each compile what they need."""
+    CONSOLE.log("Machine code for this processor is compiled, once after an installation: a minute or two.")
 
 
 def run_trials(names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.configs.base_config import LoggingConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.plugins.types import MethodSpecification
 
@@ -17,6 +17,7 @@ from l2o_splat.plugin.model import L2OModelConfig
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig, RuleName
 from l2o_splat.plugin.pipeline import L2OPipelineConfig
 from l2o_splat.plugin.starts import InitializationConfig
+from l2o_splat.plugin.step_table import StepTableConfig
 from l2o_splat.plugin.trainer import L2OTrainerConfig
 
 
@@ -44,6 +45,8 @@ def _method(
         optimizers={
             "gaussians": {"optimizer": JointOptimizerConfig(rule=rule), "scheduler": None},
         },
+        # Times of nerfstudio's functions say little about a run; the table has the time of a step.
+        logging=LoggingConfig(local_writer=StepTableConfig(), profiler="none"),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer+tensorboard",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,3 +76,56 @@ class Crop:
 
         box = OrientedBox.from_params(*(tuple(map(float, part)) for part in (self.center, self.rotation, self.scale)))
         return box.within(means)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a scene is exported.
+
+    Raises:
+        OptionError: If a number makes no sense.
+    """
+
+    crop: Crop | None
+    least_opacity: float
+    """0 to 1."""
+    seen_in: int
+    """Fewest training photographs in which the centre of a Gaussian must lie."""
+    sh_degree: int | None
+    """Highest degree of spherical harmonics; None for all."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least_opacity < 1:
+            raise OptionError(f"--least-opacity is {self.least_opacity}; a number from 0 to below 1 is needed.")
+        if self.seen_in < 0:
+            raise OptionError(f"--seen-in is {self.seen_in}; a number of photographs is needed, 0 for any.")
+        if self.sh_degree is not None and self.sh_degree < 0:
+            raise OptionError(f"--sh-degree is {self.sh_degree}; 0 or more is needed.")
+
+    @property
+    def beyond_nerfstudio(self) -> bool:
+        """Whether something is asked for that ns-export does not know."""
+        return self.least_opacity > 0 or self.seen_in > 0 or self.sh_degree is not None
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse an export in no format.
+
+    Raises:
+        OptionError: If there is none.
+    """
+    if not formats:
+        raise OptionError("--format names no format; name one or more of ply, spz, sog and html.")
+
+
+def check_plain_colours(plain: bool) -> None:
+    """Refuse plain colours together with what only our own files have.
+
+    Raises:
+        OptionError: If ``plain`` is false.
+    """
+    if not plain:
+        raise OptionError(
+            "--ply-color-mode rgb writes a PLY of points, as trained; leave out --format, --up, --sh-degree, "
+            "--least-opacity and --seen-in, or the colour mode."
+        )

@@ -22,15 +22,17 @@ from torch.nn import Parameter
 from l2o_splat.devices import sent_like
 from l2o_splat.gaussians import FIELDS, SH_C0, Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
-from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
+from l2o_splat.implicit.uncertainty import group_curvature, relative_uncertainty
 from l2o_splat.losses import photometric_loss, squared_loss
 from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin.errors import NO_RAYS, OptionError, PluginError
 from l2o_splat.plugin.photographs import photograph_and_mask, pinhole_cameras
+from l2o_splat.plugin.shown_values import ShownValues
 from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
 from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.rendering.rendered_loss import rendered_loss, squared_errors
+from l2o_splat.rendering.values import draw_values
 from l2o_splat.views import Photographs, PinholeCameras, Views
 
 
@@ -90,6 +92,8 @@ class L2OModel(SplatfactoModel):
         self._raster = RasterSettings(background=tuple(self.background.tolist()), **self._chosen_raster())
         self.step = 0
         self.lpips = Lpips()
+        self.shown_values: ShownValues | None = None
+        """What a viewer shows of each Gaussian; None without a viewer."""
         # [n, 5] each, with the rule proximal alone; in checkpoints, for the output `uncertainty`.
         self.register_buffer("precision", None)
         self.register_buffer("curvature", None)
@@ -244,7 +248,7 @@ class L2OModel(SplatfactoModel):
         """Draw one camera: ``rgb`` clamped to 0..1, ``depth`` (scene units), ``accumulation``, ``background``.
 
         A scene with a precision also gives ``uncertainty``, 0 to 1, see
-        :mod:`l2o_splat.implicit.uncertainty`.
+        :mod:`l2o_splat.implicit.uncertainty`; in a viewer beside a training there is what the rule knows as well.
 
         Raises:
             PluginError: For rays, and for a camera that is no pinhole; images of other cameras are undistorted when
@@ -270,10 +274,22 @@ class L2OModel(SplatfactoModel):
             "accumulation": alpha,
             "background": self.background_here.expand(cameras.height, cameras.width, 3),
         }
-        if self.precision is not None and not self.training:
-            uncertainty = self.relative_uncertainty()[visible]
-            outputs["uncertainty"] = draw_uncertainty(gaussians, uncertainty, cameras, self.raster_settings())[0]
+        for name, values in self._values().items():
+            if values is None:
+                outputs[name] = torch.zeros_like(alpha)
+            else:
+                outputs[name] = draw_values(gaussians, values[visible], cameras, self.raster_settings())[0]
         return outputs
+
+    def _values(self) -> dict[str, Float[Tensor, " n"] | None]:
+        """What an image shows of each Gaussian, 0 to 1, by the name of the output; None if nobody looks at it.
+
+        nerfstudio's viewer asks for all outputs to show one, so that those that are not selected there are not drawn.
+        """
+        known = {} if self.precision is None or self.training else {"uncertainty": self.relative_uncertainty}
+        if self.shown_values is None or threading.current_thread() is threading.main_thread():
+            return {name: find() for name, find in known.items()}
+        return self.shown_values.of(known)
 
     def _cannot_draw(self, camera: Cameras | RayBundle) -> str | None:
         """Why a camera cannot be drawn; None if it can be."""
@@ -290,8 +306,7 @@ class L2OModel(SplatfactoModel):
         """The outputs of an image in which nothing is seen."""
         background, empty = self.background_here, torch.zeros(height, width, 1, device=self.device)
         outputs = {name: background.expand(height, width, 3) for name in ("rgb", "background")}
-        outputs |= {"depth": empty, "accumulation": empty}
-        return outputs if self.precision is None else outputs | {"uncertainty": empty}
+        return outputs | dict.fromkeys(("depth", "accumulation", *self._values()), empty)
 
     def relative_uncertainty(self) -> Float[Tensor, " n"]:
         """Uncertainty of every Gaussian of a scene with a precision, 0 to 1."""

@@ -1,4 +1,4 @@
-"""Options of the data manager that would fail late, or in the middle of a library."""
+"""Options of data manager and trainer that would fail late, or in the middle of a library."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
+from nerfstudio.engine.trainer import TrainerConfig
 
 from l2o_splat.losses import WINDOW as SSIM_WINDOW
 from l2o_splat.plugin.errors import OptionError
@@ -73,3 +74,26 @@ def check_image_sizes(outputs: DataparserOutputs, scale: float) -> None:
 
 def _rounded_up(factor: float) -> float:
     return min(math.ceil(factor * 1000) / 1000, 1.0)
+
+
+def check_trainer_options(config: TrainerConfig) -> None:
+    """Refuse options that would change the loss scale, or split a step.
+
+    Raises:
+        SystemExit: The message names the option.
+    """
+    steps = config.max_num_iterations
+    # The benchmark resumes a run that lacks its report alone, and takes no step.
+    if steps is not None and (steps < 0 or (steps == 0 and config.load_dir is None)):
+        raise SystemExit(f"l2o_splat: --max-num-iterations is {steps}; a run takes at least 1 step.")
+    accumulated = {group: steps for group, steps in config.gradient_accumulation_steps.items() if steps != 1}
+    if accumulated:
+        raise SystemExit(
+            f"l2o_splat: gradient accumulation is on ({accumulated}), but a rule needs the gradient of one step; "
+            "leave it off and raise --pipeline.datamanager.views-per-step instead."
+        )
+    if config.mixed_precision or config.use_grad_scaler:
+        raise SystemExit(
+            "l2o_splat: mixed precision or a gradient scaler is on, but a rule needs unscaled float32 gradients; leave "
+            "--mixed-precision and --use-grad-scaler off."
+        )

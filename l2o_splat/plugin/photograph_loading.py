@@ -52,10 +52,13 @@ def load_photographs(dataset: CheckedDataset, memory: PhotographMemory, image_ty
         store.put(index, data)
         return "mask" not in data or bool(data["mask"].any())
 
-    what = f"Caching / undistorting {split} images"
+    purpose = {"train": "to train on", "eval": "held out"}[split]
+    what = f"Reading {len(dataset)} photographs {purpose}"
     CONSOLE.log(what)
     with ThreadPoolExecutor(LOADERS) as pool:
-        shown = track(pool.map(load, range(len(dataset))), what, total=len(dataset), transient=True)
+        images = pool.map(load, range(len(dataset)))
+        # Where nothing can be overwritten (a log file), a bar would leave empty lines.
+        shown = track(images, what, len(dataset), console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal)
         dataset.check_kept(list(shown))
     return store
 

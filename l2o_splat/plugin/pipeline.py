@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import Float
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.needles import bound_elongation
@@ -28,6 +31,7 @@ from l2o_splat.plugin.run_progress import phase
 from l2o_splat.plugin.run_schedule import RunSchedule
 from l2o_splat.plugin.saved_capture import SavedCapture
 from l2o_splat.plugin.starts import InitializationConfig, StartRequest, start_scene
+from l2o_splat.plugin.viewer import SceneViewer
 from l2o_splat.progress import ProgressReporter
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering.trial import draw_trial_image
@@ -76,11 +80,17 @@ class L2OPipeline(VanillaPipeline):
         """What the run does when; a trainer sets it."""
         self.saved_schedule: dict | None = None
         """What a checkpoint that was loaded says of it; None for one of a version that saved none."""
+        self.viewer = SceneViewer(self)
+        """What nerfstudio's viewer shows beyond its own; nerfstudio finds it here."""
         self.progress: ProgressReporter | None = None
         """Tells other programs how far the run is; a trainer sets it."""
         if trains:
             # Load the machine code now: nerfstudio's viewer aborts images at any line, also inside a compiler.
             draw_trial_image(self.device)
+
+    def insight(self) -> dict[str, Float[Tensor, " n"]]:
+        """What the rule of a run knows of each Gaussian, 0 to 1, by name."""
+        return {} if self._optimizer is None else self._optimizer.insight()
 
     def load_pipeline(self, loaded_state: dict, step: int) -> None:
         """Take scene and capture from a checkpoint.
@@ -111,9 +121,9 @@ class L2OPipeline(VanillaPipeline):
         self._start = start_scene(request, plan.needs)
         self.model.set_gaussians(self._start.gaussians)
         gaussians, views, preset = self._start.gaussians, self.datamanager.config.views_per_step, self.schedule.preset
-        if not gaussians.features_rest.any():
-            # A start that predicts colours by direction keeps them, whatever their degree.
-            self.schedule.num_views = len(self.datamanager.train_dataset)
+        # A start that predicts colours by direction keeps them, whatever their degree.
+        num_views = sys.maxsize if gaussians.features_rest.any() else len(self.datamanager.train_dataset)
+        self.schedule.set_capture(num_views, self.datamanager.mean_pixels)
         self.schedule.first_count = len(gaussians)
         self.schedule.last_count = (
             most_in_memory(gaussians, views) if preset.adaptive else final_count(gaussians, preset.growth, views)

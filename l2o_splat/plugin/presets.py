@@ -18,8 +18,8 @@ class Preset:
     by_share: Literal["always", "timed", "never"]
     """When rates follow the share of the budget that is spent: in every run, or in those with a time budget alone. In
     the others they count steps."""
-    image_scales: Stages = ((0.0, 1.0),)
-    """Size of the photographs that are trained on, as a factor of their own."""
+    coarse_to_fine: bool = False
+    """Train on reduced photographs first, see :mod:`l2o_splat.plugin.resolution`."""
     sh_degrees: Stages = ((0.0, 3),)
     """Highest SH degree that is drawn."""
     views_per_coefficient: float = 0.0
@@ -43,7 +43,7 @@ PRESETS: dict[PresetName, Preset] = {
     # The best picture for the time there is, whatever it takes.
     "fast": Preset(
         by_share="always",
-        image_scales=((0.0, 0.25), (0.07, 0.5), (0.25, 1.0)),
+        coarse_to_fine=True,
         sh_degrees=((0.0, 0), (0.07, 1), (0.25, 2), (0.4, 3)),
         views_per_coefficient=2.0,
         growth=2.0,

@@ -28,6 +28,7 @@ class StepReports:
     def __init__(self, trainer: L2OTrainer) -> None:
         self._trainer = trainer
         self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._metrics: Mapping[str, Tensor] = {}
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -38,20 +39,15 @@ class StepReports:
 
     def step_done(self, step: int, metrics: Mapping[str, Tensor]) -> None:
         """Report the step that was taken, if that is due; only then numbers are asked of the device."""
+        self._metrics = metrics
         progress = self._trainer.progress
-        if progress.current.phase == "training" and not progress.is_due:
-            return
-        loss, psnr = self._trainer.optimizers.optimizers["gaussians"].loss, metrics.get("psnr")
-        progress.report(
-            phase="training",
-            loss=None if loss is None else float(loss),
-            psnr=None if psnr is None else float(psnr),
-            **self.budget(step),
-        )
+        if progress.current.phase != "training" or progress.is_due:
+            progress.report(phase="training", **self.after(step))
 
-    def budget(self, step: int) -> dict[str, object]:
-        """How far the run is after ``step``, as fields of :class:`l2o_splat.progress.RunProgress`."""
+    def after(self, step: int) -> dict[str, object]:
+        """What is known of the run after ``step``, as fields of :class:`l2o_splat.progress.RunProgress`."""
         trainer, schedule = self._trainer, self._trainer.run_schedule
+        loss, psnr = trainer.optimizers.optimizers["gaussians"].loss, self._metrics.get("psnr")
         taken = step + 1
         if schedule.seconds is None:
             last = trainer._start_step + trainer.plan.num_steps
@@ -66,6 +62,8 @@ class StepReports:
             "last_step": last,
             "share": min(share, 1.0),
             "seconds_left": left,
+            "loss": None if loss is None else float(loss),
+            "psnr": None if psnr is None else float(psnr),
             "step_seconds": statistics.median(self._seconds) if self._seconds else None,
             "num_gaussians": trainer.pipeline.model.num_points,
         }

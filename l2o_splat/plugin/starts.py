@@ -235,8 +235,7 @@ def _initial_scene(request: StartRequest, weights: Weights) -> InitialScene:
     CONSOLE.log(
         f"ReSplat starts from {len(indices)} of {len(datamanager.train_dataset)} training views, and its weights were "
         f"trained with {config.context_views}: {', '.join(names)}. Depths between {near:.3g} and "
-        f"{far:.3g} scene units are considered. Weights: {weights.card.source}, licence "
-        f"{weights.card.licence}."
+        f"{far:.3g} scene units are considered. Weights: {weights.card.announcement}."
     )
     begin = time.perf_counter()
     scene = initializer(views, scale, near_far, background)

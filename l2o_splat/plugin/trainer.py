@@ -26,15 +26,19 @@ from l2o_splat.errors import L2OError
 from l2o_splat.files import write_text_whole
 from l2o_splat.plugin.checkpoints import checkpoint_path, open_checkpoint
 from l2o_splat.plugin.compilation import compiling, trials_of_rule
+from l2o_splat.plugin.console import quiet_console
 from l2o_splat.plugin.errors import one_sentence
 from l2o_splat.plugin.large_coordinates import OFFSET
+from l2o_splat.plugin.option_checks import check_trainer_options
 from l2o_splat.plugin.pipeline import SCHEDULE
 from l2o_splat.plugin.presets import PresetName, ScheduleConfig
 from l2o_splat.plugin.run_estimate import RunEstimate, spoken
 from l2o_splat.plugin.run_plan import default_seconds, effective_config, resolve
 from l2o_splat.plugin.run_progress import StepReports, reported_failure
 from l2o_splat.plugin.run_schedule import RunSchedule
+from l2o_splat.plugin.step_table import StepTable
 from l2o_splat.plugin.stop_signals import StopRequest, default_signals, stop_signals
+from l2o_splat.plugin.third_party_warnings import silence_third_parties
 from l2o_splat.progress import Phase, ProgressReporter
 
 EFFECTIVE_NAME = "effective.json"
@@ -65,6 +69,9 @@ class L2OTrainerConfig(TrainerConfig):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """What changes during the run."""
 
+    def print_to_terminal(self) -> None:
+        """Nothing: nerfstudio prints 150 lines here, and then saves the same as config.yml and prints its path."""
+
 
 class L2OTrainer(Trainer):
     """Stock trainer; one joint optimizer steps or skips the scene as a whole.
@@ -80,28 +87,32 @@ class L2OTrainer(Trainer):
         self.progress = ProgressReporter(config.get_base_dir())
         """Tells other programs how far the run is."""
         self._reports = StepReports(self)
+        silence_third_parties()
         self.run_schedule: RunSchedule | None = None
         """What the run does when; None before the capture is read."""
         self.completed_step: int | None = None
         """The last step that this process has taken as a whole; None before the first."""
         with reported_failure(self.progress), _one_sentence():
-            _refuse_options(config)
+            check_trainer_options(config)
             path = _checkpoint_to_load(config)
             self._loaded = None if path is None else open_checkpoint(path)["pipeline"].get("_extra_state", {})
             old = self._loaded is not None and SCHEDULE not in self._loaded
             self.plan = resolve(config, resumes_without_schedule=old)
         self.progress.report(rule=", then ".join(self.plan.rules))
-        super().__init__(effective_config(config, self.plan), local_rank, world_size)
+        with quiet_console():
+            super().__init__(effective_config(config, self.plan), local_rank, world_size)
         self._stop_request = StopRequest()
 
     def setup(self, test_mode="val") -> None:
         trials = trials_of_rule(self.plan.cards)
-        with reported_failure(self.progress), _one_sentence(), compiling(self.device, trials):
+        with quiet_console(), reported_failure(self.progress), _one_sentence(), compiling(self.device, trials):
             super().setup(test_mode)
             self.optimizers.optimizers["gaussians"].check_scene()
             if self.pipeline.saved_schedule is not None:
                 self.run_schedule.load(self.pipeline.saved_schedule, self._start_step, self.plan.num_steps or 1)
             self.run_schedule.begin(self._start_step)
+        if self.config.logging.local_writer.enable and isinstance(writer.EVENT_WRITERS[-1], StepTable):
+            self.progress.listeners.append(writer.EVENT_WRITERS[-1].show)
         self.estimate = self._new_estimate()
         if self.plan.num_steps is not None:
             last = self._start_step + self.plan.num_steps
@@ -147,7 +158,10 @@ class L2OTrainer(Trainer):
         offset = self.pipeline.datamanager.train_dataparser_outputs.metadata.get(OFFSET)
         if offset is not None:
             values[OFFSET] = offset
-        weights = "".join(f" with weights {card.source} (licence {card.licence})" for card in self.plan.cards)
+        # Those of the start have been told with it.
+        told = None if self.plan.start_weights is None else Path(self.plan.start_weights).name
+        cards = [card for card in self.plan.cards if card.name != told]
+        weights = "".join(f" with weights {card.announcement}" for card in cards)
         CONSOLE.log(
             f"{budget} of {', then '.join(self.plan.rules)}{weights}, preset {self.plan.preset}; {EFFECTIVE_NAME} "
             "beside config.yml holds all effective values."
@@ -167,6 +181,7 @@ class L2OTrainer(Trainer):
         self.pipeline.progress = self.progress
         with self.run_schedule.clock.counting():
             self.pipeline.start_scene(self.plan, resumes)
+        self.progress.report(num_gaussians=self.pipeline.model.num_points)
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
         return optimizers
@@ -175,8 +190,7 @@ class L2OTrainer(Trainer):
         """The schedule of a run that begins; a checkpoint may change it."""
         seconds = self.plan.seconds
         if seconds == "auto":
-            cameras = self.pipeline.datamanager.train_dataset.cameras
-            pixels = float((cameras.width * cameras.height).double().mean())
+            pixels = self.pipeline.datamanager.mean_pixels
             seconds = default_seconds(self.device, pixels)
             CONSOLE.log(
                 f"This run takes {spoken(seconds)}, start included, for photographs of {pixels / 1e6:.1g} megapixels "
@@ -225,23 +239,25 @@ class L2OTrainer(Trainer):
         self.run_schedule.clock.stop()
         if self.completed_step is not None:
             self.step = self.completed_step
+            self.progress.report(phase="saving", **self._reports.after(self.step))
         if self._stop_request.number is None:
             super()._after_train()
             self._report_end("finished")
             return
         name = self._stop_request.number.name
         self.training_state = "completed"
-        self._report_end("stopped")
         if self.completed_step is None:
+            self._report_end("stopped")
             CONSOLE.log(f"Stopped by {name} before the first step; there is nothing to save.")
             return
         self.save_checkpoint(self.step)
         writer.write_out_storage()
+        self._report_end("stopped")
         CONSOLE.log(f"Stopped by {name} after step {self.step}, which is saved in {self.checkpoint_dir}; {self._rest}.")
 
     def _report_end(self, phase: Phase) -> None:
         if not self.progress.current.is_over:
-            done = {} if self.completed_step is None else self._reports.budget(self.completed_step)
+            done = {"share": 1.0, "seconds_left": 0.0} if phase == "finished" else {}
             self.progress.report(phase=phase, **done)
 
     @property
@@ -387,21 +403,3 @@ def _one_sentence() -> Iterator[None]:
         # nerfstudio would print a stack trace and report success.
         CONSOLE.log("Stopped by SIGINT before the first step; nothing was saved.")
         raise SystemExit(StopRequest(signal.SIGINT).exit_code) from None
-
-
-def _refuse_options(config: TrainerConfig) -> None:
-    steps = config.max_num_iterations
-    # The benchmark resumes a run that lacks its report alone, and takes no step.
-    if steps is not None and (steps < 0 or (steps == 0 and config.load_dir is None)):
-        raise SystemExit(f"l2o_splat: --max-num-iterations is {steps}; a run takes at least 1 step.")
-    accumulated = {group: steps for group, steps in config.gradient_accumulation_steps.items() if steps != 1}
-    if accumulated:
-        raise SystemExit(
-            f"l2o_splat: gradient accumulation is on ({accumulated}), but a rule needs the gradient of one step; "
-            "leave it off and raise --pipeline.datamanager.views-per-step instead."
-        )
-    if config.mixed_precision or config.use_grad_scaler:
-        raise SystemExit(
-            "l2o_splat: mixed precision or a gradient scaler is on, but a rule needs unscaled float32 gradients; leave "
-            "--mixed-precision and --use-grad-scaler off."
-        )

@@ -64,8 +64,8 @@ def read_splat(path: str | Path) -> Gaussians:
 
     # By way of a PLY: gaussforge 0.6 cannot hand over a scene without spherical harmonics otherwise.
     result = GaussForge().convert(path.read_bytes(), path.suffix[1:], "ply")
-    if "error" in result:
-        raise SharingError(f"{path} cannot be read ({result['error']}); export it again.")
+    if not result.get("data"):
+        raise SharingError(f"{path} cannot be read ({result.get('error', 'it holds no scene')}); export it again.")
     gaussians = parse_ply(io.BytesIO(result["data"]), str(path))
     most = math.log(1 / _LEAST_OPACITY - 1)
     return replace(gaussians, opacities=gaussians.opacities.clamp(-most, most))

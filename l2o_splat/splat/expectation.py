@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from l2o_splat.system import usable_cores
 
 SECONDS_OF_A_PHOTOGRAPH = 2.0
 """Features, mapping and undistortion of a photograph of two megapixels, on one core."""
@@ -19,4 +19,4 @@ SECONDS_OF_RESULTS = 25.0
 def posing_seconds(photographs: int, sequential: bool) -> float:
     """What poses of some photographs take on this machine, seconds, roughly."""
     pairs = photographs * (min(NEIGHBOURS, photographs - 1) if sequential else (photographs - 1) / 2)
-    return (SECONDS_OF_A_PHOTOGRAPH * photographs + SECONDS_OF_A_PAIR * pairs) / len(os.sched_getaffinity(0)) + 5.0
+    return (SECONDS_OF_A_PHOTOGRAPH * photographs + SECONDS_OF_A_PAIR * pairs) / usable_cores() + 5.0

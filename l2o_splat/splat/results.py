@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from nerfstudio.utils.eval_utils import eval_setup
-from torch import Tensor
-
-from l2o_splat.plugin.photographs import pinhole_cameras
-from l2o_splat.plugin.pipeline import L2OPipeline
-from l2o_splat.plugin.saved_scenes import check_run
 from l2o_splat.sharing import UpAxis, up_direction, upright_frame, write_splat, write_view_page
 from l2o_splat.splat.report import REPORT_NAME, Pair, Report, write_report
 
@@ -29,28 +21,30 @@ PURPOSES = {
 }
 
 
+@dataclass(frozen=True)
+class Making:
+    """How a splat was made, for the report."""
+
+    title: str
+    command: Sequence[str]
+    """The command line."""
+    facts: Mapping[str, str]
+    capture: Sequence[tuple[str, bool]]
+    """Lines on the photographs, and whether each is good."""
+    curve: Sequence[tuple[float, float]]
+    """Seconds of training and held-out PSNR."""
+
+
 def write_results(
-    out: Path,
-    config: Path,
-    title: str,
-    formats: tuple[str, ...],
-    command: list[str],
-    facts: Mapping[str, str],
-    capture: list[tuple[str, bool]],
-    curve: list[tuple[float, float]],
-    progress: Callable[[float, str], None],
+    out: Path, config: Path, formats: Sequence[str], making: Making, progress: Callable[[float, str], None]
 ) -> dict[str, float]:
     """Write splat files, page and report; each appears whole or not at all.
 
     Args:
         out: Folder for them.
         config: The ``config.yml`` of the run.
-        title: Of the pages.
         formats: ``ply``, ``spz``, ``sog``.
-        command: The command line that made it, for the report.
-        facts: What to tell about the making.
-        capture: Lines on the photographs, and whether each is good.
-        curve: Seconds of training and held-out PSNR.
+        making: How it was made.
         progress: Called with the share that is done and what goes on.
 
     Returns:
@@ -59,60 +53,34 @@ def write_results(
     Raises:
         L2OError: If the run or its scene cannot be used.
     """
-    check_run(config)
-    _, pipeline, _, _ = eval_setup(config, test_mode="test")
-    progress(0.3, "measuring the held-out photographs")
-    quality, pairs = held_out(pipeline)
-    gaussians = pipeline.model.gaussians.detach().to("cpu", torch.float32)
-    cameras = pinhole_cameras(pipeline.datamanager.train_dataset.cameras)
-    words = [f"{len(gaussians):,} Gaussians"]
-    if "psnr" in quality:
-        words.insert(0, f"PSNR {quality['psnr']:.2f} dB on held-out photographs")
-    files = {}
+    # Only now: it imports nerfstudio.
+    from l2o_splat.plugin.finished_run import open_finished_run
+
+    progress(0.1, "measuring the held-out photographs")
+    run = open_finished_run(config, MOST_PAIRS)
+    words = [f"{len(run.gaussians):,} Gaussians"]
+    if "psnr" in run.quality:
+        words.insert(0, f"PSNR {run.quality['psnr']:.2f} dB on held-out photographs")
+    files, up = {}, up_direction(run.cameras)
     for index, suffix in enumerate(f".{name}" for name in formats):
-        progress(0.4 + 0.1 * index, f"writing splat{suffix}")
-        upright = upright_frame(up_direction(cameras), UP_AXES[suffix]).to_local(gaussians)
-        write_splat(upright, out / f"splat{suffix}")
+        progress(0.5 + 0.1 * index, f"writing splat{suffix}")
+        write_splat(upright_frame(up, UP_AXES[suffix]).to_local(run.gaussians), out / f"splat{suffix}")
         files[f"splat{suffix}"] = PURPOSES[suffix]
-    progress(0.7, f"writing {PAGE_NAME}")
-    settings = pipeline.model.raster_settings()
-    write_view_page(out / PAGE_NAME, gaussians, cameras, title=title, facts=words, settings=settings)
-    files = {PAGE_NAME: "the scene in a browser; needs no network, can be sent as it is"} | files
+    progress(0.8, f"writing {PAGE_NAME}")
+    write_view_page(out / PAGE_NAME, run.gaussians, run.cameras, title=making.title, facts=words, settings=run.settings)
     report = Report(
-        title=title,
+        title=making.title,
         lead=", ".join(words) + ".",
-        command=command,
-        files=files,
-        pairs=pairs,
-        curve=curve,
-        capture=capture,
-        facts=dict(facts) | {name: f"{value:.4g}" for name, value in quality.items()},
+        command=making.command,
+        files={PAGE_NAME: "the scene in a browser; needs no network, can be sent as it is"} | files,
+        pairs=[Pair(view.name, view.photograph, view.drawn, view.psnr) for view in run.held_out],
+        curve=making.curve,
+        capture=making.capture,
+        facts=dict(making.facts) | {name: f"{value:.4g}" for name, value in run.quality.items()},
         next=next_commands(config),
     )
     write_report(out / REPORT_NAME, report)
-    return quality
-
-
-def held_out(pipeline: L2OPipeline) -> tuple[dict[str, float], list[Pair]]:
-    """Mean held-out quality, and some of the views beside their photographs."""
-    dataset = pipeline.datamanager.eval_dataset
-    if not len(dataset):
-        return {}, []
-    quality = pipeline.get_average_eval_image_metrics()
-    shown = {round(index) for index in np.linspace(0, len(dataset) - 1, min(MOST_PAIRS, len(dataset)))}
-    pairs = []
-    for index, (camera, batch) in enumerate(pipeline.datamanager.fixed_indices_eval_dataloader):
-        if index in shown:
-            drawn = pipeline.model.get_outputs_for_camera(camera)
-            measured, images = pipeline.model.get_image_metrics_and_images(drawn, batch)
-            photograph, image = images["img"].chunk(2, dim=1)
-            name = dataset.image_filenames[index].name
-            pairs.append(Pair(name, _bytes(photograph), _bytes(image), measured.get("psnr")))
-    return {name: quality[name] for name in ("psnr", "ssim", "lpips") if name in quality}, pairs
-
-
-def _bytes(image: Float[Tensor, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    return (image.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
+    return run.quality
 
 
 def next_commands(config: Path) -> dict[str, list[str]]:

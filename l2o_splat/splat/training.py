@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,6 +48,16 @@ class Training:
         """Where the run keeps its config, progress and checkpoints."""
         return run_folder(self.out, self.method, self.name)
 
+    @property
+    def log(self) -> Path:
+        """What the run prints."""
+        return self.out / f"{FOLDER}-{self.name}.log"
+
+    def viewer_address(self) -> str | None:
+        """Where a browser finds the viewer; None before it is open."""
+        found = re.search(r"https?://(localhost|[\d.]+):\d+", self.log.read_text(errors="replace"))
+        return None if found is None else found[0].replace("0.0.0.0", "localhost")
+
     def command(self) -> list[str]:
         """The command line, with the scripts beside this Python."""
         words = [str(Path(sys.executable).parent / "ns-train"), self.method]
@@ -72,9 +83,9 @@ class Training:
         Raises:
             SplatError: If the run fails; the message says why, and where its output is.
         """
-        log = self.out / f"{FOLDER}-{self.name}.log"
+        log = self.log
         with log.open("w") as output:
-            # In a session of its own, so that Ctrl-C in the terminal reaches this process alone, which passes it on once.
+            # In a session of its own: Ctrl-C in the terminal reaches this process alone, which passes it on once.
             process = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -23,6 +24,7 @@ from l2o_splat.splat.journal import Journal, open_journal
 from l2o_splat.splat.training import Training, has_checkpoint, run_folder
 
 POSES, TRAINING, RESULTS = "poses", "training", "results"
+EXIT_OF_CTRL_C = 130
 CAPTURE = "capture"
 """Folder of the posed photographs within that of the results."""
 
@@ -73,7 +75,7 @@ def make_splat(request: Request, display_of=Display) -> Path:
         check_folders(Path(request.photos), request.out / CAPTURE)
     with held_folder(request.out, refusal), _terminating():
         journal.save(request.out)
-        with display_of(_parts(request, journal, source)) as display:
+        with _stoppable(), display_of(_parts(request, journal, source)) as display:
             if source is None:
                 source = _pose(request, journal, display)
             _train(request, journal, source, display)
@@ -83,7 +85,8 @@ def make_splat(request: Request, display_of=Display) -> Path:
 def _parts(request: Request, journal: Journal, source: CaptureSource | None) -> list[tuple[str, float]]:
     parts = []
     if source is None and journal.posed is None:
-        count = request.frames if Path(request.photos).is_file() else sum(1 for path in Path(request.photos).rglob("*") if path.is_file())
+        photos = Path(request.photos)
+        count = request.frames if photos.is_file() else sum(path.is_file() for path in photos.rglob("*"))
         parts.append((POSES, posing_seconds(count, request.matching == "sequential")))
     left = request.seconds - journal.trained_seconds
     if left > 0:
@@ -138,7 +141,14 @@ def _train(request: Request, journal: Journal, source: CaptureSource, display: D
     journal.save(request.out)
     display.begin(TRAINING)
 
+    address = None
+
     def follow(progress: RunProgress) -> None:
+        nonlocal address
+        if request.viewer and address is None:
+            address = training.viewer_address()
+            if address is not None:
+                display.say(f"Watch the training at {address}")
         display.update(TRAINING, progress.share, _standing(progress), _seconds_left(progress))
         _note(journal, progress, request.seconds)
 
@@ -187,21 +197,24 @@ def _note(journal: Journal, progress: RunProgress, seconds: float) -> None:
 def _finish(request: Request, journal: Journal, display: Display) -> Path:
     """Write the files and pages of the last run that has a checkpoint."""
     display.begin(RESULTS, "opening the scene")
-    # Only now: it imports nerfstudio.
-    from l2o_splat.splat.results import PAGE_NAME, write_results
-
     names = [name for name in journal.runs if has_checkpoint(run_folder(request.out, request.method, name))]
     folder = run_folder(request.out, request.method, names[-1])
     with (request.out / "results.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
-        quality = write_results(
-            request.out,
-            folder / "config.yml",
+        # Only now: it imports torch.
+        from l2o_splat.splat.results import PAGE_NAME, Making, write_results
+
+        making = Making(
             Path(journal.photos).stem,
-            request.formats,
             request.command,
             _facts(journal, folder),
             capture_lines(journal.posed),
             [(point["seconds"], point["psnr_held_out"]) for point in journal.curve],
+        )
+        quality = write_results(
+            request.out,
+            folder / "config.yml",
+            request.formats,
+            making,
             lambda share, what: display.update(RESULTS, share, what),
         )
     display.end(RESULTS, f"PSNR {quality['psnr']:.2f} dB on held-out photographs" if "psnr" in quality else "")
@@ -216,6 +229,16 @@ def _facts(journal: Journal, folder: Path) -> dict[str, str]:
     facts = {"method": journal.method, "rule": last.rule, "steps": f"{last.step:,}"}
     facts |= {f"time for {part}": spoken(seconds) for part, seconds in journal.seconds.items()}
     return facts | {"l2o_splat": __version__, "config": str(folder / "config.yml")}
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C ends with a sentence; training has its own way to stop."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on after the last part that is done.", file=sys.stderr)
+        raise SystemExit(EXIT_OF_CTRL_C) from None
 
 
 @contextmanager

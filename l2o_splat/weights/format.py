@@ -22,8 +22,8 @@ from l2o_splat.raster_settings import RasterSettings
 FORMAT_VERSION = 1
 """Version of the JSON; newer versions are refused."""
 
-System = Literal["learn2splat", "gain", "resplat", "diff3r"]
-"""Kind of weights: networks of the three papers, and the gain network of this package."""
+System = Literal["learn2splat", "gain", "resplat", "diff3r", "lpips"]
+"""Kind of weights: networks of the three papers, the gain network of this package, and networks of LPIPS."""
 
 _GAIN_FIXED = {
     "active_only": False,
@@ -56,9 +56,13 @@ class WeightsError(L2OError, ValueError):
     """Weights that cannot be used; the message says why and what to do."""
 
 
+_NOT_SAVED = {"name", "num_bytes"}
+"""Fields of a card that its JSON does not hold."""
+
+
 @dataclass(frozen=True)
 class WeightsCard:
-    """What weights are; the content of the JSON."""
+    """What weights are; the content of the JSON, and what is known of the files it was read from."""
 
     system: System
     architecture: dict[str, Any]
@@ -80,6 +84,20 @@ class WeightsCard:
     sha256: str | None = None
     """Hash of the tensor file; None if the weights were not saved yet."""
     format_version: int = FORMAT_VERSION
+    name: str | None = field(default=None, compare=False)
+    """What the weights were asked for by, without folders; not saved."""
+    num_bytes: int | None = field(default=None, compare=False)
+    """Size of the tensors; not saved."""
+
+    def saved(self) -> dict[str, Any]:
+        """The content of the JSON."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_SAVED}
+
+    @property
+    def announcement(self) -> str:
+        """Name, size and licence, as a run tells them."""
+        size = "" if self.num_bytes is None else f"{_spoken_size(self.num_bytes)}, "
+        return f"{self.name or self.source} ({size}licence {self.licence})"
 
     @property
     def raster_settings(self) -> RasterSettings | None:
@@ -125,6 +143,10 @@ class Weights:
         return self
 
 
+def _spoken_size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e3:.0f} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:.1f} MB"
+
+
 def file_pair(path: Path) -> tuple[Path, Path]:
     """Paths of the tensor file and of the JSON, from the path of either or their common path without suffix."""
     stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
@@ -142,7 +164,7 @@ def save_weights(path: str | Path, weights: Weights) -> WeightsCard:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     write_whole(tensor_file, lambda target: save_file(tensors, target))
     card = replace(weights.card, sha256=hash_of(tensor_file), format_version=FORMAT_VERSION)
-    text = json.dumps(asdict(card), indent=2, sort_keys=True, default=str) + "\n"
+    text = json.dumps(card.saved(), indent=2, sort_keys=True, default=str) + "\n"
     write_text_whole(card_file, text)
     return card
 
@@ -179,7 +201,7 @@ def read_card(path: Path) -> WeightsCard:
         raise WeightsError(
             f"{card_file} has format version {version}; this release reads up to {FORMAT_VERSION}: update l2o_splat."
         )
-    known = {entry.name for entry in fields(WeightsCard)}
+    known = {entry.name for entry in fields(WeightsCard)} - _NOT_SAVED
     wrong = sorted(content.keys() ^ known)
     if wrong:
         raise WeightsError(f"{card_file} has missing or unknown fields {wrong}; fetch or convert the weights again.")

@@ -9,11 +9,12 @@ import torch
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
-from l2o_splat.implicit.uncertainty import draw_uncertainty, group_curvature, relative_uncertainty
+from l2o_splat.implicit.uncertainty import group_curvature, relative_uncertainty
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.optim.precision import MEAN, check_precision
 from l2o_splat.rendering import RasterSettings, render
+from l2o_splat.rendering.values import draw_values
 from l2o_splat.views import Views
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.implicit.scenes import SETTINGS, blobs, dense_jacobian, toy
@@ -57,16 +58,16 @@ def test_the_image_is_the_mean_of_what_a_pixel_shows():
     problem = toy(n=4)
     cameras, white = problem.context.cameras, replace(SETTINGS, background=(1.0, 1.0, 1.0), depth=True)
     alpha = render(problem.anchor, cameras, SETTINGS).alpha
-    same = draw_uncertainty(problem.anchor, torch.full((4,), 0.3, dtype=torch.float64), cameras, white)
+    same = draw_values(problem.anchor, torch.full((4,), 0.3, dtype=torch.float64), cameras, white)
     assert same.shape == alpha.shape
     torch.testing.assert_close(same[alpha > 0], torch.full_like(same[alpha > 0], 0.3))
     apart = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
-    shown = draw_uncertainty(problem.anchor, apart, cameras, white)
+    shown = draw_values(problem.anchor, apart, cameras, white)
     without = Gaussians(*(tensor[[0, 2, 3]] for _, tensor in problem.anchor.items()))
     darker = render(without, cameras, SETTINGS).alpha >= alpha - 1e-9
     assert not shown[darker].any() and shown.max() > 0.1
     behind = replace(problem.anchor, means=problem.anchor.means - 100)
-    assert not draw_uncertainty(behind, apart, cameras, white).any()
+    assert not draw_values(behind, apart, cameras, white).any()
 
 
 @pytest.mark.parametrize("shape", [NARROW, NARROW_FINE], ids=["a quarter of the pixels", "every pixel"])

@@ -28,7 +28,7 @@ def test_a_run_reports_every_phase_and_what_it_achieves(tiny_capture, tmp_path, 
     trainer, heard = followed(config)
     trainer.setup()
     trainer.train()
-    assert phases(heard) == ["starting", "training", "evaluating", "training", "finished"]
+    assert phases(heard) == ["starting", "training", "saving", "evaluating", "saving", "finished"]
     shares = [progress.share for progress in heard]
     assert shares == sorted(shares) and shares[-1] == 1.0
     last = read_progress(config.get_base_dir())

@@ -12,6 +12,7 @@ from l2o_splat.gaussians import FIELDS
 from l2o_splat.plugin.checkpoints import BrokenCheckpointError, checkpoint_path, open_checkpoint
 from l2o_splat.plugin.saved_runs import BrokenConfigError, read_config
 from l2o_splat.ply import read_ply
+from l2o_splat.sharing import read_splat
 from tests.plugin.captures import last_checkpoint, method_config, train, write_tiny_capture
 
 
@@ -229,3 +230,53 @@ def test_outputs_that_cannot_be_written(run, tmp_path):
         ("folder.json", "is a folder"),
     ):
         assert expected in refused("eval", "--load-config", run, "--output-path", tmp_path / path)
+
+
+def test_all_formats_of_a_part_of_a_scene(run, tmp_path):
+    words = ["--format", "ply", "spz", "sog", "html", "--up", "y", "--sh-degree", "1", "--least-opacity", "0.05"]
+    words += ["--seen-in", "2", "--output-filename", "blobs.ply"]
+    path = checkpoint_of(run)
+    state = torch.load(path, weights_only=True)
+    state["pipeline"]["_model.gauss_params.means"][:5] += 100  # which no photograph has seen
+    state["pipeline"]["_model.gauss_params.means"][8:] *= 0.5  # into all photographs
+    state["pipeline"]["_model.gauss_params.opacities"][:] = 0.0
+    state["pipeline"]["_model.gauss_params.opacities"][5:8] = -4.0  # which is an opacity of 0.018
+    torch.save(state, path)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["export", "--load-config", str(run), "--output-dir", str(tmp_path / "exports"), *words])
+    assert not caught.value.code
+    scenes = [read_splat(tmp_path / f"exports/blobs.{suffix}") for suffix in ("ply", "spz", "sog")]
+    assert [(len(scene), scene.sh_degree) for scene in scenes] == 3 * [(52, 1)]
+    assert "52 Gaussians" in (tmp_path / "exports/blobs.html").read_text()
+    # nerfstudio turns captures so that z points up on the mean of all photographs, held-out ones included.
+    trained = state["pipeline"]["_model.gauss_params.means"][8:]
+    upright = trained[:, [0, 2, 1]] * torch.tensor([1.0, 1.0, -1.0])
+    torch.testing.assert_close(scenes[0].means, upright, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            "--seen-in 8",
+            "None of the 60 Gaussians would be exported: none is at least 0.0 opaque and lies in 8 training",
+        ),
+        ("--least-opacity 2", "--least-opacity is 2.0; a number from 0 to below 1"),
+        ("--seen-in -1", "--seen-in is -1; a number of photographs"),
+        ("--sh-degree -1", "--sh-degree is -1; 0 or more"),
+        ("--ply-color-mode rgb --up y", "--ply-color-mode rgb writes a PLY of points, as trained; leave out"),
+        ("--format", "--format names no format"),
+    ],
+)
+def test_an_export_that_makes_no_sense(run, tmp_path, words, expected):
+    message = refused("export", "--load-config", run, "--output-dir", tmp_path / "exports", *words.split())
+    assert expected in message
+    assert not list((tmp_path / "exports").glob("*"))
+
+
+def test_a_capture_that_was_moved_is_needed_for_what_its_cameras_say(run, tmp_path):
+    run.write_text(run.read_text().replace("- capture\n", "- elsewhere\n"))
+    for words in (["--up", "y"], ["--format", "html"], ["--seen-in", "2"]):
+        message = refused("export", "--load-config", run, "--output-dir", tmp_path / "exports", *words)
+        assert "elsewhere of this run does not exist; put it back" in message
+    assert not list((tmp_path / "exports").glob("*"))
