@@ -70,11 +70,11 @@ def make_splat(request: Request, display_of=Display) -> Path:
     photos = (source.data or source.scene) if source else str(Path(request.photos).expanduser().resolve())
     refusal = SplatError(f"Another `l2o splat` writes to {request.out}; wait for it, or give another --out.")
     journal = open_journal(request.out, photos, request.method)
-    if source is None and journal.posed is None:
-        # A capture without a record was made by a call that was killed right after.
-        shutil.rmtree(request.out / CAPTURE, ignore_errors=True)
-        check_folders(Path(request.photos), request.out / CAPTURE)
     with held_folder(request.out, refusal), _terminating():
+        if source is None and journal.posed is None:
+            # A capture without a record was made by a call that was killed right after.
+            shutil.rmtree(request.out / CAPTURE, ignore_errors=True)
+            check_folders(Path(request.photos), request.out / CAPTURE)
         journal.save(request.out)
         with _stoppable(), display_of(_parts(request, journal, source)) as display:
             if source is None:
