@@ -1,4 +1,4 @@
-"""``l2o photos``: from a folder of photographs to a capture with poses and points."""
+"""``l2o photos``: from a folder of photographs, or a video, to a capture with poses and points."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from typing import Literal
 
 import tyro
 
-from l2o_splat.scenes.photo_folders import check_folders
+from l2o_splat.scenes.photo_folders import check_folders, default_capture
+from l2o_splat.scenes.posing_phases import PHASE_TITLES
 
 
 @dataclass
 class Photos:
-    """Find poses and sparse points for a folder of photographs, and write a capture that --data takes."""
+    """Find poses and sparse points for photographs or a video, and write a capture that --data takes."""
 
     photos: tyro.conf.Positional[Path]
-    """Folder of photographs of one size from one camera; they are only read."""
+    """Folder of photographs, or a video file; they are only read. A folder `masks` in it or beside it holds masks."""
     out: Path | None = None
     """Folder of the capture, new or empty; PHOTOS-capture beside the photographs by default."""
     max_size: int = 1600
     """Longer photographs are reduced to this many pixels on the long side."""
     matching: Literal["auto", "exhaustive", "sequential"] = "auto"
-    """exhaustive compares every pair; sequential each photograph with the next 10, for video frames."""
+    """exhaustive compares every pair; sequential each photograph with those that follow, and closes loops; auto is
+    sequential for long videos."""
+    frames: int = 80
+    """Frames to take from a video, the sharpest of as many windows of equal length."""
 
     def run(self) -> None:
         """Pose the photographs and say how to train on the capture.
@@ -30,11 +34,20 @@ class Photos:
         Raises:
             PhotosError: If the photographs cannot be posed.
         """
-        photos = self.photos.resolve()
-        out = self.out or photos.with_name(f"{photos.name}-capture")
+        out = self.out or default_capture(self.photos)
         check_folders(self.photos, out)
-        # Only now: it imports torch.
+        # Only now: they import torch and rich.
+        from l2o_splat.commands.phase_display import phase_display
         from l2o_splat.scenes.photos import pose_photos
 
-        pose_photos(self.photos, out, max_size=self.max_size, matching=self.matching)
+        with phase_display(PHASE_TITLES) as display:
+            pose_photos(
+                self.photos,
+                out,
+                max_size=self.max_size,
+                matching=self.matching,
+                frames=self.frames,
+                progress=display.progress,
+                report=display.report,
+            )
         print(f"Train on it with: ns-train l2o-adam-tuned --data {out}")

@@ -80,15 +80,38 @@ def write_capture(directory: Path, capture: Capture) -> None:
         write_transforms(partial, names, capture.views.cameras, capture.points)
 
 
-def write_transforms(directory: Path, names: Sequence[str], cameras: PinholeCameras, points: Points) -> None:
-    """Write ``transforms.json`` and ``sparse_pc.ply`` for images that lie at ``names`` in the directory."""
+def write_transforms(
+    directory: Path,
+    names: Sequence[str],
+    cameras: PinholeCameras,
+    points: Points,
+    *,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    masks: Sequence[str] | None = None,
+) -> None:
+    """Write ``transforms.json`` and ``sparse_pc.ply`` for images that lie at ``names`` in the directory.
+
+    Args:
+        directory: Folder of the capture.
+        names: Path of each image in it.
+        cameras: One for each image.
+        points: Sparse points, in the world frame of the cameras.
+        sizes: Width and height of each image, pixels, in place of those of ``cameras``.
+        masks: Path of the mask of each image in the directory.
+    """
     poses = torch.eye(4, dtype=torch.float64).repeat(len(cameras), 1, 1)
     poses[:, :3] = opengl_from_opencv(cameras.viewmats.double().cpu())
+    sizes = sizes or [(cameras.width, cameras.height)] * len(names)
+    one_size = len(set(sizes)) == 1
     frames = []
-    for name, pose, K in zip(names, poses.tolist(), cameras.Ks.tolist(), strict=True):
-        intrinsics = {"fl_x": K[0][0], "fl_y": K[1][1], "cx": K[0][2], "cy": K[1][2]}
-        frames.append({"file_path": name, **intrinsics, "transform_matrix": pose})
-    size = {"w": cameras.width, "h": cameras.height}
+    for i, (name, pose, K) in enumerate(zip(names, poses.tolist(), cameras.Ks.tolist(), strict=True)):
+        frame = {"file_path": name, "fl_x": K[0][0], "fl_y": K[1][1], "cx": K[0][2], "cy": K[1][2]}
+        if not one_size:
+            frame |= {"w": sizes[i][0], "h": sizes[i][1]}
+        if masks is not None:
+            frame["mask_path"] = masks[i]
+        frames.append({**frame, "transform_matrix": pose})
+    size = {"w": sizes[0][0], "h": sizes[0][1]} if one_size else {}
     meta = {"camera_model": "OPENCV", **size, "ply_file_path": "sparse_pc.ply", "frames": frames}
     (directory / "transforms.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     _write_ply(directory / "sparse_pc.ply", points)
@@ -114,6 +137,12 @@ def read_capture(directory: Path) -> Capture:
     if "ply_file_path" not in meta:
         raise FileNotFoundError(f"{path} names no points (ply_file_path); make the capture with its sparse points.")
     width, height = int(frames[0]["w"]), int(frames[0]["h"])
+    other = next((frame for frame in frames if (int(frame["w"]), int(frame["h"])) != (width, height)), None)
+    if other is not None:
+        raise ValueError(
+            f"{path} has photographs of {width} x {height} and of {other['w']} x {other['h']} pixels "
+            f"({other['file_path']}); one size is needed here: leave the others out."
+        )
     poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64)
     headers = [read_header(directory / frame["file_path"]) for frame in frames]
     turning = decide_turning(PosedHeaders(headers, [(width, height)] * len(frames), poses[:, :3, :3].numpy()))

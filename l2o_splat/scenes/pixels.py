@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from l2o_splat.errors import L2OError
@@ -182,6 +182,21 @@ def read_mask(path: Path, *, upright: bool = True) -> Bool[np.ndarray, "h w"]:
     return _turned(kept if kept.any() else brightness > 0, turn, upright)
 
 
+def turned_upright(pixels: Shaped[np.ndarray, "h w ..."], orientation: int) -> Shaped[np.ndarray, "h2 w2 ..."]:
+    """Stored pixels turned as an EXIF orientation (1 to 8) says."""
+    return np.ascontiguousarray(_TURNS[orientation](pixels))
+
+
+def heif_is_readable() -> bool:
+    """Whether HEIC photographs can be read: they can where pillow-heif is installed, which then joins Pillow."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 def _brightness(pixels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w"]:
     if pixels.shape[2] == 4 and pixels[..., 3].min() != pixels[..., 3].max():
         return pixels[..., 3]
@@ -224,6 +239,8 @@ def _open(path: Path) -> Image.Image:
     """The file, recognised but not decoded."""
     if not path.is_file():
         raise PixelsError(f"{path} does not exist or is no file; put the image there or take it out of the capture.")
+    if path.suffix.lower() in HEIF_SUFFIXES:
+        heif_is_readable()
     try:
         image = Image.open(path)
     except UnidentifiedImageError as error:
@@ -246,8 +263,11 @@ def _open(path: Path) -> Image.Image:
 def _unreadable(path: Path, error: BaseException) -> PixelsError:
     if isinstance(error, Image.DecompressionBombError):
         return PixelsError(f"{path} cannot be read as an image, since it is too large ({error}); scale it down first.")
-    if path.suffix.lower() in HEIF_SUFFIXES:
-        return PixelsError(f"{path} is a HEIC photograph, which Pillow cannot read; convert it to JPEG first.")
+    if path.suffix.lower() in HEIF_SUFFIXES and not heif_is_readable():
+        return PixelsError(
+            f"{path} is a HEIC photograph, which Pillow cannot read by itself; convert it to JPEG, or run: "
+            "pip install pillow-heif"
+        )
     detail = "it is empty" if _is_empty(path) else " ".join(str(error).split()) or type(error).__name__
     return PixelsError(
         f"{path} cannot be read as an image ({detail}); save it again as an 8-bit JPEG or PNG, or take it out of the "

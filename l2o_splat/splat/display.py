@@ -64,8 +64,9 @@ class Display:
             self._live.__exit__(kind, error, trace)
 
     def say(self, text: str) -> None:
-        """Print a remark above the parts."""
-        self._console.print(text, highlight=False)
+        """Print a remark above the parts; a warning in another colour."""
+        style = "bold yellow" if text.startswith("WARNING") else None
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, name: str, detail: str = "") -> None:
         """A part begins."""

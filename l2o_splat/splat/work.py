@@ -15,11 +15,12 @@ from l2o_splat import __version__
 from l2o_splat.files import held_folder
 from l2o_splat.progress import RunProgress, read_progress
 from l2o_splat.scenes.capture_names import CaptureSource, find_capture, is_capture
-from l2o_splat.scenes.photo_folders import check_folders
-from l2o_splat.splat.capture_quality import capture_lines
+from l2o_splat.scenes.capture_quality import qualities
+from l2o_splat.scenes.photo_folders import check_folders, find_photographs
+from l2o_splat.scenes.posing_phases import PHASE_TITLES
 from l2o_splat.splat.display import Display, spoken
 from l2o_splat.splat.errors import SplatError
-from l2o_splat.splat.expectation import SECONDS_OF_A_START, SECONDS_OF_RESULTS, posing_seconds
+from l2o_splat.splat.expectation import SECONDS_OF_A_START, SECONDS_OF_RESULTS, posed_share, posing_seconds
 from l2o_splat.splat.journal import Journal, open_journal
 from l2o_splat.splat.training import Training, has_checkpoint, run_folder
 
@@ -69,11 +70,11 @@ def make_splat(request: Request, display_of=Display) -> Path:
     photos = (source.data or source.scene) if source else str(Path(request.photos).expanduser().resolve())
     refusal = SplatError(f"Another `l2o splat` writes to {request.out}; wait for it, or give another --out.")
     journal = open_journal(request.out, photos, request.method)
-    if source is None and journal.posed is None:
-        # A capture without a record was made by a call that was killed right after.
-        shutil.rmtree(request.out / CAPTURE, ignore_errors=True)
-        check_folders(Path(request.photos), request.out / CAPTURE)
     with held_folder(request.out, refusal), _terminating():
+        if source is None and journal.posed is None:
+            # A capture without a record was made by a call that was killed right after.
+            shutil.rmtree(request.out / CAPTURE, ignore_errors=True)
+            check_folders(Path(request.photos), request.out / CAPTURE)
         journal.save(request.out)
         with _stoppable(), display_of(_parts(request, journal, source)) as display:
             if source is None:
@@ -86,7 +87,7 @@ def _parts(request: Request, journal: Journal, source: CaptureSource | None) -> 
     parts = []
     if source is None and journal.posed is None:
         photos = Path(request.photos)
-        count = request.frames if photos.is_file() else sum(path.is_file() for path in photos.rglob("*"))
+        count = request.frames if photos.is_file() else len(find_photographs(photos))
         parts.append((POSES, posing_seconds(count, request.matching == "sequential")))
     left = request.seconds - journal.trained_seconds
     if left > 0:
@@ -99,12 +100,12 @@ def _pose(request: Request, journal: Journal, display: Display) -> CaptureSource
     folder = request.out / CAPTURE
     if journal.posed is None:
         # Only now: it imports torch.
-        from l2o_splat.scenes.photos import PHASES, pose_photos
+        from l2o_splat.scenes.photos import pose_photos
 
         display.begin(POSES)
 
         def progress(phase: str, share: float) -> None:
-            display.update(POSES, (PHASES.index(phase) + share) / len(PHASES), phase)
+            display.update(POSES, posed_share(phase, share), PHASE_TITLES[phase].lower())
 
         posed = pose_photos(
             Path(request.photos).expanduser(),
@@ -207,7 +208,7 @@ def _finish(request: Request, journal: Journal, display: Display) -> Path:
             Path(journal.photos).stem,
             request.command,
             _facts(journal, folder),
-            capture_lines(journal.posed),
+            _capture_lines(journal),
             [(point["seconds"], point["psnr_held_out"]) for point in journal.curve],
         )
         quality = write_results(
@@ -221,6 +222,16 @@ def _finish(request: Request, journal: Journal, display: Display) -> Path:
     journal.took(RESULTS, display.seconds_of(RESULTS))
     journal.save(request.out)
     return request.out / PAGE_NAME
+
+
+def _capture_lines(journal: Journal) -> list[tuple[str, bool]]:
+    """What the poses say about the photographs, and whether it is good; empty if they came with poses."""
+    if journal.posed is None:
+        return []
+    names = ("registered", "of", "points", "error", "parallax")
+    lines = [(str(quality), quality.good) for quality in qualities(*(journal.posed[name] for name in names))]
+    missing = journal.posed["missing"]
+    return [*lines, (f"without a pose: {', '.join(missing)}", False)] if missing else lines
 
 
 def _facts(journal: Journal, folder: Path) -> dict[str, str]:

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from l2o_splat.scenes.capture import read_capture
-from l2o_splat.scenes.photos import PhotosError, copy_names, find_photographs, pose_photos
+from l2o_splat.scenes.photo_copies import copy_names, copy_photographs
+from l2o_splat.scenes.photo_folders import PhotosError, find_photographs
+from l2o_splat.scenes.photos import pose_photos
 
 FOX = Path(__file__).resolve().parents[3] / "shared" / "data" / "fox"
 
@@ -107,8 +109,6 @@ def test_copies_have_names_of_their_own():
 
 def test_photographs_of_every_folder_and_kind_become_upright_copies(photos, tmp_path):
     """Equal names do not collide; the pixels are those of the pictures as shown."""
-    from l2o_splat.scenes.photos import _prepare
-
     tag = Image.Exif()
     tag[0x112] = 6
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120), dtype=np.uint8)
@@ -117,22 +117,52 @@ def test_photographs_of_every_folder_and_kind_become_upright_copies(photos, tmp_
     Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90).save(photos / "one/a.png", exif=tag)
     Image.fromarray(pixels.astype(np.uint16) * 257).save(photos / "two/a.png")
     lines: list[str] = []
-    names = _prepare(photos, tmp_path / "copies", 200, lines.append)
-    assert names == {"one_a.jpg": "one/a.png", "two_a.jpg": "two/a.png"}
+    copies = copy_photographs(photos, tmp_path / "copies", tmp_path / "masks", 200, lambda *_: None, lines.append)
+    assert copies.originals == {"one_a.jpg": "one/a.png", "two_a.jpg": "two/a.png"}
     assert "one (1), two (1)" in lines[0]
-    for name in names:
+    for name in copies.originals:
         with Image.open(tmp_path / "copies" / name) as copy:
             assert copy.getexif().get(0x112) is None
             assert np.abs(np.array(copy.convert("L")).astype(int) - pixels).mean() < 3
 
 
-def test_photographs_of_two_sizes_are_counted(photos, tmp_path):
-    pytest.importorskip("pycolmap")
-    for name in "abc":
+def test_cameras_differ_by_size_and_by_what_the_exif_data_say(photos, tmp_path):
+    def photograph(name: str, size: tuple[int, int], model: str, focal_length: float) -> None:
+        tags = Image.Exif()
+        tags[0x110] = model
+        tags.get_ifd(0x8769)[0x920A] = focal_length
+        Image.new("RGB", size).save(photos / name, exif=tags)
+
+    photograph("a.jpg", (80, 60), "phone", 4.2)
+    photograph("b.jpg", (80, 60), "phone", 4.2)
+    photograph("zoomed.jpg", (80, 60), "phone", 8.4)
+    photograph("tall.jpg", (60, 80), "phone", 4.2)
+    photograph("other.jpg", (80, 60), "camera", 4.2)
+    copies = copy_photographs(photos, tmp_path / "copies", tmp_path / "masks", 40, lambda *_: None, lambda _: None)
+    assert copies.cameras["a.jpg"] == copies.cameras["b.jpg"]
+    assert len(set(copies.cameras.values())) == 4
+
+
+def test_heic_photographs_are_read_where_pillow_heif_is_installed(photos, tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:, 48:] = 255
+    for name in "ab":
+        pillow_heif.from_pillow(Image.fromarray(pixels)).save(photos / f"{name}.HEIC", quality=95)
+    copies = copy_photographs(photos, tmp_path / "copies", tmp_path / "masks", 96, lambda *_: None, lambda _: None)
+    assert list(copies.originals.values()) == ["a.HEIC", "b.HEIC"]
+    copy = np.array(Image.open(tmp_path / "copies" / "a.jpg").convert("RGB")).astype(int)
+    assert np.abs(copy - pixels).mean() < 4
+
+
+def test_heic_photographs_without_pillow_heif_are_named_with_what_to_do(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for name in "ab":
         picture(photos / f"{name}.png")
-    picture(photos / "tall.png", (90, 120))
-    with pytest.raises(PhotosError, match="3 of 120 x 90, 1 of 90 x 120"):
-        pose_photos(photos, tmp_path / "out", report=lambda _: None)
+    (photos / "c.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    lines: list[str] = []
+    copy_photographs(photos, tmp_path / "copies", tmp_path / "masks", 96, lambda *_: None, lines.append)
+    assert any("c.heic" in line and "pip install 'l2o_splat[heic]'" in line for line in lines)
 
 
 def test_unrelated_pictures_cannot_be_posed(photos, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -266,7 +267,8 @@ def test_damaged_bytes_raise_nothing_else(tmp_path):
     assert 50 < refused < 200
 
 
-def test_heic_is_refused_with_what_to_do(tmp_path):
+def test_heic_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(PixelsError, match=re.escape("a.heic is a HEIC photograph")):
         read_photograph(tmp_path / "a.heic")
