@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -69,10 +69,11 @@ class L2ODataManagerConfig(FullImageDatamanagerConfig):
     train_cameras_sampling_strategy: tyro.conf.Suppress[Literal["random", "fps"]] = "random"
     train_cameras_sampling_seed: tyro.conf.Suppress[int] = 42
     fps_reset_every: tyro.conf.Suppress[int] = 100
-    saved_capture: SavedCapture | None = field(init=False, default=None, repr=False)
+    # No fields, which tyro takes for options: beside a type that it does not know it cannot name a mistyped option.
+    saved_capture: ClassVar[SavedCapture | None] = None
     """Capture of the checkpoint that was loaded last, so that data managers that nerfstudio makes later (`ns-render
     dataset`) show the cameras in its frame."""
-    saved_background: tuple[float, float, float] = field(init=False, default=(0.0, 0.0, 0.0), repr=False)
+    saved_background: ClassVar[tuple[float, float, float]] = (0.0, 0.0, 0.0)
     """Colour behind its scene, which they put under photographs with an alpha channel."""
 
 
