@@ -58,7 +58,7 @@ class Page:
         end = time.monotonic() + seconds
         while not (answer := found()):
             assert time.monotonic() < end, f"There is no {what}; the page says {self.text()!r}"
-            time.sleep(0.2)
+            time.sleep(0.5)
         return answer
 
     def text(self) -> str:
