@@ -17,6 +17,7 @@ PHASE_TITLES = {
     "matching": "Matching features",
     "mapping": "Estimating poses",
     "global mapping": "Estimating all poses at once",
+    "rest": "Estimating the remaining poses",
     "undistorting": "Undistorting the photographs",
 }
 

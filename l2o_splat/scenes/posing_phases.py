@@ -9,9 +9,9 @@ from typing import TypeVar
 Progress = Callable[[str, float], None]
 """Called with the name of a phase (one of :data:`PHASES`) and the share of it that is done, 0 to 1."""
 
-PHASES = ("frames", "reading", "features", "matching", "mapping", "global mapping", "undistorting")
-"""In their order. ``frames`` comes for a video alone, in place of ``reading``; ``global mapping`` only if mapping one
-photograph after the other left some out."""
+PHASES = ("frames", "reading", "features", "matching", "mapping", "global mapping", "rest", "undistorting")
+"""In their order. ``frames`` comes for a video alone, in place of ``reading``. Only if mapping one photograph after the
+other left some out, ``global mapping`` poses all at once, and ``rest`` those that are still missing."""
 
 _SECONDS_BETWEEN_CALLS = 0.3
 
