@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -37,11 +36,6 @@ class GrowthOptions:
     """Share of the budget spent at the first event."""
     last_share: float = 0.5
     """Share of the budget spent at the last event, at most two thirds."""
-    curve: Literal["quadratic", "geometric"] = "geometric"
-    """``geometric`` multiplies the number by the same factor at every event; ``quadratic`` adds most at the first
-    events and little at the last (Taming 3DGS, arXiv 2406.15643)."""
-    prune_unseen: bool = False
-    """Also remove Gaussians that no view sees; only where visibility is that of all training views."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.factor < math.inf:
@@ -55,8 +49,6 @@ class GrowthOptions:
                 f"Growth goes from {self.first_share} to {self.last_share} of the budget; "
                 "0 < first_share <= last_share <= 2/3 is needed."
             )
-        if self.curve not in ("quadratic", "geometric"):
-            raise ValueError(f"The growth curve is {self.curve!r}; 'quadratic' or 'geometric' is needed.")
 
     def count_at_end(self, start: int) -> int:
         """Final number of Gaussians of a scene that started with ``start``; never fewer than those."""
@@ -73,16 +65,14 @@ def event_shares(options: GrowthOptions) -> tuple[float, ...]:
 
 
 def count_at(event: int, start: int, options: GrowthOptions) -> int:
-    """Number of Gaussians after an event.
+    """Number of Gaussians after an event; every event multiplies it by the same factor.
 
     Args:
         event: 0 for the first; those after the last one leave the number as it is.
         start: Number of Gaussians before the first event, at least 1.
     """
     end, x = options.count_at_end(start), min((event + 1) / options.events, 1.0)
-    if options.curve == "geometric":
-        return round(start * (end / start) ** x)
-    return round(start + (end - start) * (2 * x - x * x))
+    return round(start * (end / start) ** x)
 
 
 def bytes_per_gaussian(gaussians: Gaussians, views_per_step: int) -> int:

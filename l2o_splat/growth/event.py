@@ -64,7 +64,7 @@ def grow(
     for name, values in (("error", error), ("visibility", visibility), ("views", views)):
         if values.shape != (n,):
             raise ValueError(f"{name} has shape {tuple(values.shape)}; one number for each of {n} Gaussians is needed.")
-    stay = kept(gaussians, visibility if options.prune_unseen else None)
+    stay = kept(gaussians)
     missing = count_at(event, start, options) - int(stay.sum())
     chosen = choose(error, visibility, views, stay, missing, generator)
     stay[chosen] = False

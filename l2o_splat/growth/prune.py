@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
@@ -12,19 +12,16 @@ LEAST_OPACITY = 0.005
 """Fainter ones are removed (3DGS, arXiv 2308.04079); the renderer draws nothing below 1/255."""
 
 
-def kept(gaussians: Gaussians, visibility: Float[Tensor, " n"] | None = None) -> Bool[Tensor, " n"]:
-    """Which Gaussians stay: all but those of an opacity below 0.005, and those that no view sees.
+def kept(gaussians: Gaussians) -> Bool[Tensor, " n"]:
+    """Which Gaussians stay: all but those of an opacity below 0.005.
 
     At most half of the Gaussians go at a time, the faintest first, so that a scene is never emptied.
 
     Args:
         gaussians: Unactivated scene.
-        visibility: Sum of blending weights over all training views, pixels; those at 0 go too. None keeps them.
     """
     opacity = gaussians.opacities.detach()[:, 0].sigmoid()
     needless = opacity < LEAST_OPACITY
-    if visibility is not None:
-        needless |= visibility <= 0
     most = len(gaussians) // 2
     if int(needless.sum()) > most:
         order = torch.where(needless, opacity, torch.inf).argsort(stable=True)[:most]

@@ -50,18 +50,23 @@ compilation.run_trials(sys.argv[1:])
 def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> Iterator[None]:
     """Compile the kernels of the CPU beside the work of the ``with`` block, and wait for them at its end.
 
-    Nothing is started if they are on disk already, or could not be kept there, or if there is only one core. Whatever
-    goes wrong in the other processes shows when this one calls the kernels.
+    Nothing is done if they are on disk already, or could not be kept there. With a single core this process compiles
+    them at the end of the block, before any time is measured. Whatever goes wrong in the other processes shows when
+    this one calls the kernels.
 
     Args:
         device: Device of the run; on any other one than ``cpu`` nothing is compiled.
         trials: Functions that call kernels.
     """
-    processes = _start(_missing(trials)) if str(device) == "cpu" else []
-    if processes:
+    missing = _missing(trials) if str(device) == "cpu" else []
+    if missing:
         _tell_why_it_takes_so_long()
+    cores = len(os.sched_getaffinity(0))
+    processes = _start(missing, cores) if cores > 1 else []
     try:
         yield
+        if cores == 1:
+            run_trials(missing)
         for process in processes:
             process.wait()
     finally:
@@ -106,20 +111,17 @@ def _note(trial: Callable[[], object]) -> Path:
     return _folder(trial) / f"{trial.__name__}.done"
 
 
-def _start(names: Sequence[str]) -> list[subprocess.Popen]:
-    cores = len(os.sched_getaffinity(0))
-    if cores == 1:
-        return []
+def _start(names: Sequence[str], processes: int) -> list[subprocess.Popen]:
     # The same sources as here, wherever they are.
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return [
         subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *names[first::cores]],
+            [sys.executable, "-c", _PROGRAM, *names[first::processes]],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for first in range(min(cores, len(names)))
+        for first in range(min(processes, len(names)))
     ]

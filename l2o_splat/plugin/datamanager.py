@@ -281,6 +281,12 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         """Views of a step; the sampler would replay all steps for one that it was asked for already."""
         return lru_cache(maxsize=4)(self.view_sampler.views)
 
+    @property
+    def mean_pixels(self) -> float:
+        """Pixels of a training photograph, their mean."""
+        cameras = self.train_dataset.cameras
+        return float((cameras.width * cameras.height).double().mean())
+
     def usable_scale(self, scale: float) -> float:
         """The scale that a step uses when this one is asked for: the same for all photographs.
 

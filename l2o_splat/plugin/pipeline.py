@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -120,6 +121,9 @@ class L2OPipeline(VanillaPipeline):
         self._start = start_scene(request, plan.needs)
         self.model.set_gaussians(self._start.gaussians)
         gaussians, views, preset = self._start.gaussians, self.datamanager.config.views_per_step, self.schedule.preset
+        # A start that predicts colours by direction keeps them, whatever their degree.
+        num_views = sys.maxsize if gaussians.features_rest.any() else len(self.datamanager.train_dataset)
+        self.schedule.set_capture(num_views, self.datamanager.mean_pixels)
         self.schedule.first_count = len(gaussians)
         self.schedule.last_count = (
             most_in_memory(gaussians, views) if preset.adaptive else final_count(gaussians, preset.growth, views)

@@ -18,10 +18,13 @@ class Preset:
     by_share: Literal["always", "timed", "never"]
     """When rates follow the share of the budget that is spent: in every run, or in those with a time budget alone. In
     the others they count steps."""
-    image_scales: Stages = ((0.0, 1.0),)
-    """Size of the photographs that are trained on, as a factor of their own."""
+    coarse_to_fine: bool = False
+    """Train on reduced photographs first, see :mod:`l2o_splat.plugin.resolution`."""
     sh_degrees: Stages = ((0.0, 3),)
     """Highest SH degree that is drawn."""
+    views_per_coefficient: float = 0.0
+    """Training views that each SH coefficient of a colour channel needs; higher degrees are not drawn, since few
+    photographs fit their own noise with them. 0 asks for none."""
     growth: float = 1.0
     """Gaussians at the end, as a multiple of those at the start; 1 keeps their number."""
     adaptive: bool = False
@@ -40,8 +43,9 @@ PRESETS: dict[PresetName, Preset] = {
     # The best picture for the time there is, whatever it takes.
     "fast": Preset(
         by_share="always",
-        image_scales=((0.0, 0.25), (0.07, 0.5), (0.25, 1.0)),
+        coarse_to_fine=True,
         sh_degrees=((0.0, 0), (0.07, 1), (0.25, 2), (0.4, 3)),
+        views_per_coefficient=2.0,
         growth=2.0,
         rates=0.6,
         colour_steps=30,
@@ -62,11 +66,16 @@ class ScheduleConfig:
     coarse_to_fine: bool | None = None
     """Train on reduced photographs first."""
     sh_by_share: bool | None = None
-    """Let colours depend on the direction of view later, degree by degree."""
+    """Let colours depend on the direction of view later, degree by degree, as far as there are views for it."""
     growth: float | None = None
     """Gaussians at the end, as a multiple of those at the start; 1 keeps their number."""
     max_elongation: float | None = None
     """Longest axis of a Gaussian, as a multiple of its second one; inf for no bound."""
+
+
+def highest_sh_degree(views: int, views_per_coefficient: float) -> int:
+    """The highest of the degrees 0 to 3 for whose coefficients, (degree + 1)^2 a channel, there are views enough."""
+    return max((degree for degree in (1, 2, 3) if views_per_coefficient * (degree + 1) ** 2 <= views), default=0)
 
 
 def value_at(stages: Stages, progress: float) -> float:

@@ -161,9 +161,10 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
     typed = config.schedule
     changes: dict[str, object] = {}
     if typed.coarse_to_fine is not None:
-        changes["image_scales"] = PRESETS["fast" if typed.coarse_to_fine else "plain"].image_scales
+        changes["coarse_to_fine"] = typed.coarse_to_fine
     if typed.sh_by_share is not None:
-        changes["sh_degrees"] = PRESETS["fast" if typed.sh_by_share else "plain"].sh_degrees
+        as_in = PRESETS["fast" if typed.sh_by_share else "plain"]
+        changes |= {"sh_degrees": as_in.sh_degrees, "views_per_coefficient": as_in.views_per_coefficient}
     if typed.growth is not None:
         changes["growth"] = typed.growth
     if typed.max_elongation is not None:
@@ -171,7 +172,7 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
     optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
     if optimizer.colour_steps is not None:
         changes["colour_steps"] = optimizer.colour_steps
-    elif not optimizer.takes_colour_steps:
+    elif not optimizer.takes_colour_steps or getattr(config.pipeline.model, "loss", None) == "squared":
         changes["colour_steps"] = 0
     if optimizer.rates is not None:
         changes["rates"] = optimizer.rates
@@ -199,7 +200,7 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
             "of Gaussians by itself; leave one of them out."
         )
     held = rule.needs.fixed_count or rule.needs.only_context
-    if held and (schedule.growth > 1 or schedule.adaptive or schedule.image_scales != PRESETS["paper"].image_scales):
+    if held and (schedule.growth > 1 or schedule.adaptive or schedule.coarse_to_fine):
         raise ValueError(
             f"--preset is {preset}, which grows scenes or trains on reduced photographs, and a rule of this run holds "
             "Gaussians to their start on some of the photographs; use --preset paper or plain with it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,12 +13,11 @@ from l2o_splat.budget.pace import restored
 from l2o_splat.growth.adc import AdcOptions, adc_event_is_due
 from l2o_splat.growth.budget import GrowthOptions, event_shares
 from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.presets import Preset, value_at
+from l2o_splat.plugin.presets import Preset, Stages, highest_sh_degree, value_at
+from l2o_splat.plugin.resolution import changed_from, image_stages, relative_cost
 
 FIRST_STEPS = 40
 """Steps of full cost that a budget is taken to hold, until one has been measured."""
-COST_OF_PIXELS = 0.6
-"""Share of the cost of a step that falls with the number of pixels; the rest is the same at every size."""
 SHARE_BETWEEN_REVISIONS = 0.1
 """Share of the budget after which the pace is revised."""
 STEPS_OF_A_STAGE = 2
@@ -61,12 +61,18 @@ class RunSchedule:
         """Events of growth so far."""
         self.first_count = self.last_count = 0
         """Gaussians at the start, and at the end of growth; with adaptive density control the most there may be."""
+        self.num_views = sys.maxsize
+        """Training views that colours by direction are learnt from."""
+        self.pixels = 0.0
+        """Of a training photograph, their mean."""
+        self.stages: Stages = ((0.0, 1.0),)
+        """Size of the photographs, as a factor of their own, by the share of the budget spent."""
         self._measured = Measured()
         self._ended: float | None = None
 
     def cost(self, progress: float) -> float:
         """What a step costs at a share of the budget, full resolution 1."""
-        return 1 - COST_OF_PIXELS + COST_OF_PIXELS * value_at(self.preset.image_scales, progress) ** 2
+        return relative_cost(value_at(self.stages, progress), self.pixels, self.last_count)
 
     def progress(self, step: int) -> float | None:
         """Share of the budget spent before a step, for rules; None if the preset lets them count steps."""
@@ -75,11 +81,12 @@ class RunSchedule:
 
     def image_scale(self, step: int) -> float:
         """Size of the photographs in a step, as a factor of their own."""
-        return value_at(self.preset.image_scales, self.pace.progress(step))
+        return value_at(self.stages, self.pace.progress(step))
 
     def sh_degree(self, step: int) -> int:
         """Highest SH degree that a step draws."""
-        return int(value_at(self.preset.sh_degrees, self.pace.progress(step)))
+        highest = highest_sh_degree(self.num_views, self.preset.views_per_coefficient)
+        return min(int(value_at(self.preset.sh_degrees, self.pace.progress(step))), highest)
 
     @property
     def growth(self) -> GrowthOptions:
@@ -96,6 +103,22 @@ class RunSchedule:
         shares = event_shares(self.growth)
         due = self.events_done < len(shares) and self.pace.progress(step) >= shares[self.events_done]
         return self.events_done if due else None
+
+    def set_capture(self, num_views: int, pixels: float) -> None:
+        """What the schedule must know of the capture.
+
+        Args:
+            num_views: Training views that colours by direction are learnt from.
+            pixels: Of a training photograph, their mean.
+        """
+        self.num_views, self.pixels = num_views, pixels
+        if self.preset.coarse_to_fine:
+            self.stages = image_stages(pixels, self._whole_steps)
+
+    @property
+    def _whole_steps(self) -> float:
+        """Steps at full size that the whole budget would hold."""
+        return self.pace.steps if isinstance(self.pace, CountedPace) else 1 / self.pace.share
 
     def begin(self, step: int) -> None:
         """The start is made, the first step of this process comes next.
@@ -150,6 +173,9 @@ class RunSchedule:
         if self.seconds is None or not measured.costs:
             return
         self.pace.revise(step, self.seconds - spent, statistics.median(measured.costs))
+        if self.preset.coarse_to_fine:
+            planned = image_stages(self.pixels, self._whole_steps)
+            self.stages = changed_from(self.stages, planned, self.pace.progress(step))
         measured.revised_at = spent
 
     def saved(self, seconds: float) -> None:
@@ -166,6 +192,7 @@ class RunSchedule:
         """What a checkpoint must hold, as plain numbers."""
         return {
             "pace": self.pace.state(),
+            "stages": [list(stage) for stage in self.stages],
             "spent": self.clock.spent,
             "seconds": self.seconds,
             "events_done": self.events_done,
@@ -183,6 +210,8 @@ class RunSchedule:
             steps: Those of this process, if it counts them.
         """
         saved = restored(state["pace"], self.cost)
+        # Checkpoints of versions whose stages were fixed hold none.
+        self.stages = tuple((share, scale) for share, scale in state.get("stages", self.stages))
         self.events_done = state["events_done"]
         self.first_count, self.last_count = state["first_count"], state["last_count"]
         if self.seconds is None:

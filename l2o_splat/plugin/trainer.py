@@ -190,8 +190,7 @@ class L2OTrainer(Trainer):
         """The schedule of a run that begins; a checkpoint may change it."""
         seconds = self.plan.seconds
         if seconds == "auto":
-            cameras = self.pipeline.datamanager.train_dataset.cameras
-            pixels = float((cameras.width * cameras.height).double().mean())
+            pixels = self.pipeline.datamanager.mean_pixels
             seconds = default_seconds(self.device, pixels)
             CONSOLE.log(
                 f"This run takes {spoken(seconds)}, start included, for photographs of {pixels / 1e6:.1g} megapixels "

@@ -17,21 +17,14 @@ from l2o_splat.growth.budget import (
 from tests.rendering.scenes import random_scene
 
 
-def test_the_quadratic_curve_is_that_of_taming_3dgs():
-    options = GrowthOptions(factor=3, events=4, curve="quadratic")
-    # N(x) = N_0 + (B - N_0) (2 x / n - (x / n)^2) with N_0 = 1000, B = 3000, n = 4.
-    assert [count_at(event, 1000, options) for event in range(4)] == [1875, 2500, 2875, 3000]
-
-
-def test_the_geometric_curve_grows_by_the_same_factor_at_every_event():
-    options = GrowthOptions(factor=32, events=5, curve="geometric")
+def test_the_number_grows_by_the_same_factor_at_every_event():
+    options = GrowthOptions(factor=32, events=5)
     assert [count_at(event, 100, options) for event in range(5)] == [200, 400, 800, 1600, 3200]
 
 
-@pytest.mark.parametrize("curve", ["quadratic", "geometric"])
 @pytest.mark.parametrize("final_count", [None, 50, 777, 100_000])
-def test_counts_never_fall_and_end_at_the_budget(curve, final_count):
-    options = GrowthOptions(factor=2, final_count=final_count, curve=curve)
+def test_counts_never_fall_and_end_at_the_budget(final_count):
+    options = GrowthOptions(factor=2, final_count=final_count)
     counts = [777, *(count_at(event, 777, options) for event in range(options.events + 3))]
     assert counts == sorted(counts)
     assert counts[-1] == {None: 1554, 50: 777}.get(final_count, final_count)
@@ -55,7 +48,6 @@ def test_events_are_spread_evenly_and_none_is_in_the_last_third():
         {"events": 6},
         {"first_share": 0.0},
         {"first_share": 0.6, "last_share": 0.5},
-        {"curve": "cubic"},
     ],
 )
 def test_impossible_options_are_refused(wrong):

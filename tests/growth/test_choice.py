@@ -70,13 +70,6 @@ def test_faint_gaussians_are_removed():
     assert kept(replace(scene, opacities=opacity.logit())).tolist() == [False, True, True, False]
 
 
-def test_gaussians_that_no_view_sees_are_removed_on_request():
-    scene, _ = random_scene(n=4)
-    scene = replace(scene, opacities=torch.zeros(4, 1))
-    assert kept(scene).all()
-    assert kept(scene, torch.tensor([1.0, 0.0, 2.0, 1e-4])).tolist() == [True, False, True, True]
-
-
 def test_at_most_half_of_a_scene_is_removed_and_the_faintest_first():
     scene, _ = random_scene(n=5)
     opacity = torch.tensor([[0.004], [0.001], [0.003], [0.002], [0.0045]])

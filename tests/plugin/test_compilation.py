@@ -65,17 +65,23 @@ def test_a_run_finds_the_machine_code_of_the_other_process_and_the_next_run_need
         pass
 
 
-@pytest.mark.parametrize("reason", ["gpu", "one core", "no folder"])
+@pytest.mark.parametrize("reason", ["gpu", "no folder"])
 def test_nothing_is_started_where_it_would_not_help(room, monkeypatch, tmp_path, reason):
     monkeypatch.setattr(subprocess, "Popen", processes_are_not_started)
-    if reason == "one core":
-        monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
     if reason == "no folder":
         kernel_cache._claim.cache_clear()
         (tmp_path / "file").write_text("")
         monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "file"))
     with compiling("cuda:0" if reason == "gpu" else "cpu", [room.compile_doubling]):
         pass
+
+
+def test_with_one_core_this_process_compiles_before_the_run_begins(room, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", processes_are_not_started)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    with compiling("cpu", [room.compile_doubling]):
+        assert not room.double.signatures
+    assert len(room.double.signatures) == 1
 
 
 def test_no_process_outlives_a_run_that_fails(room, monkeypatch):

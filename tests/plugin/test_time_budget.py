@@ -10,6 +10,7 @@ from l2o_splat.growth import adc
 from l2o_splat.plugin import trainer as trainer_room
 from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
+from l2o_splat.plugin.presets import highest_sh_degree
 from tests.plugin.captures import last_checkpoint, method_config, train
 
 SECONDS_OF_A_STEP = 0.5
@@ -52,6 +53,22 @@ def test_a_run_ends_with_its_time(tiny_capture, tmp_path, stepped_clock, seconds
     assert abs(taken * SECONDS_OF_A_STEP - seconds) <= SECONDS_OF_A_STEP / 2
     assert last_checkpoint(config).stem == f"step-{trainer.completed_step:09d}"
     assert trainer.run_schedule.progress(taken) > 0.95
+
+
+@pytest.mark.parametrize(("views", "degree"), [(1, 0), (7, 0), (8, 1), (17, 1), (18, 2), (31, 2), (32, 3), (500, 3)])
+def test_each_coefficient_of_a_colour_has_two_views(views, degree):
+    assert highest_sh_degree(views, 2.0) == degree
+    assert highest_sh_degree(views, 0.0) == 3
+
+
+def test_few_photographs_train_no_high_degrees_unless_the_user_wants_them(tiny_capture, tmp_path, stepped_clock):
+    for by_share, trained in ((None, False), (False, True)):
+        config = timed_config(tiny_capture, tmp_path / str(by_share), 10.0)
+        config.schedule.sh_by_share = by_share
+        trainer = train(config)
+        bands = trainer.pipeline.model.gauss_params["features_rest"].detach()
+        assert len(trainer.pipeline.datamanager.train_dataset) < 18
+        assert bands[:, 3:].any() == trained
 
 
 def adc_config(capture, folder, seconds):
