@@ -9,6 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def cache_folder() -> Path:
+    """The folder of everything that can be made or fetched again: ``L2O_SPLAT_CACHE``, else in the user's caches."""
+    if chosen := os.environ.get("L2O_SPLAT_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o_splat"
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, and move it there; what was there before stays if that fails.
 

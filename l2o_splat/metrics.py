@@ -1,4 +1,4 @@
-"""Image quality of a rendered view: PSNR, SSIM and, when its backbone can be had, LPIPS.
+"""Image quality of a rendered view: PSNR, SSIM and, when its network can be had, LPIPS.
 
 Pixels under a mask change none of them, whatever they hold. A view with nothing that counts has no quality (None), and
 is left out of means.
@@ -23,6 +23,8 @@ from l2o_splat.losses import WINDOW, equal_where_masked
 logger = logging.getLogger(__name__)
 
 DOWNLOAD_TIMEOUT_SECONDS = 20.0
+SMALLEST_LPIPS_SIDE = 31
+"""Pixels; of a smaller image the convolutions of AlexNet leave nothing."""
 STRIP_ROWS = 64
 """Rows of an image whose SSIM is computed together."""
 
@@ -100,9 +102,10 @@ def _mean(values: Float[Tensor, "h w 3"], counted: Bool[Tensor, "h w 1"] | None)
 
 
 class Lpips:
-    """LPIPS (Zhang et al. 2018, AlexNet), built at its first use because its backbone may need a download.
+    """LPIPS (Zhang et al. 2018, AlexNet), built at its first use.
 
-    Where the backbone can be neither found nor fetched, one warning says so and every value is None.
+    The network is the imported ``lpips-alexnet``, or that of the ``lpips`` package, which may need a download. Where
+    there is neither, one warning says so and every value is None.
     """
 
     def __init__(self) -> None:
@@ -124,7 +127,7 @@ class Lpips:
                 the mean over the image goes on over all of it.
 
         Returns:
-            None if no pixel counts, or the backbone cannot be had.
+            None if no pixel counts, a side has fewer than ``SMALLEST_LPIPS_SIDE`` pixels, or the network cannot be had.
         """
         if mask is not None and not (mask > 0.5).any():
             return None
@@ -138,30 +141,43 @@ class Lpips:
         photographs: Float[Tensor, "v h w 3"],
         masks: Float[Tensor, "v h w 1"] | None = None,
     ) -> Float[Tensor, " v"] | None:
-        """Distance of every pair of images in 0..1, differentiable; masks as for a single pair."""
+        """Distance of every pair of images in 0..1, differentiable; masks and None as for a single pair."""
+        if min(rendered.shape[1:3]) < SMALLEST_LPIPS_SIDE:
+            return None
         if self._network is None and not self._unavailable:
             self._build()
         if self._network is None:
             return None
         network = self._network.to(rendered.device)
         rendered, photographs = equal_where_masked(rendered, photographs, masks)
-        return network(rendered.movedim(-1, 1), photographs.movedim(-1, 1), normalize=True).flatten()
+        return network(rendered, photographs)
 
     def _build(self) -> None:
+        from l2o_splat.nets.lpips_network import LpipsNetwork
+        from l2o_splat.weights.imported import how_to_import, imported
+        from l2o_splat.weights.load import load_weights
+
+        if imported("lpips-alexnet") is not None:
+            try:
+                self._network = LpipsNetwork.of_tensors("alexnet", load_weights("lpips-alexnet", "lpips").tensors)
+            except ValueError as error:
+                self._unavailable = True
+                logger.warning("LPIPS is left out: %s Import it again: %s", error, how_to_import())
+            return
         import lpips
 
         try:
             # torch.hub announces its download attempt on stderr; the outcome is what matters.
             with _download_timeout(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
                 warnings.simplefilter("ignore")
-                self._network = lpips.LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
+                self._network = LpipsNetwork.of_package(lpips.LPIPS(net="alex", verbose=False), "alexnet")
         except OSError as error:
             self._unavailable = True
             logger.warning(
-                "LPIPS is left out: its AlexNet backbone is not in %s/checkpoints and could not be fetched (%s); "
-                "with a network, run once: python -c 'import lpips; lpips.LPIPS(net=\"alex\")'.",
+                "LPIPS is left out: AlexNet is not in %s/checkpoints and not to be fetched (%s). With PyPI alone: %s",
                 torch.hub.get_dir(),
                 error,
+                how_to_import(),
             )
 
 

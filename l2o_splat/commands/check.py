@@ -164,11 +164,15 @@ def check_lpips() -> Finding:
     """Check for the AlexNet weights of LPIPS."""
     import torch
 
+    from l2o_splat.weights.imported import how_to_import, imported
+
+    file = imported("lpips-alexnet")
+    if file is not None:
+        return Finding("lpips", True, f"imported to {file}", needed=False)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     if any(folder.glob("alexnet-*.pth")):
-        return Finding("lpips", True, f"backbone in {folder}", needed=False)
-    remedy = "with a network: python -c 'import lpips; lpips.LPIPS(net=\"alex\")'"
-    return Finding("lpips", False, "its backbone is not here, so LPIPS is left out", remedy, needed=False)
+        return Finding("lpips", True, f"AlexNet in {folder}", needed=False)
+    return Finding("lpips", False, "its AlexNet is not here, so LPIPS is left out", how_to_import(), needed=False)
 
 
 def check_photos() -> Finding:

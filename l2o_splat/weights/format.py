@@ -22,8 +22,8 @@ from l2o_splat.raster_settings import RasterSettings
 FORMAT_VERSION = 1
 """Version of the JSON; newer versions are refused."""
 
-System = Literal["learn2splat", "gain", "resplat", "diff3r"]
-"""Kind of weights: networks of the three papers, and the gain network of this package."""
+System = Literal["learn2splat", "gain", "resplat", "diff3r", "lpips"]
+"""Kind of weights: networks of the three papers, the gain network of this package, and networks of LPIPS."""
 
 _GAIN_FIXED = {
     "active_only": False,

@@ -8,6 +8,7 @@ from pathlib import Path
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.weights.catalogue import CATALOGUE, fetch
 from l2o_splat.weights.format import System, Weights, WeightsCard, WeightsError, file_pair, read_weights
+from l2o_splat.weights.imported import IMPORTABLE, how_to_import, imported
 from l2o_splat.weights.original import SUFFIXES, read_original
 from l2o_splat.weights.shipped import ALIASES, SHIPPED
 
@@ -18,8 +19,8 @@ def load_weights(
     """Load weights to the CPU.
 
     Args:
-        reference: The name of weights that come with the package, a path (``.safetensors`` with its ``.json``, the
-            same without suffix, an original ``.ckpt`` or ``.pth``, or a folder that holds one of these),
+        reference: The name of weights that come with the package or were imported, a path (``.safetensors`` with its
+            ``.json``, the same without suffix, an original ``.ckpt`` or ``.pth``, or a folder that holds one of these),
             ``hf://owner/repo/path/to/file[@revision]``, a catalogue name, or ``random:SEED`` for learn2splat weights
             that are set by hand to follow Adam.
         system: System, or systems, that the weights may be of; None accepts all.
@@ -33,6 +34,11 @@ def load_weights(
         weights = _random_weights(text)
     elif text in SHIPPED:
         weights = read_weights(SHIPPED[text])
+    elif text in IMPORTABLE:
+        file = imported(text)
+        if file is None:
+            raise WeightsError(f"{text} was not imported yet; with a network: {how_to_import()}.")
+        weights = read_weights(file)
     elif text in CATALOGUE:
         entry = CATALOGUE[text]
         local, location = fetch(entry.location)
@@ -65,9 +71,10 @@ def _find(path: Path) -> Path:
             raise WeightsError(f"The folder {path} holds {len(found)} weights files {names}; give the path of one.")
         return found[0]
     if not path.exists() and not file_pair(path)[0].exists():
+        known = ", ".join([*SHIPPED, *IMPORTABLE, *CATALOGUE])
         raise WeightsError(
-            f"{path} is neither a file or folder nor a known name ({', '.join([*SHIPPED, *CATALOGUE])}); give one "
-            "of these, hf://owner/repo/file or random:SEED."
+            f"{path} is neither a file or folder nor a known name ({known}); give one of these, "
+            "hf://owner/repo/file or random:SEED."
         )
     return path
 
