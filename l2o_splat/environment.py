@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shlex
 import subprocess
@@ -11,19 +10,21 @@ import sys
 import time
 from pathlib import Path
 
+from l2o_splat.system import processor, total_memory, usable_cores
+
 PACKAGES = ("l2o_splat", "torch", "nerfstudio", "gsplat", "numba", "numpy", "lpips", "torchmetrics")
 
 
 def environment() -> dict[str, str]:
     """Return name and value of everything that a reader needs to repeat the numbers, in the order to show them."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = total_memory()
     return {
         "command": command(),
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
         "commit": commit(),
         "machine": machine(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "memory": f"{memory:.0f} GiB",
+        "cores": str(usable_cores()),
+        "memory": "unknown" if memory is None else f"{memory / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
@@ -55,16 +56,8 @@ def machine() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    name = processor() or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def _version(package: str) -> str:

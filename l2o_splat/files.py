@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from l2o_splat.system import lock
+
 
 def cache_folder() -> Path:
     """The folder of everything that can be made or fetched again: ``L2O_SPLAT_CACHE``, else in the user's caches."""
@@ -29,7 +31,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     beside = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         write(beside)
-        with beside.open("rb") as file:
+        # Windows can only flush what is open for writing.
+        with beside.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:
@@ -49,13 +52,8 @@ def held_folder(folder: Path, refusal: Exception) -> Iterator[None]:
     Raises:
         Exception: ``refusal``, if another process holds it.
     """
-    # Only here: there is none on Windows, where everything else of this file works.
-    import fcntl
-
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise refusal from error
+    with (folder / ".lock").open("w") as file:
+        if not lock(file.fileno()):
+            raise refusal
         yield

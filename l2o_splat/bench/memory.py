@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
+
+from l2o_splat.system import peak_memory
 
 
 class PeakMemory:
@@ -28,13 +28,7 @@ class PeakMemory:
 
     @property
     def mib(self) -> float:
-        """The peak so far, MiB."""
+        """The peak so far, MiB; 0 if the system does not say."""
         if self._on_gpu:
             return max(self._before, torch.cuda.max_memory_allocated()) / 2**20
-        # Prefer this to ru_maxrss, which a child inherits from the process that started it.
-        status = Path("/proc/self/status")
-        if status.exists():
-            for line in status.read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) / 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return (peak_memory() or 0) / 2**20

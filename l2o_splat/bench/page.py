@@ -10,7 +10,7 @@ from l2o_splat.bench.pictures import ERROR_COLOURS
 
 def asset(room: str, name: str) -> str:
     """The text of a file beside the modules of a room."""
-    return files(room).joinpath(name).read_text()
+    return files(room).joinpath(name).read_text(encoding="utf-8")
 
 
 def style() -> str:

@@ -16,6 +16,7 @@ from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.methods import Method
 from l2o_splat.bench.run_log import LOG_NAME, RunLog, read_log
 from l2o_splat.bench.spec import RunSpec
+from l2o_splat.system import KILLED, kills_for_memory
 
 RUN_COMMAND = (sys.executable, "-W", "ignore", "-m", "l2o_splat.plugin.bench.run")
 """Command that runs a spec; its first argument is the path of the spec."""
@@ -49,7 +50,7 @@ def run_process(
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     if cores is not None:
         environment |= {"OMP_NUM_THREADS": str(cores), "NUMBA_NUM_THREADS": str(cores)}
-    killed_before = _killed_for_memory()
+    killed_before = kills_for_memory()
     with (folder / OUTPUT_NAME).open("ab") as output:
         process = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
@@ -66,7 +67,7 @@ def run_process(
                 process.kill()
                 process.wait()
     if read_log(folder / LOG_NAME).end is None:
-        memory = process.returncode == -signal.SIGKILL and _killed_for_memory() > killed_before
+        memory = process.returncode == KILLED and kills_for_memory() > killed_before
         status = "out_of_memory" if memory else "failed"
         with RunLog(folder / LOG_NAME) as log:
             log.write("end", status=status, reason=_last_words(process.returncode, memory, folder / OUTPUT_NAME))
@@ -106,13 +107,6 @@ def ask(methods: Sequence[Method], dataparsers: Sequence[Sequence[str]], command
     if answer["errors"]:
         raise BenchError(" ".join(answer["errors"]))
     return answer
-
-
-def _killed_for_memory() -> int:
-    """Return how many processes this system has killed because memory ran out."""
-    counters = Path("/proc/vmstat")
-    found = re.search(r"^oom_kill (\d+)$", counters.read_text(), re.MULTILINE) if counters.exists() else None
-    return int(found[1]) if found else 0
 
 
 def _last_words(code: int, memory: bool, output: Path) -> str:

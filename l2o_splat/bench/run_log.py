@@ -11,7 +11,6 @@ Records, by their ``kind``:
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 
 from l2o_splat.bench.clock import StepTime
 from l2o_splat.errors import L2OError
+from l2o_splat.system import lock
 
 LOG_NAME = "log.jsonl"
 
@@ -81,15 +81,12 @@ class RunLog:
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock(self._file):
             os.close(self._file)
             raise LogInUseError(
                 f"{path} is being written by another process; wait for the other `l2o bench`, or use another --out."
-            ) from error
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            )
+        if os.fstat(self._file).st_size and _last_byte(self._file) != b"\n":
             os.write(self._file, b"\n")  # A kill cut the last line off; the next one must be whole.
 
     def write(self, kind: str, **values: Any) -> None:
@@ -109,3 +106,8 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _last_byte(file: int) -> bytes:
+    os.lseek(file, -1, os.SEEK_END)
+    return os.read(file, 1)

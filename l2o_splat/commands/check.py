@@ -196,6 +196,8 @@ def link_ffmpeg() -> Path | None:
     link = Path(sys.executable).parent / "ffmpeg"
     if link.exists():
         return None
+    if os.name == "nt":  # Links need a privilege there.
+        return Path(shutil.copy(imageio_ffmpeg.get_ffmpeg_exe(), link.with_suffix(".exe")))
     link.symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
     return link
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.system import available_memory, memory_left_in_container
 
 MOST_EVENTS = 5
 LATEST_SHARE = 2 / 3
@@ -85,18 +85,8 @@ def free_bytes(device: torch.device) -> int:
     """Memory that is free on a device: that of the GPU, or of the machine and the container that runs this process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = [line for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    free = [int(found[0].split()[1]) * 1024] if found else []
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
-    if limit and used and limit[0] != "max":
-        free.append(max(int(limit[0]) - int(used[0]), 0))
-    return min(free, default=2**32)
-
-
-def _lines(path: str) -> list[str]:
-    """Lines of a file of the system; none where there is no such file."""
-    file = Path(path)
-    return file.read_text().splitlines() if file.exists() else []
+    known = (available_memory(), memory_left_in_container())
+    return min((free for free in known if free is not None), default=2**32)
 
 
 def within_memory(

@@ -15,6 +15,7 @@ from l2o_splat.losses.trial import compile_loss
 from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
 from l2o_splat.reduction.trial import compile_reduction
 from l2o_splat.rendering.trial import compile_evidence, compile_rasterizer
+from l2o_splat.system import usable_cores
 from l2o_splat.weights.format import WeightsCard
 
 TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer, compile_loss, compile_reduction, compile_evidence)
@@ -56,7 +57,7 @@ def compiling(device: str, trials: Sequence[Callable[[], object]] = TRIALS) -> I
         trials: Functions that call kernels.
     """
     missing = _missing(trials) if str(device) == "cpu" else []
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     processes = _start(missing, cores) if cores > 1 else []
     try:
         yield

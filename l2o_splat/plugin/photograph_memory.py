@@ -14,6 +14,7 @@ import torch
 from l2o_splat.losses import views_at_once
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.errors import OptionError
+from l2o_splat.system import available_memory, total_memory
 
 OPTION = "--pipeline.datamanager.cache-gib"
 MOST_ON_HOST = 5 * 2**30
@@ -193,14 +194,10 @@ def loss_bytes(views: int, together: int, masks: bool) -> int:
 
 def _available_on_host() -> int:
     """Bytes that programs can still get."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return MOST_ON_HOST
+    available, total = available_memory(), total_memory()
+    if available is not None:
+        return available
+    return MOST_ON_HOST if total is None else total // 2
 
 
 def _limit_on_card(device: torch.device) -> int:

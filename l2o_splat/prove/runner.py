@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from l2o_splat.prove.records import (
     rehearsed,
     state_of_machine,
 )
+from l2o_splat.system import kill_with_children
 
 CHILD = (sys.executable, "-W", "ignore", "-m", "l2o_splat.prove.child")
 """Command that measures a part; its arguments are the part, the setting and the file for the answer."""
@@ -139,14 +140,7 @@ def _run(words: Sequence[str], log: Path, limit: float) -> int | None:
         except subprocess.TimeoutExpired:
             return None
         finally:
-            _stop_group(process)
-
-
-def _stop_group(process: subprocess.Popen) -> None:
-    """Kill a process and all that it has started, which are one process group, even if it has ended by itself."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+            kill_with_children(process)
 
 
 def _last_words(code: int, text: str) -> str:

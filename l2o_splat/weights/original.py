@@ -195,7 +195,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None, dic
     import yaml
 
     try:
-        content = yaml.safe_load(config_file.read_text())
+        content = yaml.safe_load(config_file.read_text(encoding="utf-8"))
         trainer = content["scene_trainer"]
         settings = trainer["scene_optimizer"]
         found = {name: settings[name] for name in _REQUIRED if name in settings}

@@ -14,6 +14,7 @@ from rich.console import Console
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.processes import steps_taken
 from l2o_splat.bench.sweep import RUNS_NAME, read_run, run_sweep
+from l2o_splat.system import lock
 from tests.bench.logs import make_spec
 
 FAKE_RUN = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
@@ -47,7 +48,7 @@ def test_one_failure_is_reported_and_the_others_go_on(tmp_path, attempts):
 
 def test_a_process_killed_for_memory_is_told_apart(tmp_path, attempts, monkeypatch):
     counts = iter([0, 1])
-    monkeypatch.setattr("l2o_splat.bench.processes._killed_for_memory", lambda: next(counts))
+    monkeypatch.setattr("l2o_splat.bench.processes.kills_for_memory", lambda: next(counts))
     spec = make_spec(method="killed")
     sweep([spec], tmp_path / "out")
     run = read_run(spec, tmp_path / "out")
@@ -100,11 +101,9 @@ def test_a_sweep_killed_midway_goes_on_where_it_stopped(tmp_path, attempts):
 
 
 def test_two_sweeps_cannot_write_one_report(tmp_path, attempts):
-    import fcntl
-
     (tmp_path / "out").mkdir()
-    with (tmp_path / "out" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (tmp_path / "out" / ".lock").open("w") as file:
+        assert lock(file.fileno())
         with pytest.raises(BenchError, match="Another"):
             sweep([make_spec(method="good")], tmp_path / "out")
     assert attempts() == []

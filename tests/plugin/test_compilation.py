@@ -45,7 +45,7 @@ def room(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr("l2o_splat.plugin.compilation.usable_cores", lambda: 2)
     yield importlib.import_module("room.doubling")
     for name in ("room", "room.doubling"):
         sys.modules.pop(name)
@@ -78,7 +78,7 @@ def test_nothing_is_started_where_it_would_not_help(room, monkeypatch, tmp_path,
 
 def test_with_one_core_this_process_compiles_before_the_run_begins(room, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", processes_are_not_started)
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    monkeypatch.setattr("l2o_splat.plugin.compilation.usable_cores", lambda: 1)
     with compiling("cpu", [room.compile_doubling]):
         assert not room.double.signatures
     assert len(room.double.signatures) == 1

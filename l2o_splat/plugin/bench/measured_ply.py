@@ -103,7 +103,8 @@ def _applied_transform(folder: str | None) -> list[list[float]]:
     if folder is None or not (path := Path(folder) / "transforms.json").is_file():
         return unchanged
     has_model = (path.parent / "colmap" / "sparse" / "0").exists()
-    return json.loads(path.read_text()).get("applied_transform", LEGACY_TRANSFORM if has_model else unchanged)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content.get("applied_transform", LEGACY_TRANSFORM if has_model else unchanged)
 
 
 def _homogeneous(transform: Float[Tensor, "3 4"]) -> Float[Tensor, "4 4"]:
