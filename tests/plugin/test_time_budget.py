@@ -85,10 +85,8 @@ def early_density_control(monkeypatch):
 
 
 @pytest.mark.usefixtures("early_density_control")
-@pytest.mark.parametrize(
-    ("config_of", "killed_at"), [(timed_config, 12), (timed_config, 25), (adc_config, 8), (adc_config, 17)]
-)
-def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, config_of, killed_at):
+@pytest.mark.parametrize(("config_of", "kills"), [(timed_config, (12, 25)), (adc_config, (8, 17))])
+def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, config_of, kills):
     """Across growth, changes of the SH degree and revisions of the pace."""
     whole = config_of(tiny_capture, tmp_path / "whole", 20.0)
     num_points = train(whole).pipeline.model.num_points
@@ -97,11 +95,34 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
     else:
         assert num_points > 60
 
-    class Killed(Exception):
-        pass
+    for killed_at in kills:
+        folder = tmp_path / str(killed_at)
+        killed = config_of(tiny_capture, folder / "killed", 20.0)
+        stepped_clock.seconds = 0.0
+        train_until_killed(killed, killed_at, monkeypatch)
+        assert 0 < torch.load(last_checkpoint(killed), weights_only=True)["step"] < killed_at - 1
 
-    killed, trained = config_of(tiny_capture, tmp_path / "killed", 20.0), 0
-    step_loss = L2OModel.step_loss
+        stepped_clock.seconds = 1000.0
+        resumed = config_of(tiny_capture, folder / "resumed", 20.0)
+        resumed.load_dir = killed.get_checkpoint_dir()
+        train(resumed)
+        ends = [torch.load(last_checkpoint(config), weights_only=True) for config in (whole, resumed)]
+        assert ends[0]["step"] == ends[1]["step"]
+        for name in FIELDS:
+            tensors = [end["pipeline"][f"_model.gauss_params.{name}"] for end in ends]
+            assert torch.equal(*tensors), (name, killed_at)
+        schedules = [end["pipeline"]["_extra_state"][SCHEDULE] for end in ends]
+        assert schedules[0]["events_done"] == schedules[1]["events_done"] >= 5
+        assert schedules[0]["spent"] == schedules[1]["spent"] and schedules[0]["pace"] == schedules[1]["pace"]
+
+
+class Killed(Exception):
+    pass
+
+
+def train_until_killed(config, killed_at, monkeypatch):
+    """Train until the loss of a step, counted from 1."""
+    trained, step_loss = 0, L2OModel.step_loss
 
     def killed_step_loss(*args, **kwargs):
         nonlocal trained
@@ -110,25 +131,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
             raise Killed
         return step_loss(*args, **kwargs)
 
-    stepped_clock.seconds = 0.0
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(L2OModel, "step_loss", killed_step_loss)
-        train(killed)
-    saved = torch.load(last_checkpoint(killed), weights_only=True)
-    assert 0 < saved["step"] < killed_at - 1
-
-    stepped_clock.seconds = 1000.0
-    resumed = config_of(tiny_capture, tmp_path / "resumed", 20.0)
-    resumed.load_dir = killed.get_checkpoint_dir()
-    train(resumed)
-    ends = [torch.load(last_checkpoint(config), weights_only=True) for config in (whole, resumed)]
-    assert ends[0]["step"] == ends[1]["step"]
-    for name in FIELDS:
-        tensors = [end["pipeline"][f"_model.gauss_params.{name}"] for end in ends]
-        assert torch.equal(*tensors), name
-    schedules = [end["pipeline"]["_extra_state"][SCHEDULE] for end in ends]
-    assert schedules[0]["events_done"] == schedules[1]["events_done"] >= 5
-    assert schedules[0]["spent"] == schedules[1]["spent"] and schedules[0]["pace"] == schedules[1]["pace"]
+        train(config)
 
 
 def test_a_spent_budget_and_a_longer_one(tiny_capture, tmp_path, stepped_clock, capsys):
