@@ -184,11 +184,16 @@ class StructureFromMotion:
         options.num_threads = self._num_threads
         folder = self._folder / f"{phase} models"
         folder.mkdir()
-        posed = 0
+        posed = most = 0
+
+        def begin_model() -> None:
+            nonlocal posed
+            posed = 2
 
         def count() -> None:
-            nonlocal posed
+            nonlocal posed, most
             posed += 1
+            most = max(most, posed)
 
         token = pycolmap.CancellationToken()
         self._progress(phase, 0.0)
@@ -198,13 +203,13 @@ class StructureFromMotion:
                 self._images,
                 folder,
                 options=options,
-                # Called once the first two have a pose, and then after each.
-                initial_image_pair_callback=count,
+                # Called once the first two photographs of a model have a pose; then the other one after each.
+                initial_image_pair_callback=begin_model,
                 next_image_callback=count,
                 cancellation_token=token,
                 **start,
             ),
-            lambda: self._progress(phase, min(posed / expected, 1.0)),
+            lambda: self._progress(phase, min(most / expected, 1.0)),
             token.cancel,
         )
         self._progress(phase, 1.0)
