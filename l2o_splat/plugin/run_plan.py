@@ -131,7 +131,15 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
     optimizers["gaussians"]["optimizer"] = replace(
         optimizers["gaussians"]["optimizer"], colour_steps=plan.schedule.colour_steps, rates=plan.schedule.rates
     )
-    return replace(config, max_num_iterations=steps, machine=machine, optimizers=optimizers)
+    # Runs with a time budget are evaluated at shares of it instead.
+    between = config.steps_per_eval_all_images if plan.seconds is None else 0
+    return replace(
+        config,
+        max_num_iterations=steps,
+        steps_per_eval_all_images=between,
+        machine=machine,
+        optimizers=optimizers,
+    )
 
 
 def default_seconds(device: str, pixels: float) -> float:

@@ -177,3 +177,17 @@ def test_a_budget_that_the_start_uses_up_is_refused(tiny_capture, tmp_path, step
         SystemExit, match=r"--seconds is 5, and the start alone took 6\.0 s; give more seconds, or start"
     ):
         train(timed_config(tiny_capture, tmp_path / "out", 5.0))
+
+
+def test_held_out_photographs_are_measured_at_shares_of_the_time(tiny_capture, tmp_path, stepped_clock, monkeypatch):
+    config = timed_config(tiny_capture, tmp_path / "out", 20.0)
+    config.vis = "tensorboard"
+    measured, measure = [], L2OPipeline.get_average_eval_image_metrics
+
+    def noted(pipeline, step=None, *args, **kwargs):
+        measured.append(stepped_clock.seconds)
+        return measure(pipeline, step, *args, **kwargs)
+
+    monkeypatch.setattr(L2OPipeline, "get_average_eval_image_metrics", noted)
+    train(config)
+    assert measured == pytest.approx([2.0, 5.0, 10.0, 15.0, 20.0], abs=2 * SECONDS_OF_A_STEP)
