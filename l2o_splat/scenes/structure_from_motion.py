@@ -147,7 +147,9 @@ class StructureFromMotion:
     def map(self):
         models = self._map_incrementally()
         if self._share(models) < ENOUGH:
-            models += merged(self._pycolmap, models, self._database, self._images, self._folder / "merged")
+            models += merged(
+                self._pycolmap, models, self._database, self._images, self._folder / "merged", self._num_threads
+            )
         if self._share(models) < ENOUGH:
             models += self._map_globally()
         if not models:

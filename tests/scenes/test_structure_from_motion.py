@@ -61,7 +61,7 @@ def assert_same_shape(model, truth):
 def test_models_that_share_photographs_become_one(synthetic):
     folder, truth = synthetic
     models = [part(truth, range(0, 7)), part(truth, range(4, 12))]
-    (model,) = merged(pycolmap, models, folder / "database.db", folder / "images", folder / "merged")
+    (model,) = merged(pycolmap, models, folder / "database.db", folder / "images", folder / "merged", 1)
     assert num_posed(model) == 12
     assert model.compute_mean_reprojection_error() < 0.5
     assert_same_shape(model, truth)
@@ -70,7 +70,7 @@ def test_models_that_share_photographs_become_one(synthetic):
 def test_models_with_nothing_in_common_stay_apart(synthetic):
     folder, truth = synthetic
     models = [part(truth, range(0, 6)), part(truth, range(6, 12))]
-    assert merged(pycolmap, models, folder / "database.db", folder / "images", folder / "merged") == []
+    assert merged(pycolmap, models, folder / "database.db", folder / "images", folder / "merged", 1) == []
 
 
 def test_global_mapping_steps_in_where_incremental_mapping_loses_photographs(synthetic, monkeypatch):
