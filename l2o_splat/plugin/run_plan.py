@@ -196,7 +196,7 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
             f"--seconds is {seconds:g} and --max-num-iterations {steps}, and a run has one budget; leave one of them "
             "out."
         )
-    if not schedule.growth >= 1:
+    if schedule.growth is not None and not schedule.growth >= 1:
         raise ValueError(f"--schedule.growth is {schedule.growth}; 1 keeps the number of Gaussians, more adds some.")
     if schedule.max_elongation is not None and not schedule.max_elongation >= 1:
         raise ValueError(
@@ -208,7 +208,7 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
             "of Gaussians by itself; leave one of them out."
         )
     held = rule.needs.fixed_count or rule.needs.only_context
-    if held and (schedule.growth > 1 or schedule.adaptive or schedule.coarse_to_fine):
+    if held and (schedule.growth != 1 or schedule.adaptive or schedule.coarse_to_fine):
         raise ValueError(
             f"--preset is {preset}, which grows scenes or trains on reduced photographs, and a rule of this run holds "
             "Gaussians to their start on some of the photographs; use --preset paper or plain with it."

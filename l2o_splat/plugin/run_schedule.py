@@ -95,7 +95,7 @@ class RunSchedule:
     @property
     def growth(self) -> GrowthOptions:
         """How far the scene grows, and when."""
-        return GrowthOptions(self.preset.growth, self.last_count)
+        return GrowthOptions(final_count=self.last_count)
 
     def event_before(self, step: int, views_per_step: int) -> int | None:
         """The event of growth that is due before a step, counted from 0; None if there is none."""

@@ -8,6 +8,7 @@ import torch
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.growth import adc
 from l2o_splat.plugin import trainer as trainer_room
+from l2o_splat.plugin.growing import growth_by_pixels
 from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
 from l2o_splat.plugin.presets import highest_sh_degree
@@ -59,6 +60,14 @@ def test_a_run_ends_with_its_time(tiny_capture, tmp_path, stepped_clock, seconds
 def test_each_coefficient_of_a_colour_has_two_views(views, degree):
     assert highest_sh_degree(views, 2.0) == degree
     assert highest_sh_degree(views, 0.0) == 3
+
+
+@pytest.mark.parametrize(
+    ("pixels", "points", "growth"),
+    [(130e3, 15_000, 2.0), (600e3, 10_000, 3.0), (600e3, 7_000, 4.0), (12e6, 7_000, 4.0)],
+)
+def test_larger_photographs_get_more_gaussians(pixels, points, growth):
+    assert growth_by_pixels(pixels, points) == growth
 
 
 def test_few_photographs_train_no_high_degrees_unless_the_user_wants_them(tiny_capture, tmp_path, stepped_clock):
