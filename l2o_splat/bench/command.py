@@ -20,7 +20,7 @@ from l2o_splat.bench.ply import PlyFrame, PlyScene, find_ply
 from l2o_splat.bench.processes import ask
 from l2o_splat.bench.report import REPORT_NAME, write_report
 from l2o_splat.bench.results import read_results, write_results
-from l2o_splat.bench.spec import RunSpec, SweepOptions, plan_runs
+from l2o_splat.bench.spec import RunSpec, SweepOptions, check_names, plan_runs
 from l2o_splat.bench.sweep import RUNS_NAME, read_run, run_sweep
 from l2o_splat.bench.tables import Table, summary
 from l2o_splat.budget.clock import ClockKind
@@ -176,6 +176,7 @@ def _plan(
         raise BenchError("At least one capture (--data) and one method (--methods) or scene (--ply) are needed.")
     captures = [find_capture(text, dataparser) for text in data]
     methods = [find_method(text) for text in names]
+    check_names(captures, methods, plys)  # Before nerfstudio is asked, which takes ten seconds.
     with console.status("Asking nerfstudio for its methods"):
         answer = ask(methods, sorted({capture.dataparser for capture in captures}))
     specs = plan_runs(captures, methods, answer["has_horizon"], options, plys)

@@ -137,6 +137,26 @@ class SweepOptions:
             raise BenchError(f"--horizons {self.horizons} names one twice.")
 
 
+def check_names(captures: Sequence[CaptureSource], methods: Sequence[Method], plys: Mapping[str, PlyScene]) -> None:
+    """Refuse what no table could tell apart.
+
+    Raises:
+        BenchError: If two captures, or two methods, have the same name, or there are PLYs and several captures.
+    """
+    if plys and len(captures) > 1:
+        raise BenchError(
+            f"--ply {next(iter(plys))} is a scene of one capture, and --data names {len(captures)}; give the capture "
+            "that it shows alone."
+        )
+    for what, names in (
+        ("captures", [capture.scene for capture in captures]),
+        ("methods", [*(method.label for method in methods), *plys]),
+    ):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise BenchError(f"Two {what} are called {twice[0]}; every one needs a name of its own.")
+
+
 def plan_runs(
     captures: Sequence[CaptureSource],
     methods: Sequence[Method],
@@ -154,20 +174,9 @@ def plan_runs(
         plys: Scenes to measure on the only capture, by label.
 
     Raises:
-        BenchError: If two captures, or two methods, have the same name, or there are PLYs and several captures.
+        BenchError: As :func:`check_names` says.
     """
-    if plys and len(captures) > 1:
-        raise BenchError(
-            f"--ply {next(iter(plys))} is a scene of one capture, and --data names {len(captures)}; give the capture "
-            "that it shows alone."
-        )
-    for what, names in (
-        ("captures", [capture.scene for capture in captures]),
-        ("methods", [*(method.label for method in methods), *plys]),
-    ):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise BenchError(f"Two {what} are called {twice[0]}; every one needs a name of its own.")
+    check_names(captures, methods, plys)
     variants = [
         (method, label, horizon)
         for method in methods

@@ -33,6 +33,7 @@ class Photos:
 
         Raises:
             PhotosError: If the photographs cannot be posed.
+            SystemExit: Status 130 after Ctrl-C.
         """
         out = self.out or default_capture(self.photos)
         check_folders(self.photos, out)
@@ -40,14 +41,18 @@ class Photos:
         from l2o_splat.commands.phase_display import phase_display
         from l2o_splat.scenes.photos import pose_photos
 
-        with phase_display(PHASE_TITLES) as display:
-            pose_photos(
-                self.photos,
-                out,
-                max_size=self.max_size,
-                matching=self.matching,
-                frames=self.frames,
-                progress=display.progress,
-                report=display.report,
-            )
+        try:
+            with phase_display(PHASE_TITLES) as display:
+                pose_photos(
+                    self.photos,
+                    out,
+                    max_size=self.max_size,
+                    matching=self.matching,
+                    frames=self.frames,
+                    progress=display.progress,
+                    report=display.report,
+                )
+        except KeyboardInterrupt:
+            print(f"Stopped; {out} was not written.")
+            raise SystemExit(130) from None
         print(f"Train on it with: ns-train l2o-adam-tuned --data {out}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -89,16 +89,6 @@ class LpipsNetwork(nn.Module):
             network = cls(architecture)
         network.load_state_dict(dict(tensors), assign=True)
         return network.eval().requires_grad_(False)
-
-    @classmethod
-    def of_package(cls, network: Any, architecture: Architecture) -> LpipsNetwork:
-        """The network of the ``lpips`` package that is an ``lpips.LPIPS`` with the same architecture."""
-        convolutions = [module for module in network.net.modules() if isinstance(module, nn.Conv2d)]
-        tensors = {f"channels.{index}": linear.model[-1].weight.flatten() for index, linear in enumerate(network.lins)}
-        for index, convolution in enumerate(convolutions):
-            tensors[f"convolutions.{index}.weight"] = convolution.weight
-            tensors[f"convolutions.{index}.bias"] = convolution.bias
-        return cls.of_tensors(architecture, {name: tensor.detach() for name, tensor in tensors.items()})
 
     def features(self, images: Float[Tensor, "v h w 3"]) -> list[Float[Tensor, "v c _ _"]]:
         """What the convolutions make of images in 0..1, after each compared layer."""

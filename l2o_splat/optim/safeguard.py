@@ -107,7 +107,9 @@ class SafeguardedRule(WrappedRule):
         return restored.zip_map(torch.sub, gaussians), RuleState({}, {"losses": losses}) | begun
 
     def insight(self, state: RuleState, step: int) -> dict[str, Tensor]:
-        return self.rule.insight(state.part("rule"), step) if "remembered" in state else {}
+        if "remembered" in state:
+            return self.rule.insight(state.part("rule"), step)
+        return self.fallback.insight(state.part("fallback"), step - int(state["losses"][FALL]))
 
     def moments(self, state: RuleState, field: str) -> list[Moments]:
         return nested_moments(state, field, {"rule": self.rule, "fallback": self.fallback})

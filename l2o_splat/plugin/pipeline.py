@@ -23,7 +23,7 @@ from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_start
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.growing import adapt_scene, final_count, grow_scene, most_in_memory, views_ahead
+from l2o_splat.plugin.growing import adapt_scene, final_count, grow_scene, growth_by_pixels, most_in_memory, views_ahead
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
@@ -125,8 +125,9 @@ class L2OPipeline(VanillaPipeline):
         num_views = sys.maxsize if gaussians.features_rest.any() else len(self.datamanager.train_dataset)
         self.schedule.set_capture(num_views, self.datamanager.mean_pixels)
         self.schedule.first_count = len(gaussians)
+        growth = preset.growth or growth_by_pixels(self.schedule.pixels, len(gaussians))
         self.schedule.last_count = (
-            most_in_memory(gaussians, views) if preset.adaptive else final_count(gaussians, preset.growth, views)
+            most_in_memory(gaussians, views) if preset.adaptive else final_count(gaussians, growth, views)
         )
         if plan.needs.precision:
             self.model.hold(self._start.precision)

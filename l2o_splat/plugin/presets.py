@@ -25,8 +25,9 @@ class Preset:
     views_per_coefficient: float = 0.0
     """Training views that each SH coefficient of a colour channel needs; higher degrees are not drawn, since few
     photographs fit their own noise with them. 0 asks for none."""
-    growth: float = 1.0
-    """Gaussians at the end, as a multiple of those at the start; 1 keeps their number."""
+    growth: float | None = 1.0
+    """Gaussians at the end, as a multiple of those at the start; 1 keeps their number. None makes twice as many, and up
+    to four times where photographs have the pixels for it, see :func:`l2o_splat.plugin.growing.growth_by_pixels`."""
     adaptive: bool = False
     """Adaptive density control of 3DGS instead, see :mod:`l2o_splat.growth.adc`; it finds the number by itself."""
     rates: float = 1.0
@@ -46,7 +47,7 @@ PRESETS: dict[PresetName, Preset] = {
         coarse_to_fine=True,
         sh_degrees=((0.0, 0), (0.07, 1), (0.25, 2), (0.4, 3)),
         views_per_coefficient=2.0,
-        growth=2.0,
+        growth=None,
         rates=0.6,
         colour_steps=30,
         max_elongation=5.0,

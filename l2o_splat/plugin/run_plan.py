@@ -131,7 +131,15 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
     optimizers["gaussians"]["optimizer"] = replace(
         optimizers["gaussians"]["optimizer"], colour_steps=plan.schedule.colour_steps, rates=plan.schedule.rates
     )
-    return replace(config, max_num_iterations=steps, machine=machine, optimizers=optimizers)
+    # Runs with a time budget are evaluated at shares of it instead.
+    between = config.steps_per_eval_all_images if plan.seconds is None else 0
+    return replace(
+        config,
+        max_num_iterations=steps,
+        steps_per_eval_all_images=between,
+        machine=machine,
+        optimizers=optimizers,
+    )
 
 
 def default_seconds(device: str, pixels: float) -> float:
@@ -188,7 +196,7 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
             f"--seconds is {seconds:g} and --max-num-iterations {steps}, and a run has one budget; leave one of them "
             "out."
         )
-    if not schedule.growth >= 1:
+    if schedule.growth is not None and not schedule.growth >= 1:
         raise ValueError(f"--schedule.growth is {schedule.growth}; 1 keeps the number of Gaussians, more adds some.")
     if schedule.max_elongation is not None and not schedule.max_elongation >= 1:
         raise ValueError(
@@ -200,7 +208,7 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
             "of Gaussians by itself; leave one of them out."
         )
     held = rule.needs.fixed_count or rule.needs.only_context
-    if held and (schedule.growth > 1 or schedule.adaptive or schedule.coarse_to_fine):
+    if held and (schedule.growth != 1 or schedule.adaptive or schedule.coarse_to_fine):
         raise ValueError(
             f"--preset is {preset}, which grows scenes or trains on reduced photographs, and a rule of this run holds "
             "Gaussians to their start on some of the photographs; use --preset paper or plain with it."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ STEPS_OF_A_STAGE = 2
 """Steps after a change of the images' size that are measured before the pace is revised."""
 RECENT_STEPS = 10
 """Steps that tell the present speed."""
+EVALUATED = (0.1, 0.25, 0.5, 0.75)
+"""Shares of a time budget after which held-out photographs are measured, off the clock, beside the end."""
 SHARE_OF_SAVES = 0.02
 """Share of the time that checkpoints may take. The pace is revised with a checkpoint alone."""
 
@@ -69,6 +72,7 @@ class RunSchedule:
         """Size of the photographs, as a factor of their own, by the share of the budget spent."""
         self._measured = Measured()
         self._ended: float | None = None
+        self._evaluations = 0
 
     def cost(self, progress: float) -> float:
         """What a step costs at a share of the budget, full resolution 1."""
@@ -91,7 +95,7 @@ class RunSchedule:
     @property
     def growth(self) -> GrowthOptions:
         """How far the scene grows, and when."""
-        return GrowthOptions(self.preset.growth, self.last_count)
+        return GrowthOptions(final_count=self.last_count)
 
     def event_before(self, step: int, views_per_step: int) -> int | None:
         """The event of growth that is due before a step, counted from 0; None if there is none."""
@@ -157,6 +161,13 @@ class RunSchedule:
         """Whether one more step would end further from the end of the budget than now."""
         return self.seconds is not None and self.clock.spent + self._measured.step_seconds / 2 > self.seconds
 
+    def next_evaluation(self) -> bool:
+        """Whether another of the shares is spent after which held-out photographs are measured."""
+        if self.seconds is None:
+            return False
+        before, self._evaluations = self._evaluations, bisect(EVALUATED, self.clock.spent / self.seconds)
+        return self._evaluations > before
+
     @property
     def checkpoint_is_due(self) -> bool:
         """Whether the pace should be revised, for which a checkpoint must be written."""
@@ -220,6 +231,7 @@ class RunSchedule:
             return
         self.clock.resume(state["spent"])
         self._measured = Measured(**state["measured"])
+        self.next_evaluation()
         left = self.seconds - state["spent"]
         if isinstance(saved, CountedPace) or left <= 0:
             self.pace = TimedPace(self.cost, 1 / FIRST_STEPS, step, saved.progress(step))

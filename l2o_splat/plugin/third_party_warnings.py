@@ -12,6 +12,7 @@ import warnings
 SILENCED: tuple[tuple[type[Warning], str, str], ...] = (
     # nerfstudio 1.1.5 calls names of torch that have moved; both spellings work.
     (FutureWarning, r"`torch\.cuda\.amp\.\w+(\(args\.\.\.\))?` is deprecated", r"nerfstudio\."),
+    (UserWarning, r"To copy construct from a tensor", r"nerfstudio\."),
     (FutureWarning, r"`torch\.jit\.script` is deprecated", r"torch\.jit\."),
 )
 """Category, and how message and name of the module begin, as regular expressions."""

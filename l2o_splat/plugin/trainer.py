@@ -289,6 +289,9 @@ class L2OTrainer(Trainer):
     def eval_iteration(self, step: int) -> None:
         with self.estimate.left_out(), self.run_schedule.clock.left_out():
             super().eval_iteration(step)
+            if self.run_schedule.next_evaluation():
+                measures = self.pipeline.get_average_eval_image_metrics(step=step)
+                writer.put_dict(name="Eval Images Metrics Dict (all images)", scalar_dict=measures, step=step)
 
     def train_iteration(self, step: int):
         kind, begin = self.optimizers.optimizers["gaussians"].feedback_kind, time.perf_counter()

@@ -30,6 +30,10 @@ LEAST_PIXELS = 180**2
 """Pixels of an image while the camera moves, at least: a scene can be recognised, and a CPU draws it at once."""
 WIDEST = math.radians(110)
 """Widest vertical field of view that a narrow window gets."""
+PHONE = 0.75
+"""Below this ratio of width to height viser puts its panel at the bottom of the window, ..."""
+COVERED = 0.6
+"""... where it covers this share of the picture until it is folded."""
 SECONDS_BETWEEN_PANELS = 1.0
 
 
@@ -100,17 +104,19 @@ class SceneViewer(ViewerControl):
         if machine is not None:
             draw_large_enough(machine)
         cameras = self._pipeline.datamanager.train_dataset.cameras
-        place = opening_camera(
-            cameras.camera_to_worlds.numpy(force=True),
-            self._pipeline.model.means.numpy(force=True),
-        )
         fov = opening_fov(float(cameras.width[0] / cameras.fx[0]), float(cameras.height[0] / cameras.fy[0]), client)
+        aim_below = COVERED * math.tan(fov / 2) if client.camera.aspect < PHONE else 0.0
+        place = opening_camera(
+            cameras.camera_to_worlds.numpy(force=True), self._pipeline.model.means.numpy(force=True), aim_below
+        )
         with client.atomic():
             client.camera.fov = fov
             client.camera.position, client.camera.look_at, client.camera.up_direction = place
 
 
-def opening_camera(poses: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def opening_camera(
+    poses: np.ndarray, means: np.ndarray, aim_below: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the viewer opens: position of the first camera, what it looks at, and up; in viser's units.
 
     It orbits around a point on the axis of the camera, as far away as half of the Gaussians in front of it. Up is the
@@ -119,6 +125,7 @@ def opening_camera(poses: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np
     Args:
         poses: ``[v, 3, 4]``, camera-to-world, OpenGL axes, scene units.
         means: ``[n, 3]``, scene units.
+        aim_below: How far below the axis to look instead, per distance, so that the scene comes up in the window.
     """
     position, forward = poses[0, :, 3], -poses[0, :, 2]
     depths = (means - position) @ forward
@@ -127,7 +134,7 @@ def opening_camera(poses: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np
     up = poses[:, :, 1].mean(axis=0)
     if np.linalg.norm(np.cross(up, forward)) < 0.3:  # Cameras without a common up.
         up = poses[0, :, 1]
-    looked_at = position + distance * forward
+    looked_at = position + distance * (forward - aim_below * poses[0, :, 1])
     return position * VISER_NERFSTUDIO_SCALE_RATIO, looked_at * VISER_NERFSTUDIO_SCALE_RATIO, up / np.linalg.norm(up)
 
 

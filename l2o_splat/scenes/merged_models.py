@@ -24,7 +24,7 @@ def without_loose_poses(model):
     return model
 
 
-def merged(pycolmap, models: list, database: Path, images: Path, folder: Path) -> list:
+def merged(pycolmap, models: list, database: Path, images: Path, folder: Path, num_threads: int) -> list:
     """The largest model joined by all that share photographs with it, triangulated and adjusted anew.
 
     Args:
@@ -33,6 +33,7 @@ def merged(pycolmap, models: list, database: Path, images: Path, folder: Path) -
         database: Its features and matches.
         images: Folder of its images.
         folder: New folder for the result.
+        num_threads: Threads of COLMAP; -1 is one for each core.
 
     Returns:
         One model, or none if no other model has something to add.
@@ -57,8 +58,12 @@ def merged(pycolmap, models: list, database: Path, images: Path, folder: Path) -
         frame.rig_from_world = pose
         model.register_frame(frame.frame_id)
     folder.mkdir()
-    model = pycolmap.triangulate_points(model, database, images, folder)
-    pycolmap.bundle_adjustment(model)
+    triangulation = pycolmap.IncrementalPipelineOptions()
+    triangulation.num_threads = num_threads
+    model = pycolmap.triangulate_points(model, database, images, folder, options=triangulation)
+    adjustment = pycolmap.BundleAdjustmentOptions()
+    adjustment.ceres.solver_options.num_threads = num_threads
+    pycolmap.bundle_adjustment(model, adjustment)
     return [without_loose_poses(model)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from l2o_splat.scenes.pixels import (
     HEIF_SUFFIXES,
     PixelsError,
     heif_is_readable,
+    is_rgb_jpeg,
     on_black,
     read_exif,
     read_header,
@@ -90,8 +92,12 @@ def copy_photographs(
             _write_mask(masks / f"{name}.png", kept, upright.size)
         if kept is None:
             without_mask.append(original)
-        # COLMAP takes its first guess of the focal length from the EXIF data.
-        upright.save(images / name, quality=JPEG_QUALITY, subsampling=0, exif=exif)
+        if header.orientation == 1 and upright.size == header.size and is_rgb_jpeg(photos / path):
+            # The file itself, which loses nothing.
+            shutil.copyfile(photos / path, images / name)
+        else:
+            # COLMAP takes its first guess of the focal length from the EXIF data.
+            upright.save(images / name, quality=JPEG_QUALITY, subsampling=0, exif=exif)
         originals[name] = original
     _check_number(photos, len(originals), unreadable)
     progress("reading", 1.0)

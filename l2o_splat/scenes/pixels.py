@@ -187,6 +187,15 @@ def turned_upright(pixels: Shaped[np.ndarray, "h w ..."], orientation: int) -> S
     return np.ascontiguousarray(_TURNS[orientation](pixels))
 
 
+def is_rgb_jpeg(path: Path) -> bool:
+    """Whether a file that can be read is a JPEG of red, green and blue, and nothing else."""
+    try:
+        with _open(path) as image:
+            return image.format == "JPEG" and image.mode == "RGB"
+    except NotForPillowError:
+        return False
+
+
 def heif_is_readable() -> bool:
     """Whether HEIC photographs can be read: they can where pillow-heif is installed, which then joins Pillow."""
     try:

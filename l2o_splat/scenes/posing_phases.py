@@ -16,13 +16,14 @@ PHASE_TITLES = {
     "matching": "Matching features",
     "mapping": "Estimating poses",
     "global mapping": "Estimating all poses at once",
+    "rest": "Estimating the remaining poses",
     "undistorting": "Undistorting the photographs",
 }
 """What is done in each phase, for people."""
 
 PHASES = tuple(PHASE_TITLES)
-"""In their order. ``frames`` comes for a video alone, in place of ``reading``; ``global mapping`` only if mapping one
-photograph after the other left some out."""
+"""In their order. ``frames`` comes for a video alone, in place of ``reading``. Only if mapping one photograph after the
+other left some out, ``global mapping`` poses all at once, and ``rest`` those that are still missing."""
 
 _SECONDS_BETWEEN_CALLS = 0.3
 

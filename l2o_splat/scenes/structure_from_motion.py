@@ -2,7 +2,8 @@
 
 Everything comes from ``pycolmap`` (COLMAP, Schoenberger and Frahm, CVPR 2016) on the CPU. Incremental mapping comes
 first. Where it leaves out more than one photograph in twenty, its models are merged by the photographs they share, and
-global mapping (GLOMAP, Pan et al., ECCV 2024) is tried on the same matches; the model with most photographs is kept.
+global mapping (GLOMAP, Pan et al., ECCV 2024) is tried on the same matches. Photographs that still lack a pose are then
+added to the largest model, with fewer matches than COLMAP asks for.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _FEW_FRAMES = 40
 """Up to here a video is matched exhaustively."""
 _MANY_PHOTOGRAPHS = 200
 """From here on exhaustive matching gets a remark."""
+_REST_INLIERS, _REST_INLIER_RATIO = 15, 0.15
+"""Matches with the cloud that pose a photograph which COLMAP's own 30 and 0.25 left out."""
 _BLOCK = 10
 """Photographs of a block whose pairs are matched together; Ctrl-C waits for the end of one."""
 
@@ -55,7 +58,7 @@ class StructureFromMotion:
             folder: Holds ``images/`` and, if the copies are masked, ``masks/``; the database and models go there.
             copies: What lies in ``images/``.
             num_threads: Threads of COLMAP; -1 is one for each core.
-            progress: Called for ``features``, ``matching``, ``mapping`` and ``global mapping``.
+            progress: Called for the phases from ``features`` to ``rest``.
             report: Receives remarks and warnings, one a line.
         """
         self._pycolmap, self._folder, self._copies = pycolmap, folder, copies
@@ -144,7 +147,9 @@ class StructureFromMotion:
     def map(self):
         models = self._map_incrementally()
         if self._share(models) < ENOUGH:
-            models += merged(self._pycolmap, models, self._database, self._images, self._folder / "merged")
+            models += merged(
+                self._pycolmap, models, self._database, self._images, self._folder / "merged", self._num_threads
+            )
         if self._share(models) < ENOUGH:
             models += self._map_globally()
         if not models:
@@ -152,42 +157,64 @@ class StructureFromMotion:
                 f"None of the {len(self._copies)} photographs could be posed; they need detail, sharpness and more "
                 "than half of each shared with the next: take more photographs around the same scene."
             )
-        return max(models, key=num_posed)
+        best = max(models, key=num_posed)
+        return best if num_posed(best) == len(self._copies) else max(best, *self._add_rest(best), key=num_posed)
 
     def _share(self, models: list) -> float:
         return max(map(num_posed, models), default=0) / len(self._copies)
 
     def _map_incrementally(self) -> list:
-        pycolmap = self._pycolmap
-        options = pycolmap.IncrementalPipelineOptions()
+        options = self._pycolmap.IncrementalPipelineOptions()
         options.min_model_size = 2
+        return self._run_incremental("mapping", len(self._copies), options)
+
+    def _add_rest(self, model) -> list:
+        """The model with those of the missing photographs that few matches pose."""
+        options = self._pycolmap.IncrementalPipelineOptions()
+        options.multiple_models = False
+        options.mapper.abs_pose_min_num_inliers = _REST_INLIERS
+        options.mapper.abs_pose_min_inlier_ratio = _REST_INLIER_RATIO
+        start = self._folder / "start"
+        start.mkdir()
+        model.write(start)
+        return self._run_incremental("rest", len(self._copies) - num_posed(model), options, input_path=start)
+
+    def _run_incremental(self, phase: str, expected: int, options, **start) -> list:
+        """Incremental mapping of ``expected`` photographs."""
+        pycolmap = self._pycolmap
         options.random_seed = _SEED
         options.num_threads = self._num_threads
-        folder = self._folder / "models"
+        folder = self._folder / f"{phase} models"
         folder.mkdir()
-        posed = 0
+        posed = most = 0
+
+        def begin_model() -> None:
+            nonlocal posed
+            posed = 2
 
         def count() -> None:
-            nonlocal posed
+            nonlocal posed, most
             posed += 1
+            most = max(most, posed)
 
         token = pycolmap.CancellationToken()
-        self._progress("mapping", 0.0)
+        self._progress(phase, 0.0)
         models = run_watched(
             lambda: pycolmap.incremental_mapping(
                 self._database,
                 self._images,
                 folder,
                 options=options,
-                # Called once the first two have a pose, and then after each.
-                initial_image_pair_callback=count,
+                # Called once the first two photographs of a model have a pose; then the other one after each.
+                initial_image_pair_callback=begin_model,
                 next_image_callback=count,
                 cancellation_token=token,
+                **start,
             ),
-            lambda: self._progress("mapping", min(posed / len(self._copies), 1.0)),
+            lambda: self._progress(phase, min(most / expected, 1.0)),
             token.cancel,
         )
-        self._progress("mapping", 1.0)
+        self._progress(phase, 1.0)
         return [without_loose_poses(model) for model in models.values()]
 
     def _map_globally(self) -> list:

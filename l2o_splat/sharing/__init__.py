@@ -3,7 +3,7 @@
 from l2o_splat.sharing.errors import SharingError
 from l2o_splat.sharing.formats import SUFFIXES, read_splat, write_splat
 from l2o_splat.sharing.page import write_view_page
-from l2o_splat.sharing.selection import cut_harmonics, opaque, seen_in
+from l2o_splat.sharing.selection import cut_harmonics, opaque, seen_in, used_degree
 from l2o_splat.sharing.upright import UpAxis, up_direction, upright_frame
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "seen_in",
     "up_direction",
     "upright_frame",
+    "used_degree",
     "write_splat",
     "write_view_page",
 ]

@@ -38,3 +38,9 @@ def seen_in(means: Float[Tensor, "n 3"], cameras: Iterable[PinholeCameras]) -> I
 def cut_harmonics(gaussians: Gaussians, degree: int) -> Gaussians:
     """The Gaussians with the spherical harmonics up to ``degree``; the others are left out, which changes colours."""
     return replace(gaussians, features_rest=gaussians.features_rest[:, : (degree + 1) ** 2 - 1].contiguous())
+
+
+def used_degree(gaussians: Gaussians) -> int:
+    """The highest degree of spherical harmonics that any Gaussian makes use of; those above are all zero."""
+    used = gaussians.features_rest.any(dim=2).any(dim=0).nonzero()
+    return math.isqrt(int(used[-1]) + 1) if len(used) else 0

@@ -15,8 +15,9 @@ POSING = {
     "reading": (0.0, 0.05),
     "features": (0.05, 0.25),
     "matching": (0.25, 0.6),
-    "mapping": (0.6, 0.9),
-    "global mapping": (0.9, 0.95),
+    "mapping": (0.6, 0.85),
+    "global mapping": (0.85, 0.93),
+    "rest": (0.93, 0.95),
     "undistorting": (0.95, 1.0),
 }
 """Between which shares of the time for poses each of its phases lies, roughly."""

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2o_splat.sharing import UpAxis, up_direction, upright_frame, write_splat, write_view_page
+from l2o_splat.sharing import (
+    UpAxis,
+    cut_harmonics,
+    up_direction,
+    upright_frame,
+    used_degree,
+    write_splat,
+    write_view_page,
+)
 from l2o_splat.splat.report import REPORT_NAME, Pair, Report, write_report
 
 PAGE_NAME = "view.html"
@@ -61,13 +69,15 @@ def write_results(
     words = [f"{len(run.gaussians):,} Gaussians"]
     if "psnr" in run.quality:
         words.insert(0, f"PSNR {run.quality['psnr']:.2f} dB on held-out photographs")
+    # Degrees that were never drawn take most of a file and of the time to write it.
+    gaussians = cut_harmonics(run.gaussians, used_degree(run.gaussians))
     files, up = {}, up_direction(run.cameras)
     for index, suffix in enumerate(f".{name}" for name in formats):
         progress(0.5 + 0.1 * index, f"writing splat{suffix}")
-        write_splat(upright_frame(up, UP_AXES[suffix]).to_local(run.gaussians), out / f"splat{suffix}")
+        write_splat(upright_frame(up, UP_AXES[suffix]).to_local(gaussians), out / f"splat{suffix}")
         files[f"splat{suffix}"] = PURPOSES[suffix]
     progress(0.8, f"writing {PAGE_NAME}")
-    write_view_page(out / PAGE_NAME, run.gaussians, run.cameras, title=making.title, facts=words, settings=run.settings)
+    write_view_page(out / PAGE_NAME, gaussians, run.cameras, title=making.title, facts=words, settings=run.settings)
     report = Report(
         title=making.title,
         lead=", ".join(words) + ".",

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from l2o_splat.errors import L2OError
+
 Arrays = dict[str, "np.ndarray | Arrays"]
 """Arrays by name, in folders by name."""
 
 
-class ArrayPickleError(ValueError):
+class ArrayPickleError(L2OError, ValueError):
     """The pickle holds something else than arrays by name; the message says what."""
 
 

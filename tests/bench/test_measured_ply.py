@@ -17,6 +17,7 @@ from l2o_splat.plugin.bench import run as bench_run
 from l2o_splat.plugin.bench.measured_ply import possible_frames
 from l2o_splat.ply import write_ply
 from l2o_splat.scenes.capture_names import find_capture
+from tests.bench.in_process import bench_in_this_process
 from tests.plugin.captures import method_config, train, write_tiny_capture
 from tests.rendering.scenes import random_scene
 
@@ -98,8 +99,9 @@ def test_what_is_no_splat_is_refused_before_anything_runs(tmp_path, monkeypatch,
         find_ply(text, "detect")
 
 
-def test_a_scene_belongs_to_one_capture_and_needs_its_own_name(trained, tmp_path):
+def test_a_scene_belongs_to_one_capture_and_needs_its_own_name(trained, tmp_path, monkeypatch):
     capture, folder, _, _ = trained
+    monkeypatch.setattr("l2o_splat.bench.command.ask", None)  # It takes ten seconds, and is not needed for that.
     entry = f"x={folder / 'capture.ply'}"
     with pytest.raises(SystemExit, match="--ply x is a scene of one capture, and --data names 2"):
         bench((str(capture), "l2o-demo:1"), ("l2o-adam",), steps=1, out=tmp_path, ply=(entry,))
@@ -107,7 +109,8 @@ def test_a_scene_belongs_to_one_capture_and_needs_its_own_name(trained, tmp_path
         bench((str(capture),), ("l2o-adam",), steps=1, out=tmp_path, ply=(entry, entry))
 
 
-def test_the_command_measures_scenes_without_methods(trained, tmp_path, capsys):
+def test_the_command_measures_scenes_without_methods(trained, tmp_path, capsys, monkeypatch):
+    bench_in_this_process(monkeypatch)
     capture, folder, quality, gaussians = trained
     entry = f"other={folder / 'capture.ply'}"
     status = bench((str(capture),), (), out=tmp_path, ply=(entry,), images=False)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import subprocess
 import sys
@@ -28,35 +29,37 @@ SLOW = ("torch", "numba", "matplotlib", "scipy", "nerfstudio")
 """Packages that take seconds to import."""
 
 
-def loaded(*words: str) -> tuple[int, set[str]]:
-    """Exit status of `l2o WORDS` in a process of its own, and which of the slow packages it has imported."""
+def ends_of(commands: list[list[str]]) -> list[tuple[int, list[str]]]:
+    """Exit status of each `l2o WORDS`, and which slow packages are imported then; all of them in one process."""
     code = f"""
-import sys
+import contextlib, io, json, sys
 from l2o_splat import cli
-try:
-    cli.main()
-finally:
-    print("loaded:", *set({SLOW}) & set(sys.modules))
+ends = []
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            cli.main(words)
+        except SystemExit as end:
+            status = 1 if isinstance(end.code, str) else end.code
+    ends.append((status, sorted(set({SLOW}) & set(sys.modules))))
+print(json.dumps(ends))
 """
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-    assert "loaded:" in done.stdout, done.stderr
-    return done.returncode, set(done.stdout.rpartition("loaded:")[2].split())
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(commands)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [(status, loaded) for status, loaded in json.loads(done.stdout)]
 
 
-def test_help_and_unknown_words_load_nothing_slow():
-    assert loaded("--help") == (0, set())
-    assert loaded("no-such-command") == (2, set())
+def test_help_and_wrong_options_load_nothing_slow():
+    commands = [[], *([name] for name in cli.COMMANDS), ["bench", "compare"], ["weights", "convert"]]
+    words = [[*command, "--help"] for command in commands] + [[*command, "--no-such-option"] for command in commands]
+    words.append(["no-such-command"])
+    statuses = [0] * len(commands) + [2] * (len(commands) + 1)
+    for command, end, status in zip(words, ends_of(words), statuses, strict=True):
+        assert end == (status, []), command
 
 
-@pytest.mark.parametrize("command", [[name] for name in cli.COMMANDS] + [["bench", "compare"], ["weights", "convert"]])
-def test_help_and_wrong_options_of_a_subcommand_load_nothing_slow(command):
-    assert loaded(*command, "--help") == (0, set())
-    assert loaded(*command, "--no-such-option") == (2, set())
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_errors_of_values_load_nothing_slow():
+    words = [
         ["bench", "--data", "no-such-folder"],
         ["bench", "--data", "l2o-demo", "--steps", "0"],
         ["bench", "compare", "no-such-folder", "other"],
@@ -69,10 +72,9 @@ def test_help_and_wrong_options_of_a_subcommand_load_nothing_slow(command):
         ["prove", "--garden", "no-such-folder"],
         ["eval", "--load-config", "no-such-folder/config.yml"],
         ["export", "--load-config", "config.yml", "--obb-center", "0", "0", "0"],
-    ],
-)
-def test_errors_of_values_load_nothing_slow(words):
-    assert loaded(*words) == (1, set())
+    ]
+    for command, end in zip(words, ends_of(words), strict=True):
+        assert end == (1, []), command
 
 
 def test_expected_errors_are_one_sentence(tmp_path):

@@ -103,7 +103,7 @@ def test_it_starts_from_the_weights_of_the_package(tiny_capture, tmp_path, capsy
     config = method_config(tiny_capture, tmp_path / "out", "diff3r", steps=2)
     trainer = train(config)
     text, model = printed(capsys), trainer.pipeline.model
-    assert "starts from 7 of 7 training views" in text and "--through-optimization" in text
+    assert "starts from 7 of 7 training views" in text and "diff3r-mini (" in text
     assert "Heuristic precision" not in text and state_of(trainer)["precision"].equal(model.precision)
     # The head does not say the same everywhere, and not what it said untrained.
     reference = read_diff3r(load_weights("diff3r-mini"))[1].reference[1:]

@@ -1,5 +1,6 @@
 """The example of docs/architecture.md: a rule that another package registers works everywhere."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from l2o_splat.bench.results import read_results
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.learned_optimizer import LearnedOptimizer, as_splats
 from l2o_splat.optim.registry import ENTRY_POINTS, rule_entry, rules
@@ -84,29 +86,39 @@ def test_the_rule_tests_notice_that_it_has_no_case(installed):
         cases.all_cases()
 
 
+RUN_SCRIPTS = """
+import json, runpy, sys
+import pytest
+from tests.bench.in_process import bench_in_this_process
+
+bench_in_this_process(pytest.MonkeyPatch())
+for command in json.loads(sys.argv[1]):
+    sys.argv = command
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
 def test_ns_train_and_the_benchmark_know_it(package, tiny_capture, tmp_path):
-    scripts = Path(sys.executable).parent
+    """In one fresh process, since the options of nerfstudio's methods are made when it is imported."""
     paths = [str(package), str(PAGE.parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    rule = ["--optimizers.gaussians.optimizer.rule", "sign-momentum"]
+    train = ["ns-train", "l2o-adam", *rule, "--max-num-iterations", "3", "--vis", "tensorboard", "--timestamp", "run"]
+    train += ["--experiment-name", "capture", "--output-dir", "out", "--data", str(tiny_capture)]
+    bench = ["l2o", "bench", "--methods", f"mine=l2o-adam {' '.join(rule)}", "--data", str(tiny_capture)]
+    bench += ["--steps", "2", "--out", "bench"]
+    commands = [[str(Path(sys.executable).with_name(name)), *words] for name, *words in (train, bench)]
+    program = [sys.executable, "-c", RUN_SCRIPTS, json.dumps(commands)]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
-    def run(*words):
-        done = subprocess.run(
-            [scripts / words[0], *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        return done.stdout
-
-    rule = ("--optimizers.gaussians.optimizer.rule", "sign-momentum")
-    run(
-        *("ns-train", "l2o-adam", *rule, "--max-num-iterations", "3", "--vis", "tensorboard", "--timestamp", "run"),
-        *("--experiment-name", "capture", "--output-dir", "out", "--data", str(tiny_capture)),
-    )
     config = method_config(tiny_capture, tmp_path / "out")
     saved = torch.load(last_checkpoint(config), weights_only=True)["optimizers"]["gaussians"]
     assert saved["param_groups"][0]["rule"].startswith("sign-momentum 0.9")
     assert {"average.means", "average.features_rest"} <= saved["state"][0]["per_gaussian"].keys()
-    printed = run(
-        *("l2o", "bench", "--methods", f"mine=l2o-adam {' '.join(rule)}", "--data", str(tiny_capture)),
-        *("--steps", "2", "--out", "bench"),
-    )
-    assert "mine" in printed
+    (run,) = read_results(tmp_path / "bench").of("capture", "mine")
+    assert (run.status, run.steps) == ("ok", 2)

@@ -9,10 +9,12 @@ import threading
 
 import pytest
 import torch
+from nerfstudio.scripts.train import launch, train_loop
 
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.optim.rule import RuleState
 from l2o_splat.plugin.stop_signals import SIGNALS, StopRequest, default_signals, stop_signals
+from l2o_splat.plugin.trainer import L2OTrainer
 from tests.plugin.captures import last_checkpoint, method_config, train
 from tests.plugin.console import printed
 
@@ -20,48 +22,26 @@ STEPS, METHOD = 8, "l2o-adam-tuned"
 
 PIPES = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
 
-LAUNCH = """
-import sys
-from pathlib import Path
-from nerfstudio.scripts.train import launch, train_loop
-from tests.plugin.captures import method_config
-from l2o_splat.plugin.trainer import L2OTrainer
-taken = L2OTrainer.train_iteration
-def train_iteration(self, step):
-    result = taken(self, step)
-    print("step", step, flush=True)
-    if step == 2:
-        sys.stdin.readline()
-    return result
-L2OTrainer.train_iteration = train_iteration
-config = method_config(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], steps=int(sys.argv[4]))
-config.get_base_dir().mkdir(parents=True, exist_ok=True)
-config.save_config()
-launch(train_loop, 1, 1, config=config, device_type="cpu")
-"""
 
+def test_a_stopped_run_saves_its_last_step_and_goes_on_bit_for_bit(tiny_capture, tmp_path, monkeypatch, capfd):
+    stopped, steps = method_config(tiny_capture, tmp_path / "out", METHOD, steps=STEPS), []
+    stopped.get_base_dir().mkdir(parents=True)
+    stopped.save_config()
+    take_step = L2OTrainer.train_iteration
 
-def wait_for_step_2(process: subprocess.Popen) -> str:
-    text = ""
-    for line in process.stdout:
-        text += line
-        if line.strip() == "step 2":
-            return text
-    raise AssertionError(text + process.stderr.read())
+    def train_iteration(self, step):
+        result = take_step(self, step)
+        steps.append(step)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
 
-
-def test_a_stopped_run_saves_its_last_step_and_goes_on_bit_for_bit(tiny_capture, tmp_path):
-    arguments = [sys.executable, "-W", "ignore", "-c", LAUNCH, str(tiny_capture), str(tmp_path / "out")]
-    process = subprocess.Popen([*arguments, METHOD, str(STEPS)], text=True, **PIPES)
-    text = wait_for_step_2(process)
-    process.send_signal(signal.SIGINT)
-    # The signal is there before the step ends, whatever the machine does.
-    more, errors = process.communicate("go on\n", timeout=120)
-    text = " ".join((text + more).split())
-    assert process.returncode == 130, text + errors
-    assert "step 3" not in text
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as caught:
+        patched.setattr(L2OTrainer, "train_iteration", train_iteration)
+        launch(train_loop, 1, 1, config=stopped, device_type="cpu")
+    text, errors = capfd.readouterr()
+    assert caught.value.code == 130 and steps == [0, 1, 2], text + errors
     assert "Stopping after this step" in errors and "Traceback" not in text + errors
-    stopped = method_config(tiny_capture, tmp_path / "out", METHOD, steps=STEPS)
     assert [path.name for path in stopped.get_checkpoint_dir().iterdir()] == ["step-000000002.ckpt"]
     assert torch.load(last_checkpoint(stopped), weights_only=True)["step"] == 2
     text = re.sub(r"\s+|trainer\.py:\d+", "", text)

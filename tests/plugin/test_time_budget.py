@@ -8,6 +8,7 @@ import torch
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.growth import adc
 from l2o_splat.plugin import trainer as trainer_room
+from l2o_splat.plugin.growing import growth_by_pixels
 from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
 from l2o_splat.plugin.presets import highest_sh_degree
@@ -61,6 +62,14 @@ def test_each_coefficient_of_a_colour_has_two_views(views, degree):
     assert highest_sh_degree(views, 0.0) == 3
 
 
+@pytest.mark.parametrize(
+    ("pixels", "points", "growth"),
+    [(130e3, 15_000, 2.0), (600e3, 10_000, 3.0), (600e3, 7_000, 4.0), (12e6, 7_000, 4.0)],
+)
+def test_larger_photographs_get_more_gaussians(pixels, points, growth):
+    assert growth_by_pixels(pixels, points) == growth
+
+
 def test_few_photographs_train_no_high_degrees_unless_the_user_wants_them(tiny_capture, tmp_path, stepped_clock):
     for by_share, trained in ((None, False), (False, True)):
         config = timed_config(tiny_capture, tmp_path / str(by_share), 10.0)
@@ -85,10 +94,8 @@ def early_density_control(monkeypatch):
 
 
 @pytest.mark.usefixtures("early_density_control")
-@pytest.mark.parametrize(
-    ("config_of", "killed_at"), [(timed_config, 12), (timed_config, 25), (adc_config, 8), (adc_config, 17)]
-)
-def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, config_of, killed_at):
+@pytest.mark.parametrize(("config_of", "kills"), [(timed_config, (12, 25)), (adc_config, (8, 17))])
+def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, config_of, kills):
     """Across growth, changes of the SH degree and revisions of the pace."""
     whole = config_of(tiny_capture, tmp_path / "whole", 20.0)
     num_points = train(whole).pipeline.model.num_points
@@ -97,11 +104,34 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
     else:
         assert num_points > 60
 
-    class Killed(Exception):
-        pass
+    for killed_at in kills:
+        folder = tmp_path / str(killed_at)
+        killed = config_of(tiny_capture, folder / "killed", 20.0)
+        stepped_clock.seconds = 0.0
+        train_until_killed(killed, killed_at, monkeypatch)
+        assert 0 < torch.load(last_checkpoint(killed), weights_only=True)["step"] < killed_at - 1
 
-    killed, trained = config_of(tiny_capture, tmp_path / "killed", 20.0), 0
-    step_loss = L2OModel.step_loss
+        stepped_clock.seconds = 1000.0
+        resumed = config_of(tiny_capture, folder / "resumed", 20.0)
+        resumed.load_dir = killed.get_checkpoint_dir()
+        train(resumed)
+        ends = [torch.load(last_checkpoint(config), weights_only=True) for config in (whole, resumed)]
+        assert ends[0]["step"] == ends[1]["step"]
+        for name in FIELDS:
+            tensors = [end["pipeline"][f"_model.gauss_params.{name}"] for end in ends]
+            assert torch.equal(*tensors), (name, killed_at)
+        schedules = [end["pipeline"]["_extra_state"][SCHEDULE] for end in ends]
+        assert schedules[0]["events_done"] == schedules[1]["events_done"] >= 5
+        assert schedules[0]["spent"] == schedules[1]["spent"] and schedules[0]["pace"] == schedules[1]["pace"]
+
+
+class Killed(Exception):
+    pass
+
+
+def train_until_killed(config, killed_at, monkeypatch):
+    """Train until the loss of a step, counted from 1."""
+    trained, step_loss = 0, L2OModel.step_loss
 
     def killed_step_loss(*args, **kwargs):
         nonlocal trained
@@ -110,25 +140,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
             raise Killed
         return step_loss(*args, **kwargs)
 
-    stepped_clock.seconds = 0.0
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(L2OModel, "step_loss", killed_step_loss)
-        train(killed)
-    saved = torch.load(last_checkpoint(killed), weights_only=True)
-    assert 0 < saved["step"] < killed_at - 1
-
-    stepped_clock.seconds = 1000.0
-    resumed = config_of(tiny_capture, tmp_path / "resumed", 20.0)
-    resumed.load_dir = killed.get_checkpoint_dir()
-    train(resumed)
-    ends = [torch.load(last_checkpoint(config), weights_only=True) for config in (whole, resumed)]
-    assert ends[0]["step"] == ends[1]["step"]
-    for name in FIELDS:
-        tensors = [end["pipeline"][f"_model.gauss_params.{name}"] for end in ends]
-        assert torch.equal(*tensors), name
-    schedules = [end["pipeline"]["_extra_state"][SCHEDULE] for end in ends]
-    assert schedules[0]["events_done"] == schedules[1]["events_done"] >= 5
-    assert schedules[0]["spent"] == schedules[1]["spent"] and schedules[0]["pace"] == schedules[1]["pace"]
+        train(config)
 
 
 def test_a_spent_budget_and_a_longer_one(tiny_capture, tmp_path, stepped_clock, capsys):
@@ -172,3 +186,17 @@ def test_a_budget_that_the_start_uses_up_is_refused(tiny_capture, tmp_path, step
         SystemExit, match=r"--seconds is 5, and the start alone took 6\.0 s; give more seconds, or start"
     ):
         train(timed_config(tiny_capture, tmp_path / "out", 5.0))
+
+
+def test_held_out_photographs_are_measured_at_shares_of_the_time(tiny_capture, tmp_path, stepped_clock, monkeypatch):
+    config = timed_config(tiny_capture, tmp_path / "out", 20.0)
+    config.vis = "tensorboard"
+    measured, measure = [], L2OPipeline.get_average_eval_image_metrics
+
+    def noted(pipeline, step=None, *args, **kwargs):
+        measured.append(stepped_clock.seconds)
+        return measure(pipeline, step, *args, **kwargs)
+
+    monkeypatch.setattr(L2OPipeline, "get_average_eval_image_metrics", noted)
+    train(config)
+    assert measured == pytest.approx([2.0, 5.0, 10.0, 15.0, 20.0], abs=2 * SECONDS_OF_A_STEP)

@@ -16,7 +16,7 @@ from l2o_splat.plugin.viewer import LEAST_PIXELS, draw_large_enough, opening_cam
 from l2o_splat.plugin.viewer_panel import MOST_POINTS, RunHistory, curve, panel
 from l2o_splat.progress import RunProgress
 from tests.browser import Page
-from tests.plugin.captures import look_at_origin, method_config, train
+from tests.plugin.captures import look_at_origin, method_config
 
 
 def test_the_viewer_opens_at_the_first_camera_and_looks_at_the_scene():
@@ -25,6 +25,9 @@ def test_the_viewer_opens_at_the_first_camera_and_looks_at_the_scene():
     position, looked_at, up = opening_camera(poses, means)
     assert position == pytest.approx(10 * poses[0, :, 3])
     assert np.linalg.norm(looked_at) < 1.0 and up[2] > 0.9
+    _, below, _ = opening_camera(poses, means, aim_below=0.5)
+    assert np.linalg.norm(below - looked_at) == pytest.approx(0.5 * np.linalg.norm(looked_at - position))
+    assert below[2] < looked_at[2], "on a phone the scene would hide behind the panel"
     _, looked_at, _ = opening_camera(poses, np.empty((0, 3)))
     assert np.isfinite(looked_at).all()
 
@@ -87,21 +90,24 @@ def test_what_nobody_looks_at_is_not_computed():
 
 
 def test_only_a_viewer_gets_what_the_rule_knows(tiny_capture, tmp_path):
-    config = method_config(tiny_capture, tmp_path, "learn2splat", steps=3)
+    config = method_config(tiny_capture, tmp_path, "learn2splat")
     config.optimizers["gaussians"]["optimizer"].weights = "gain-mini"
-    pipeline = train(config).pipeline
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    trainer.train_iteration(0)
+    pipeline = trainer.pipeline.eval()
     camera, _ = pipeline.datamanager.fixed_indices_eval_dataloader[0]
     plain = pipeline.model.get_outputs_for_camera(camera)
     assert plain.keys() == {"rgb", "depth", "accumulation", "background"}
     pipeline.model.shown_values = ShownValues(pipeline.insight, lambda: {"gain"})
     assert pipeline.model.get_outputs_for_camera(camera).keys() == plain.keys(), "an evaluation draws more"
-    seen, pipeline.model.training = {}, False
+    seen = {}
     thread = threading.Thread(target=lambda: seen.update(pipeline.model.get_outputs_for_camera(camera)))
     thread.start()
     thread.join()
     assert seen.keys() == plain.keys() | {"age", "gain"} and seen["rgb"].equal(plain["rgb"])
     assert seen["gain"].shape == seen["age"].shape == plain["depth"].shape
-    assert 0 < seen["gain"].max() <= 1 and not seen["age"].any()
+    assert 0 < seen["gain"].max() <= 1 and not seen["age"].any(), "what is not selected is drawn"
 
 
 def says(text: str) -> str:
@@ -129,7 +135,7 @@ def test_a_browser_shows_the_scene_the_run_and_its_end(tiny_capture, tmp_path):
             page.open(f"http://127.0.0.1:{server.get_port()}", width, 800)
             page.wait_for(says("finished"))
             end = time.monotonic() + 30
-            while page.screenshot()[300:500, 50:340].std() <= 10:
+            while page.screenshot()[100:300, 50:340].std() <= 10:
                 assert time.monotonic() < end, "the page shows no picture of the scene"
             assert page.evaluate("document.documentElement.scrollWidth") <= width
     trainer.shutdown()

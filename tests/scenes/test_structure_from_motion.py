@@ -8,6 +8,7 @@ from PIL import Image
 
 from l2o_splat.scenes.merged_models import merged, num_posed
 from l2o_splat.scenes.photo_copies import Copies
+from l2o_splat.scenes.posing_phases import no_progress
 from l2o_splat.scenes.structure_from_motion import StructureFromMotion, import_images, pairs_in_order
 
 pycolmap = pytest.importorskip("pycolmap")
@@ -38,6 +39,13 @@ def part(truth, kept: range):
     return model
 
 
+def started(folder, truth, progress=no_progress) -> StructureFromMotion:
+    """The work on a synthetic database, of which features and matches are done."""
+    names = [truth.images[i].name for i in sorted(truth.images)]
+    copies = Copies({name: name for name in names}, dict.fromkeys(names, 0))
+    return StructureFromMotion(pycolmap, folder, copies, num_threads=1, progress=progress, report=print)
+
+
 def assert_same_shape(model, truth):
     """The cameras stand to each other as the true ones do, up to scale."""
     ids = sorted(truth.reg_image_ids())
@@ -53,7 +61,7 @@ def assert_same_shape(model, truth):
 def test_models_that_share_photographs_become_one(synthetic):
     folder, truth = synthetic
     models = [part(truth, range(0, 7)), part(truth, range(4, 12))]
-    (model,) = merged(pycolmap, models, folder / "database.db", folder / "images", folder / "merged")
+    (model,) = merged(pycolmap, models, folder / "database.db", folder / "images", folder / "merged", 1)
     assert num_posed(model) == 12
     assert model.compute_mean_reprojection_error() < 0.5
     assert_same_shape(model, truth)
@@ -62,22 +70,32 @@ def test_models_that_share_photographs_become_one(synthetic):
 def test_models_with_nothing_in_common_stay_apart(synthetic):
     folder, truth = synthetic
     models = [part(truth, range(0, 6)), part(truth, range(6, 12))]
-    assert merged(pycolmap, models, folder / "database.db", folder / "images", folder / "merged") == []
+    assert merged(pycolmap, models, folder / "database.db", folder / "images", folder / "merged", 1) == []
 
 
 def test_global_mapping_steps_in_where_incremental_mapping_loses_photographs(synthetic, monkeypatch):
     folder, truth = synthetic
     monkeypatch.setattr(pycolmap, "incremental_mapping", lambda *_, **__: {0: part(truth, range(0, 5))})
-    names = [truth.images[i].name for i in sorted(truth.images)]
-    copies = Copies({name: name for name in names}, dict.fromkeys(names, 0))
     calls = []
-    work = StructureFromMotion(
-        pycolmap, folder, copies, num_threads=1, progress=lambda *call: calls.append(call), report=print
-    )
-    model = work.map()
+    model = started(folder, truth, lambda *call: calls.append(call)).map()
     assert num_posed(model) == 12
     assert_same_shape(model, truth)
     assert ("mapping", 1.0) in calls and calls[-1] == ("global mapping", 1.0)
+
+
+def test_a_photograph_that_mapping_left_out_is_added_at_the_end(synthetic, monkeypatch):
+    folder, truth = synthetic
+    work = started(folder, truth)
+    mapping, loses = pycolmap.incremental_mapping, part(truth, range(0, 11))
+
+    def first_loses_one(*arguments, input_path=None, **options):
+        return mapping(*arguments, input_path=input_path, **options) if input_path else {0: loses}
+
+    monkeypatch.setattr(pycolmap, "incremental_mapping", first_loses_one)
+    monkeypatch.setattr(pycolmap, "global_mapping", lambda *_, **__: {})
+    model = work.map()
+    assert num_posed(model) == 12
+    assert_same_shape(model, truth)
 
 
 def test_photographs_of_one_camera_share_its_intrinsics_and_are_numbered_by_name(tmp_path):

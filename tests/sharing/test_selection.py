@@ -1,11 +1,13 @@
 """Which Gaussians are kept when a scene is cut down."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from l2o_splat.sharing import cut_harmonics, opaque, seen_in
+from l2o_splat.sharing import cut_harmonics, opaque, seen_in, used_degree
 from l2o_splat.views import PinholeCameras
-from tests.rendering.scenes import one_camera
+from tests.rendering.scenes import one_camera, random_scene
 from tests.sharing.scenes import askew_scene
 
 
@@ -27,3 +29,11 @@ def test_harmonics_are_cut_at_a_degree(degree, bands):
     gaussians, _ = askew_scene(n=3)
     cut = cut_harmonics(gaussians, degree)
     assert cut.sh_degree == degree and torch.equal(cut.features_rest, gaussians.features_rest[:, :bands])
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_degrees_that_are_all_zero_are_not_used(degree):
+    gaussians, _ = random_scene(n=5, degree=3)
+    rest = gaussians.features_rest.clone()
+    rest[:, (degree + 1) ** 2 - 1 :] = 0
+    assert used_degree(replace(gaussians, features_rest=rest)) == degree

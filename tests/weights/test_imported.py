@@ -18,8 +18,10 @@ from l2o_splat.commands.check import check_lpips
 from l2o_splat.metrics import Lpips
 from l2o_splat.nets.lpips_network import LAYERS, LpipsNetwork
 from l2o_splat.weights import WeightsError, imported, load_weights
+from l2o_splat.weights import lpips as lpips_weights
 from l2o_splat.weights.array_pickle import ArrayPickleError, read_arrays
 
+SHIPPED = Path(lpips.__file__).parent / "weights/v0.1"
 ALEXNET = imported.IMPORTABLE["lpips-alexnet"]
 
 
@@ -98,6 +100,24 @@ def test_lpips_is_that_of_the_package_with_the_imported_weights(archive, cache, 
     assert Lpips()(first[0], first[0]) == 0
 
 
+def test_the_alexnet_of_torch_is_used_where_none_was_imported(cache, tmp_path):
+    tensors = imported.lpips_tensors(arrays("alexnet", ALEXNET.module), ALEXNET)
+    places = enumerate(lpips_weights.CONVOLUTIONS)
+    state = {
+        f"features.{j}.{part}": tensors[f"convolutions.{i}.{part}"] for i, j in places for part in ("weight", "bias")
+    }
+    (tmp_path / "torch/hub/checkpoints").mkdir(parents=True)
+    torch.save(state, tmp_path / "torch/hub/checkpoints" / Path(lpips_weights.ALEXNET).name)
+    first, second = torch.rand(2, 1, 40, 40, 3, generator=torch.Generator().manual_seed(0))
+    theirs = package_network("alex", tensors)
+    shipped = torch.load(SHIPPED / "alex.pth", map_location="cpu", weights_only=True)
+    theirs.load_state_dict(shipped, strict=False)
+    with torch.no_grad():
+        expected = theirs(first.movedim(-1, 1), second.movedim(-1, 1), normalize=True).flatten()
+    torch.testing.assert_close(Lpips().distances(first, second), expected, rtol=1e-5, atol=0)
+    assert check_lpips().ok and str(tmp_path) in check_lpips().found
+
+
 def test_the_network_of_vgg_is_that_of_the_package():
     entry = imported.IMPORTABLE["lpips-vgg16"]
     tensors = imported.lpips_tensors(arrays("vgg16", entry.module), entry)
@@ -170,6 +190,7 @@ class Code:
         (pickle.dumps({"a": np.zeros(9, "f4")}, protocol=3).replace(b"K\t\x85", b"K\x08\x85"), "another size"),
         (b"", "it is damaged"),
     ],
+    ids=["code", "double", "code in an array", "list", "number as name", "type", "cut", "other shape", "empty"],
 )
 def test_only_arrays_by_name_are_read_from_a_pickle(content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -183,6 +204,6 @@ def test_the_channel_weights_are_bit_for_bit_those_that_lpips_ships(name, file):
     if imported.imported(name) is None:
         pytest.skip(f"{name} was not imported on this machine: {imported.how_to_import()}")
     tensors = load_weights(name, "lpips").tensors
-    shipped = torch.load(Path(lpips.__file__).parent / "weights/v0.1" / file, map_location="cpu", weights_only=True)
+    shipped = torch.load(SHIPPED / file, map_location="cpu", weights_only=True)
     for index in range(5):
         assert torch.equal(tensors[f"channels.{index}"], shipped[f"lin{index}.model.1.weight"].flatten())
