@@ -9,7 +9,6 @@ from typing import Literal
 import tyro
 
 from l2o_splat.scenes.photo_folders import check_folders, default_capture
-from l2o_splat.scenes.posing_phases import PHASE_TITLES
 
 
 @dataclass
@@ -37,21 +36,13 @@ class Photos:
         """
         out = self.out or default_capture(self.photos)
         check_folders(self.photos, out)
-        # Only now: they import torch and rich.
-        from l2o_splat.commands.phase_display import phase_display
-        from l2o_splat.scenes.photos import pose_photos
+        # Only now: it imports rich.
+        from l2o_splat.splat.display import Display
+        from l2o_splat.splat.posing import pose_with_display, poses_part
 
         try:
-            with phase_display(PHASE_TITLES) as display:
-                pose_photos(
-                    self.photos,
-                    out,
-                    max_size=self.max_size,
-                    matching=self.matching,
-                    frames=self.frames,
-                    progress=display.progress,
-                    report=display.report,
-                )
+            with Display([poses_part(self.photos, self.matching, self.frames)]) as display:
+                pose_with_display(self.photos, out, display, self.max_size, self.matching, self.frames)
         except KeyboardInterrupt:
             print(f"Stopped; {out} was not written.")
             raise SystemExit(130) from None

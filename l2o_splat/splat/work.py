@@ -16,15 +16,15 @@ from l2o_splat.files import held_folder
 from l2o_splat.progress import RunProgress, read_progress
 from l2o_splat.scenes.capture_names import CaptureSource, find_capture, is_capture
 from l2o_splat.scenes.capture_quality import qualities
-from l2o_splat.scenes.photo_folders import check_folders, find_photographs
-from l2o_splat.scenes.posing_phases import PHASE_TITLES
+from l2o_splat.scenes.photo_folders import check_folders
 from l2o_splat.splat.display import Display, spoken
 from l2o_splat.splat.errors import SplatError
-from l2o_splat.splat.expectation import SECONDS_OF_A_START, SECONDS_OF_RESULTS, posed_share, posing_seconds
+from l2o_splat.splat.expectation import SECONDS_OF_A_START, SECONDS_OF_RESULTS
 from l2o_splat.splat.journal import Journal, open_journal
+from l2o_splat.splat.posing import POSES, pose_with_display, poses_part
 from l2o_splat.splat.training import Training, has_checkpoint, run_folder
 
-POSES, TRAINING, RESULTS = "poses", "training", "results"
+TRAINING, RESULTS = "training", "results"
 EXIT_OF_CTRL_C = 130
 CAPTURE = "capture"
 """Folder of the posed photographs within that of the results."""
@@ -86,9 +86,7 @@ def make_splat(request: Request, display_of=Display) -> Path:
 def _parts(request: Request, journal: Journal, source: CaptureSource | None) -> list[tuple[str, float]]:
     parts = []
     if source is None and journal.posed is None:
-        photos = Path(request.photos)
-        count = request.frames if photos.is_file() else len(find_photographs(photos))
-        parts.append((POSES, posing_seconds(count, request.matching == "sequential")))
+        parts.append(poses_part(Path(request.photos).expanduser(), request.matching, request.frames))
     left = request.seconds - journal.trained_seconds
     if left > 0:
         parts.append((TRAINING, left + SECONDS_OF_A_START))
@@ -99,25 +97,9 @@ def _pose(request: Request, journal: Journal, display: Display) -> CaptureSource
     """The capture of the photographs, made if it is not there."""
     folder = request.out / CAPTURE
     if journal.posed is None:
-        # Only now: it imports torch.
-        from l2o_splat.scenes.photos import pose_photos
-
-        display.begin(POSES)
-
-        def progress(phase: str, share: float) -> None:
-            display.update(POSES, posed_share(phase, share), PHASE_TITLES[phase].lower())
-
-        posed = pose_photos(
-            Path(request.photos).expanduser(),
-            folder,
-            max_size=request.max_size,
-            matching=request.matching,
-            frames=request.frames,
-            progress=progress,
-            report=display.say,
-        )
+        photos = Path(request.photos).expanduser()
+        posed = pose_with_display(photos, folder, display, request.max_size, request.matching, request.frames)
         journal.posed = asdict(posed) | {"folder": str(posed.folder)}
-        display.end(POSES, f"{posed.registered} of {posed.of} photographs, {posed.points:,} points")
         journal.took(POSES, display.seconds_of(POSES))
         journal.save(request.out)
     return find_capture(str(folder))

@@ -60,6 +60,12 @@ def test_lines_are_few_without_a_terminal(shown):
     assert [line.rpartition(": ")[2] for line in lines[1:]] == ["10 dB", "20 dB"]
 
 
+def test_remarks_are_printed_as_they_are(shown):
+    _, text, display = shown
+    display.say("WARNING: [1] of 2 photographs")
+    assert text.getvalue().splitlines()[-1] == "WARNING: [1] of 2 photographs"
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (125, "2:05 min")])
 def test_durations_in_words(seconds, text):
     assert spoken(seconds) == text
