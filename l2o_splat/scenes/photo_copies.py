@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from l2o_splat.scenes.heif import HEIF_SUFFIXES, heif_is_readable
 from l2o_splat.scenes.photo_folders import PhotosError, find_photographs, is_video, listed
 from l2o_splat.scenes.photo_masks import MaskFiles
 from l2o_splat.scenes.pixels import (
-    HEIF_SUFFIXES,
     PixelsError,
-    heif_is_readable,
     is_rgb_jpeg,
     on_black,
     read_exif,

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 from l2o_splat.errors import L2OError
+from l2o_splat.scenes.heif import HEIF_SUFFIXES
 
 _NO_PHOTOGRAPHS = {"__MACOSX", "@eaDir", "mask", "masks"}
 """Subfolders of these names are not searched."""
-_PICTURE_SUFFIXES = (".heic", ".heif", ".webp")
+_PICTURE_SUFFIXES = (*HEIF_SUFFIXES, ".webp")
 """Those that :mod:`mimetypes` does not know on every system."""
 _VIDEO_SUFFIXES = (".mkv", ".m4v", ".mts", ".m2ts", ".webm", ".insv")
 

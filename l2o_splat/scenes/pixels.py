@@ -29,8 +29,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from l2o_splat.errors import L2OError
-
-HEIF_SUFFIXES = (".heic", ".heif")
+from l2o_splat.scenes.heif import HEIF_SUFFIXES, heif_is_readable
 
 _DRAWINGS = ("EPS", "WMF")
 """Formats that Pillow gives to another program to draw."""
@@ -194,16 +193,6 @@ def is_rgb_jpeg(path: Path) -> bool:
             return image.format == "JPEG" and image.mode == "RGB"
     except NotForPillowError:
         return False
-
-
-def heif_is_readable() -> bool:
-    """Whether HEIC photographs can be read: they can where pillow-heif is installed, which then joins Pillow."""
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
 
 
 def _brightness(pixels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w"]:
