@@ -108,7 +108,7 @@ def test_every_error_of_the_package_is_expected_and_a_built_in_one():
         if inspect.isclass(value) and issubclass(value, Exception) and value.__module__.startswith("l2o_splat.")
     }
     found = {error.__name__: error for error in errors if error is not L2OError}
-    assert found.keys() >= INTERNAL and {"WeightsError", "BenchError", "DemoError"} <= found.keys()
+    assert found.keys() >= INTERNAL and {"WeightsError", "BenchError", "SplatError"} <= found.keys()
     for name in found.keys() - INTERNAL:
         assert issubclass(found[name], L2OError), name
         assert issubclass(found[name], ValueError | RuntimeError | OSError), name

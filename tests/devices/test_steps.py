@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
+from l2o_splat import progress
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim import learn2splat
 from l2o_splat.optim.sequence import SequencedRule
@@ -89,6 +91,8 @@ class Training:
 def watch(monkeypatch):
     watch = CardWatch()
     install(monkeypatch, watch)
+    # Loss and PSNR are read for reports, twice a second: not in every step, and when depends on the time.
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN", math.inf)
     return watch
 
 

@@ -70,7 +70,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 
 
 def test_the_installed_command_starts(scripts, tmp_path):
-    assert "{check," in run(scripts / "l2o", "--help", cwd=tmp_path)
+    assert "splat,check," in run(scripts / "l2o", "--help", cwd=tmp_path)
 
 
 def notebook_as_script(**replaced: str) -> str:
