@@ -98,6 +98,14 @@ def next_commands(config: Path) -> dict[str, list[str]]:
     load = ["--load-config", str(config)]
     return {
         "Look at it in nerfstudio": ["ns-viewer", *load],
-        "Make a video": ["ns-render", "interpolate", *load, "--output-path", str(config.parent / "video.mp4")],
+        "Make a video": [
+            "ns-render",
+            "interpolate",
+            *load,
+            "--pose-source",
+            "train",
+            "--output-path",
+            str(config.parent / "video.mp4"),
+        ],
         "Measure it": ["l2o", "eval", *load],
     }
