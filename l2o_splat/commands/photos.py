@@ -41,7 +41,7 @@ class Photos:
         from l2o_splat.splat.posing import pose_with_display, poses_part
 
         try:
-            with Display([poses_part(self.photos, self.matching, self.frames)]) as display:
+            with Display([poses_part(self.photos, self.max_size, self.matching, self.frames)]) as display:
                 pose_with_display(self.photos, out, display, self.max_size, self.matching, self.frames)
         except KeyboardInterrupt:
             print(f"Stopped; {out} was not written.")

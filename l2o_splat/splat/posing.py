@@ -16,10 +16,24 @@ if TYPE_CHECKING:
 POSES = "poses"
 
 
-def poses_part(photos: Path, matching: Matching, frames: int) -> tuple[str, float]:
+def poses_part(photos: Path, max_size: int, matching: Matching, frames: int) -> tuple[str, float]:
     """The part for a display: its name, and the seconds that it is expected to take."""
-    count = frames if photos.is_file() else len(find_photographs(photos))
-    return POSES, posing_seconds(count, matching == "sequential")
+    found = [] if photos.is_file() else find_photographs(photos)
+    size = _size(photos / found[0]) if found else (16, 9)
+    reduced = min(max_size / max(size), 1.0) if found else max_size / 16
+    megapixels = size[0] * size[1] * reduced**2 / 1e6
+    return POSES, posing_seconds(len(found) or frames, megapixels, matching == "sequential")
+
+
+def _size(photograph: Path) -> tuple[int, int]:
+    """Width and height, as far as a header tells; what cannot be read is refused later, with its name."""
+    from PIL import Image
+
+    try:
+        with Image.open(photograph) as picture:
+            return picture.size
+    except (OSError, ValueError):
+        return 16, 9
 
 
 def pose_with_display(

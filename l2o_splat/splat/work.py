@@ -86,7 +86,8 @@ def make_splat(request: Request, display_of=Display) -> Path:
 def _parts(request: Request, journal: Journal, source: CaptureSource | None) -> list[tuple[str, float]]:
     parts = []
     if source is None and journal.posed is None:
-        parts.append(poses_part(Path(request.photos).expanduser(), request.matching, request.frames))
+        photos = Path(request.photos).expanduser()
+        parts.append(poses_part(photos, request.max_size, request.matching, request.frames))
     left = request.seconds - journal.trained_seconds
     if left > 0:
         parts.append((TRAINING, left + SECONDS_OF_A_START))
