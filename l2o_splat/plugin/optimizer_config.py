@@ -51,9 +51,9 @@ class JointOptimizerConfig(OptimizerConfig):
     safeguard: bool = False
     """Compare the training loss of learn2splat with its best; if it rises, restore the best scene and go on with
     adam-own-scale."""
-    colour_steps: int | None = None
-    """Steps in which colours also move by the closed form, with a share that falls to 0; 0 for none. For rules that
-    follow gradients. None: as the preset says."""
+    colour_steps: int = 0
+    """First steps in which colours also move by the closed form, with a share that falls to 0. For rules that follow
+    gradients."""
     rates: float | None = None
     """Factor of the rates of the rules adam and those that begin with its name. None: as the preset says."""
     prox_scale: float = 1.0
@@ -97,7 +97,7 @@ class JointOptimizerConfig(OptimizerConfig):
             )
         if self.rates is not None and not 0 < self.rates < math.inf:
             raise ValueError(f"{_OPTION}.rates is {self.rates}; a factor above 0 is needed.")
-        if (self.colour_steps or 0) < 0:
+        if (self.colour_steps or 0) < 0:  # None in the config of a run from before.
             raise ValueError(f"{_OPTION}.colour-steps is {self.colour_steps}; 0 or more is needed.")
         if self.colour_steps and not self.takes_colour_steps:
             raise ValueError(

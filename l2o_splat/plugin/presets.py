@@ -32,8 +32,6 @@ class Preset:
     """Adaptive density control of 3DGS instead, see :mod:`l2o_splat.growth.adc`; it finds the number by itself."""
     rates: float = 1.0
     """Factor of the rates of hand-made rules."""
-    colour_steps: int = 0
-    """First steps in which colours also move by the closed form, see :mod:`l2o_splat.optim.colour_step`."""
     max_elongation: float | None = None
     """Longest axis of a Gaussian, as a multiple of its second one; None has no bound."""
 
@@ -49,7 +47,6 @@ PRESETS: dict[PresetName, Preset] = {
         views_per_coefficient=2.0,
         growth=None,
         rates=0.6,
-        colour_steps=30,
         max_elongation=5.0,
     ),
     # The protocols of the papers, for released weights and for comparisons with published numbers.

@@ -128,9 +128,7 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
     # nerfstudio's loop needs a number of steps; one with a time budget is stopped by the clock.
     steps = sys.maxsize // 2 if plan.num_steps is None else plan.num_steps
     optimizers = {"gaussians": dict(config.optimizers["gaussians"])}
-    optimizers["gaussians"]["optimizer"] = replace(
-        optimizers["gaussians"]["optimizer"], colour_steps=plan.schedule.colour_steps, rates=plan.schedule.rates
-    )
+    optimizers["gaussians"]["optimizer"] = replace(optimizers["gaussians"]["optimizer"], rates=plan.schedule.rates)
     # Runs with a time budget are evaluated at shares of it instead.
     between = config.steps_per_eval_all_images if plan.seconds is None else 0
     return replace(
@@ -178,10 +176,6 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
     if typed.max_elongation is not None:
         changes["max_elongation"] = typed.max_elongation if math.isfinite(typed.max_elongation) else None
     optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
-    if optimizer.colour_steps is not None:
-        changes["colour_steps"] = optimizer.colour_steps
-    elif not optimizer.takes_colour_steps or getattr(config.pipeline.model, "loss", None) == "squared":
-        changes["colour_steps"] = 0
     if optimizer.rates is not None:
         changes["rates"] = optimizer.rates
     return replace(preset, **changes)

@@ -8,7 +8,6 @@ from nerfstudio.plugins.registry import discover_methods
 from PIL import Image
 
 from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.run_plan import resolve
 from tests.plugin.captures import edit_transforms, method_config, train, write_tiny_capture
 from tests.plugin.mutations import colmap_model
 
@@ -100,10 +99,3 @@ class TestColmapWithoutTerminal:
     def test_a_factor_that_was_typed_is_named(self, large):
         with pytest.raises(OptionError, match="downscale-factor is 4, but images_4 .*camera-res-scale-factor 0.25"):
             self.parsed(large, downscale_factor=4)
-
-
-@pytest.mark.parametrize(("loss", "steps"), [("photometric", 30), ("squared", 0)])
-def test_the_plan_lists_only_colour_steps_that_are_taken(tmp_path, loss, steps):
-    config = method_config(tmp_path, tmp_path, "l2o-adam-tuned")
-    config.preset, config.pipeline.model.loss = "fast", loss
-    assert resolve(config).schedule.colour_steps == steps
