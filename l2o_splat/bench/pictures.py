@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,18 @@ ERROR_COLOURS = np.array(
 
 Pictures = dict[str, dict[str, dict[str, dict[str, Path]]]]
 """File of each method by scene, view and kind (``photograph``, ``start``, ``end``, ``error``)."""
+
+
+@dataclass(frozen=True)
+class HeldOutView:
+    """A held-out photograph and the scene from the same camera."""
+
+    name: str
+    """File name of the photograph."""
+    photograph: UInt8[np.ndarray, "h w 3"]
+    drawn: UInt8[np.ndarray, "h w 3"]
+    psnr: float | None
+    """dB; None if every pixel is masked."""
 
 
 def shown_views(count: int) -> list[int]:

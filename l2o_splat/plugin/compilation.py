@@ -15,6 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.initializers.dense.trial import compile_dense_start
 from l2o_splat.losses.trial import compile_loss
+from l2o_splat.optim.rule import Needs
 from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
 from l2o_splat.reduction.trial import compile_reduction
 from l2o_splat.rendering.trial import compile_evidence, compile_rasterizer
@@ -28,10 +29,11 @@ Each stands in the folder of its kernels, so that an edit there makes it run aga
 """
 
 
-def trials_of_rule(cards: Sequence[WeightsCard]) -> tuple[Callable[[], object], ...]:
-    """The same for rules whose weights have these cards."""
+def trials_of_rule(cards: Sequence[WeightsCard], needs: Needs) -> tuple[Callable[[], object], ...]:
+    """The same for rules with weights of these cards and these needs."""
     learned = (compile_gain,) if any(card.system == "gain" for card in cards) else ()
-    return (compile_adam, compile_colour_step, *learned)
+    colours = (compile_colour_step,) if needs.evidence else ()
+    return (compile_adam, *colours, *learned)
 
 
 def trials_of_start(source: str) -> tuple[Callable[[], object], ...]:

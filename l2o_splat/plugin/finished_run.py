@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from nerfstudio.utils.eval_utils import eval_setup
 from torch import Tensor
 
+from l2o_splat.bench.pictures import HeldOutView, shown_views
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.plugin.photographs import pinhole_cameras
 from l2o_splat.plugin.pipeline import L2OPipeline
@@ -19,18 +20,6 @@ from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.views import PinholeCameras
 
 MEASURES = ("psnr", "ssim", "lpips")
-
-
-@dataclass(frozen=True)
-class HeldOutView:
-    """A held-out photograph and the scene from the same camera."""
-
-    name: str
-    """Of the photograph's file."""
-    photograph: UInt8[np.ndarray, "h w 3"]
-    drawn: UInt8[np.ndarray, "h w 3"]
-    psnr: float | None
-    """dB; None if every pixel is masked."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +38,11 @@ class FinishedRun:
     """Some of them, spread over all."""
 
 
-def open_finished_run(config: Path, most_views: int) -> FinishedRun:
+def open_finished_run(config: Path) -> FinishedRun:
     """Load a run from its ``config.yml`` and measure it.
 
     Args:
         config: Path of the file.
-        most_views: How many held-out views are returned at most.
 
     Raises:
         L2OError: If config, checkpoint or capture cannot be used.
@@ -68,11 +56,11 @@ def open_finished_run(config: Path, most_views: int) -> FinishedRun:
         pinhole_cameras(pipeline.datamanager.train_dataset.cameras),
         pipeline.model.raster_settings(),
         {name: found[name] for name in MEASURES if name in found},
-        _shown(pipeline, {round(index) for index in np.linspace(0, views - 1, min(most_views, views))}),
+        _shown(pipeline, shown_views(views)),
     )
 
 
-def _shown(pipeline: L2OPipeline, indices: set[int]) -> list[HeldOutView]:
+def _shown(pipeline: L2OPipeline, indices: list[int]) -> list[HeldOutView]:
     shown = []
     for index, (camera, batch) in enumerate(pipeline.datamanager.fixed_indices_eval_dataloader):
         if index in indices:

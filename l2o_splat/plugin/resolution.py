@@ -12,7 +12,7 @@ later. Measured at half a megapixel and at an eighth, on a budget of a minute.""
 EARLIEST = 0.12
 """Share of the budget at which the full size begins, however many steps there are."""
 SKIPPED = 0.03
-"""Of the sizes that would begin before this share, the run begins with the largest."""
+"""The run begins with the largest of the sizes that would begin before this share."""
 PIXELS_OF_A_GAUSSIAN = 4.0
 """What a Gaussian costs in a view, in pixels."""
 

@@ -67,7 +67,7 @@ class RunSchedule:
         self.num_views = sys.maxsize
         """Training views that colours by direction are learnt from."""
         self.pixels = 0.0
-        """Of a training photograph, their mean."""
+        """Mean number of pixels of a training photograph."""
         self.stages: Stages = ((0.0, 1.0),)
         """Size of the photographs, as a factor of their own, by the share of the budget spent."""
         self._measured = Measured()

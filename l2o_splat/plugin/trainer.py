@@ -104,7 +104,7 @@ class L2OTrainer(Trainer):
         self._stop_request = StopRequest()
 
     def setup(self, test_mode="val") -> None:
-        trials = trials_of_rule(self.plan.cards)
+        trials = trials_of_rule(self.plan.cards, self.plan.needs)
         with quiet_console(), reported_failure(self.progress), _one_sentence(), compiling(self.device, trials):
             super().setup(test_mode)
             self.optimizers.optimizers["gaussians"].check_scene()

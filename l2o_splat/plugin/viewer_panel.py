@@ -11,7 +11,7 @@ from l2o_splat.progress import RunProgress
 MOST_POINTS = 240
 """Points of a curve; where there are more, every second one is dropped."""
 WIDTH, HEIGHT, LEFT, BOTTOM = 240, 110, 30, 16
-"""Of the picture, and of the margins for the labels of its axes, in units of the picture."""
+"""Size of the picture, and of the margins that hold the labels of its axes, in its own units."""
 
 STATES = {"reading": "reading the capture", "starting": "making the first scene", "saving": "saving"}
 """Phases of a run whose names say too little."""

@@ -1,4 +1,4 @@
-"""The phases of posing photographs, and how the share of them that is done is told while COLMAP works."""
+"""The phases of posing photographs, and how their progress is reported while COLMAP works."""
 
 from __future__ import annotations
 

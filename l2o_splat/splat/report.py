@@ -15,23 +15,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from l2o_splat.bench.page import asset, filled, style
+from l2o_splat.bench.pictures import HeldOutView
 from l2o_splat.files import write_text_whole
 from l2o_splat.prove.chart import chart
 
 REPORT_NAME = "report.html"
 MAX_WIDTH = 720
 """Width of a picture, pixels; wider ones are reduced."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A held-out view: the photograph and the splat."""
-
-    name: str
-    photograph: UInt8[np.ndarray, "h w 3"]
-    drawn: UInt8[np.ndarray, "h w 3"]
-    psnr: float | None
-    """dB; None if it cannot be measured."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ class Report:
     """The command line that made it."""
     files: Mapping[str, str]
     """Names of the files beside the report, and what each is for."""
-    pairs: Sequence[Pair]
+    pairs: Sequence[HeldOutView]
     curve: Sequence[tuple[float, float]]
     """Seconds of training and PSNR on the held-out photographs, dB."""
     capture: Sequence[tuple[str, bool]]
@@ -96,7 +86,7 @@ def report_html(report: Report) -> str:
     )
 
 
-def _pair(pair: Pair) -> str:
+def _pair(pair: HeldOutView) -> str:
     quality = "" if pair.psnr is None else f", {pair.psnr:.2f} dB"
     name = html.escape(pair.name)
     images = "".join(

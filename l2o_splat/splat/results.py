@@ -15,11 +15,9 @@ from l2o_splat.sharing import (
     write_splat,
     write_view_page,
 )
-from l2o_splat.splat.report import REPORT_NAME, Pair, Report, write_report
+from l2o_splat.splat.report import REPORT_NAME, Report, write_report
 
 PAGE_NAME = "view.html"
-MOST_PAIRS = 3
-"""Held-out views in the report."""
 UP_AXES: dict[str, UpAxis] = {".ply": "y-down", ".spz": "y", ".sog": "y-down"}
 """Where each format's readers take up to be."""
 PURPOSES = {
@@ -65,7 +63,7 @@ def write_results(
     from l2o_splat.plugin.finished_run import open_finished_run
 
     progress(0.1, "measuring the held-out photographs")
-    run = open_finished_run(config, MOST_PAIRS)
+    run = open_finished_run(config)
     words = [f"{len(run.gaussians):,} Gaussians"]
     if "psnr" in run.quality:
         words.insert(0, f"PSNR {run.quality['psnr']:.2f} dB on held-out photographs")
@@ -83,7 +81,7 @@ def write_results(
         lead=", ".join(words) + ".",
         command=making.command,
         files={PAGE_NAME: "the scene in a browser; needs no network, can be sent as it is"} | files,
-        pairs=[Pair(view.name, view.photograph, view.drawn, view.psnr) for view in run.held_out],
+        pairs=run.held_out,
         curve=making.curve,
         capture=making.capture,
         facts=dict(making.facts) | {name: f"{value:.4g}" for name, value in run.quality.items()},

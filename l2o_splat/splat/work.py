@@ -56,12 +56,11 @@ class Request:
     """The command line, for the report."""
 
 
-def make_splat(request: Request, display_of=Display) -> Path:
+def make_splat(request: Request) -> Path:
     """Do what is not done yet, and return the page that shows the splat.
 
     Args:
         request: What was asked for.
-        display_of: Makes the display from the parts that will run.
 
     Raises:
         L2OError: If a part fails; what was done before it stays, and the same command goes on from there.
@@ -74,9 +73,9 @@ def make_splat(request: Request, display_of=Display) -> Path:
         if source is None and journal.posed is None:
             # A capture without a record was made by a call that was killed right after.
             shutil.rmtree(request.out / CAPTURE, ignore_errors=True)
-            check_folders(Path(request.photos), request.out / CAPTURE)
+            check_folders(Path(photos), request.out / CAPTURE)
         journal.save(request.out)
-        with _stoppable(), display_of(_parts(request, journal, source)) as display:
+        with _stoppable(), Display(_parts(request, journal, source)) as display:
             if source is None:
                 source = _pose(request, journal, display)
             _train(request, journal, source, display)
@@ -86,8 +85,7 @@ def make_splat(request: Request, display_of=Display) -> Path:
 def _parts(request: Request, journal: Journal, source: CaptureSource | None) -> list[tuple[str, float]]:
     parts = []
     if source is None and journal.posed is None:
-        photos = Path(request.photos).expanduser()
-        parts.append(poses_part(photos, request.max_size, request.matching, request.frames))
+        parts.append(poses_part(Path(journal.photos), request.max_size, request.matching, request.frames))
     left = request.seconds - journal.trained_seconds
     if left > 0:
         parts.append((TRAINING, left + SECONDS_OF_A_START))
@@ -98,7 +96,7 @@ def _pose(request: Request, journal: Journal, display: Display) -> CaptureSource
     """The capture of the photographs, made if it is not there."""
     folder = request.out / CAPTURE
     if journal.posed is None:
-        photos = Path(request.photos).expanduser()
+        photos = Path(journal.photos)
         posed = pose_with_display(photos, folder, display, request.max_size, request.matching, request.frames)
         journal.posed = asdict(posed) | {"folder": str(posed.folder)}
         journal.took(POSES, display.seconds_of(POSES))
@@ -110,7 +108,7 @@ def _train(request: Request, journal: Journal, source: CaptureSource, display: D
     """Train for the time that is left of the budget."""
     if request.seconds <= journal.trained_seconds:
         return
-    saved = [name for name in journal.runs if has_checkpoint(run_folder(request.out, request.method, name))]
+    saved = _saved_runs(request, journal)
     training = Training(
         request.out,
         request.method,
@@ -148,6 +146,11 @@ def _train(request: Request, journal: Journal, source: CaptureSource, display: D
     journal.save(request.out)
 
 
+def _saved_runs(request: Request, journal: Journal) -> list[str]:
+    """Names of the runs that have saved a step, the last one last."""
+    return [name for name in journal.runs if has_checkpoint(run_folder(request.out, request.method, name))]
+
+
 def _standing(progress: RunProgress) -> str:
     """A run in a few words."""
     words = {
@@ -181,8 +184,7 @@ def _note(journal: Journal, progress: RunProgress, seconds: float) -> None:
 def _finish(request: Request, journal: Journal, display: Display) -> Path:
     """Write the files and pages of the last run that has a checkpoint."""
     display.begin(RESULTS, "opening the scene")
-    names = [name for name in journal.runs if has_checkpoint(run_folder(request.out, request.method, name))]
-    folder = run_folder(request.out, request.method, names[-1])
+    folder = run_folder(request.out, request.method, _saved_runs(request, journal)[-1])
     with (request.out / "results.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         # Only now: it imports torch.
         from l2o_splat.splat.results import PAGE_NAME, Making, write_results

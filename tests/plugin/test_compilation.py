@@ -100,7 +100,7 @@ def test_no_process_outlives_a_run_that_fails(room, monkeypatch):
 @pytest.mark.parametrize("name", ["adam-own-scale", "learn2splat"])
 def test_after_the_trials_a_step_compiles_nothing(name):
     rule = rule_entry(name).build(RuleOptions(weights_of(name, None), {}))
-    for trial in (*TRIALS, *trials_of_rule([card for card in [rule.card] if card is not None])):
+    for trial in (*TRIALS, *trials_of_rule([card for card in [rule.card] if card is not None], rule.needs)):
         trial()
     gaussians, cameras = random_scene(80, 40, 30)
     parameters = {field: Parameter(value.clone()) for field, value in gaussians.items()}

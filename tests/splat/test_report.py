@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from l2o_splat.splat.report import REPORT_NAME, Pair, Report, report_html, write_report
+from l2o_splat.bench.pictures import HeldOutView
+from l2o_splat.splat.report import REPORT_NAME, Report, report_html, write_report
 from tests.browser import Page
 
 
@@ -15,8 +16,8 @@ def report():
         command=["l2o", "splat", "/home/a person/photographs of a long holiday by the sea " * 4],
         files={"view.html": "the scene in a browser"},
         pairs=[
-            Pair("DSC_0001.jpg", photograph, photograph[::-1], 26.5),
-            Pair("masked.jpg", photograph, photograph, None),
+            HeldOutView("DSC_0001.jpg", photograph, photograph[::-1], 26.5),
+            HeldOutView("masked.jpg", photograph, photograph, None),
         ],
         curve=[(6.0, 24.0), (60.0, 26.5)],
         capture=[("15 of 15 photographs: good", True), ("9 points: weak; more light", False)],
