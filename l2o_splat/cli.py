@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import tyro
 
@@ -11,6 +12,7 @@ from l2o_splat.commands.check import Check
 from l2o_splat.commands.demo import Demo
 from l2o_splat.commands.meta_train import MetaTrainCommand
 from l2o_splat.commands.photos import Photos
+from l2o_splat.commands.presets import parse_with_preset
 from l2o_splat.commands.prove import Prove
 from l2o_splat.commands.saved_scenes import Eval, Export
 from l2o_splat.commands.splat import Splat
@@ -46,13 +48,21 @@ def main(arguments: list[str] | None = None) -> None:
         # tyro allows no subcommand beside options, and `bench` has options.
         words = ["bench-compare", *words[2:]]
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, args=words, prog="l2o", description="Learned optimization for Gaussian splats."
-        )
+        command = _parse(words)
         # tyro has called the functions already, and returns their exit status.
         sys.exit(command if isinstance(command, int) else command.run())
     except L2OError as error:
         raise SystemExit(f"l2o: {error}") from error
+
+
+def _parse(words: list[str]) -> Any:
+    """The command with its options, or the exit status of one that is a function."""
+    command = COMMANDS.get(words[0]) if words else None
+    if hasattr(command, "of_preset"):
+        return parse_with_preset(command, f"l2o {words[0]}", words[1:])
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, args=words, prog="l2o", description="Learned optimization for Gaussian splats."
+    )
 
 
 if __name__ == "__main__":
