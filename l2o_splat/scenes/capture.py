@@ -63,6 +63,16 @@ class Capture:
     points: Points
 
 
+@dataclass(frozen=True)
+class SampledCapture(Capture):
+    """Some views of a longer capture, chosen together as the papers' view samplers do."""
+
+    context: tuple[int, ...]
+    """Indices in ``views`` of those that an optimizer or initializer sees."""
+    target: tuple[int, ...]
+    """Indices in ``views`` of those that only a loss or a metric sees; none of them is in ``context``."""
+
+
 def write_capture(directory: Path, capture: Capture) -> None:
     """Write images (8-bit PNG), ``transforms.json`` and ``sparse_pc.ply`` to a new directory.
 
