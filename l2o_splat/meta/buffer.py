@@ -41,6 +41,10 @@ class CheckpointBuffer:
         del self.episodes[: max(len(self.episodes) - self.options.capacity, 0)]
         return True
 
+    def clear(self) -> None:
+        """Forget all episodes; none is resumed before the buffer is full again."""
+        self.episodes, self.filled = [], False
+
     def to_state(self) -> dict[str, Any]:
         """Tensors and numbers to restore the buffer from: where each episode stands, without its photographs."""
         episodes = [

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from typing_extensions import Self
 
 from l2o_splat.meta.options import MetaOptions
-from l2o_splat.nets.gain_shape import GainNetworkShape
+from l2o_splat.meta.presets import PresetName, find_preset
+from l2o_splat.meta.rules import GainRuleOptions, TrainedRule
 from l2o_splat.scenes.capture_names import CaptureNameError, CaptureSource, find_capture
 from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.options import CaptureRanges, Schedule
 
 if TYPE_CHECKING:
-    from l2o_splat.optim.gain import GainRule
     from l2o_splat.scenes.capture import Capture
     from l2o_splat.training.sources import Source
 
@@ -98,45 +101,12 @@ class DataOptions:
             raise TrainingError(str(error)) from error
 
 
-@dataclass(frozen=True)
-class RuleOptions:
-    """The rule that is trained: tuned Adam, and a small network that adds to it."""
-
-    shape: GainNetworkShape = field(default_factory=GainNetworkShape)
-    neighbours: int = 6
-    """Gaussians each one attends to, itself among them."""
-    step_decay: tuple[float, float] = (60.0, 0.8)
-    """Steps shrink as (1 + t / first) ** -second over the inner steps t."""
-    query_growth: float = 20.0
-    """What the network answers at step t serves 1 + t / query_growth steps, rounded down."""
-    trust_decay: float = 20.0
-    """The network's share in a step falls as 1 / (1 + t / trust_decay); the rest is Adam."""
-    seed: int = 0
-    """Seed of the network's start."""
-
-    def build(self) -> GainRule:
-        """The untrained rule, which is Adam with the rates of ``l2o-adam-tuned``."""
-        from l2o_splat.nets.gain_network import GainNetwork
-        from l2o_splat.optim.adam import adam_options
-        from l2o_splat.optim.gain import GainConfig, GainRule
-
-        rates = adam_options("own-scale", 1).rates
-        network = GainNetwork(self.shape).reset_to_adam(
-            self.seed,
-            (rates.means, rates.scales, rates.quats, rates.opacities, rates.features_dc, rates.features_rest),
-        )
-        config = GainConfig(
-            neighbours=self.neighbours,
-            step_decay=self.step_decay,
-            query_growth=self.query_growth,
-            trust_decay=self.trust_decay,
-        )
-        return GainRule(network, config)
-
-
 @dataclass
 class MetaTrain:
     """Train a learned optimizer on procedural scenes, captures of your own, or both.
+
+    --preset gain trains our small rule; paper-dense and paper-sparse train the network of Learn2Splat as the paper
+    does, from points or from ReSplat's Gaussians. `l2o meta-train --preset NAME --help` shows the values of a preset.
 
     Each meta-iteration starts a fresh scene, or resumes one from a buffer, takes some recorded steps with the rule, and
     improves the rule by what the steps were worth on views that they did not see. The result is OUT/best.safetensors
@@ -148,9 +118,11 @@ class MetaTrain:
 
     out: Path
     """Folder of the run: weights, curves, saved states."""
+    preset: PresetName = "gain"
+    """Sets the defaults of all other options."""
     training: MetaOptions = field(default_factory=MetaOptions)
     """Options that the weights depend on."""
-    rule: RuleOptions = field(default_factory=RuleOptions)
+    rule: Annotated[TrainedRule, tyro.conf.AvoidSubcommands] = field(default_factory=GainRuleOptions)
     """The rule that is trained."""
     data: DataOptions = field(default_factory=DataOptions)
     """The scenes that it is trained on."""
@@ -163,6 +135,16 @@ class MetaTrain:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto takes GPUs if there are any."""
 
+    @classmethod
+    def of_preset(cls, name: str) -> Self:
+        """The defaults of a preset; the folder is still to be named.
+
+        Raises:
+            KeyError: If there is no such preset.
+        """
+        preset = find_preset(name)
+        return cls(out=tyro.MISSING, preset=name, training=preset.training, rule=preset.rule)
+
     def run(self, read: ReadCapture) -> None:
         """Train.
 
@@ -174,6 +156,7 @@ class MetaTrain:
         """
         from l2o_splat.meta.evaluation import Evaluation
         from l2o_splat.meta.record import MetaRecord
+        from l2o_splat.meta.starts import ReSplatStart, start_from_points
         from l2o_splat.meta.trainer import MetaTrainer
         from l2o_splat.training.processes import start_fabric
         from l2o_splat.training.sources import VALIDATION_SEEDS, ProceduralSource
@@ -181,9 +164,18 @@ class MetaTrain:
         fabric = start_fabric(self.accelerator, self.devices, self.nodes)
         source = self.data.source(read)
         validation_source = ProceduralSource(ranges=self.data.ranges, seeds=VALIDATION_SEEDS)
-        validation = Evaluation([validation_source.capture(i) for i in range(self.data.validation_captures)])
-        rule = self.rule.build()
-        trainer = MetaTrainer(fabric, rule, source, validation, self.training, self.schedule, self.out)
+        start, feature_width = start_from_points, None
+        if self.training.episode.start == "resplat":
+            start = ReSplatStart.from_weights(self.training.episode.start_weights, fabric.device)
+            feature_width = start.feature_width
+        rule = self.rule.build(feature_width)
+        validation = Evaluation(
+            [validation_source.capture(i) for i in range(self.data.validation_captures)],
+            sh_degree=self.training.episode.sh_degree,
+            context_views=8 if self.training.episode.start == "resplat" else None,
+            start=start,
+        )
+        trainer = MetaTrainer(fabric, rule, source, validation, self.training, self.schedule, self.out, start)
         if fabric.global_rank != 0:
             trainer.run(lambda *_: None)
             return

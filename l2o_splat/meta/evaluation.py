@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
+from l2o_splat.initializers.context_views import choose_context
+from l2o_splat.initializers.points import PointInitOptions
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.options import InnerLoop
+from l2o_splat.meta.starts import Start, start_from_points
 from l2o_splat.meta.unroll import roll_out
 from l2o_splat.optim.rule import UpdateRule
-from l2o_splat.scene import SceneKnowledge, SceneStart
+from l2o_splat.scene import SceneKnowledge
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.split import split_views
 from l2o_splat.training.evaluation import mean_psnr
@@ -23,7 +25,7 @@ from l2o_splat.view_sampling import ViewSampler
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Optimizes each capture from all of its points, without every 8th view, which is held out."""
+    """Optimizes each capture from its start, without every 8th view, which is held out."""
 
     captures: Sequence[Capture]
     """Captures for validation."""
@@ -35,6 +37,11 @@ class Evaluation:
     """Degree of the spherical harmonics."""
     seed: int = 0
     """Seed of the order of views."""
+    context_views: int | None = None
+    """Number of training views that the scene starts from and that inner steps see, those farthest from each other;
+    None takes all."""
+    start: Start = start_from_points
+    """Makes the scene."""
 
     def run(self, rule: UpdateRule, loop: InnerLoop, device: torch.device) -> Float[Tensor, "captures steps"]:
         """Mean held-out PSNR (dB) of each capture after each number of steps."""
@@ -43,13 +50,16 @@ class Evaluation:
     def _one(self, rule: UpdateRule, loop: InnerLoop, device: torch.device, capture: Capture) -> list[float]:
         centres = capture.views.cameras.centres
         training, held_out = split_views(centres.numpy(), "all")
-        points = PointInitOptions(sh_degree=self.sh_degree)
-        gaussians = gaussians_from_points(capture.points.xyz, capture.points.rgb, points).to(device)
+        if self.context_views is not None:
+            training = [training[i] for i in choose_context(centres[training], self.context_views)]
         sampler = ViewSampler(centres[training].numpy(), self.views_per_step, "fps", self.seed)
         context, target = (capture.views[part].to(device) for part in (training, held_out))
         scene = SceneKnowledge(centres[training])
         rule = rule.bind(scene)
-        episode = Episode(0, context, target, sampler, scene, gaussians, rule.init_state(SceneStart(gaussians)))
+        with torch.no_grad():
+            begin = self.start(context, capture.points.to(device), PointInitOptions(sh_degree=self.sh_degree))
+            state = rule.init_state(rule.needs.select(begin))
+        episode = Episode(0, context, target, sampler, scene, begin.gaussians, state)
         values = []
         for step in self.steps:
             episode = roll_out(rule, episode, step - episode.step, loop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.training.objective import Objective
@@ -21,6 +22,8 @@ class BufferOptions:
     """Probability that a fresh episode enters a full buffer after its unroll."""
     keep_resumed: float = 0.99
     """Probability that a resumed episode returns to the buffer."""
+    clear_every: int | None = None
+    """Meta-iterations after which the buffer is emptied; None never empties it."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,19 @@ class EpisodeOptions:
 
     target_views: int = 3
     """Views that inner steps never see; the meta-loss measures the worth of a step on them."""
+    start: Literal["points", "resplat"] = "points"
+    """What a scene starts from: its sparse points, or the Gaussians and features that ``start_weights`` predict from
+    the context views."""
+    start_weights: str = "resplat-mini"
+    """Weights of the initial model for ``start`` resplat; they stay as they are."""
     context_views: tuple[int, int] = (5, 25)
     """Fewest and most views that inner steps see, drawn log-uniformly; all views if a capture has fewer."""
     views_per_step: tuple[int, int] = (4, 8)
     """Fewest and most context views of an inner step, drawn once per episode."""
+    context_choice: Literal["random", "fps"] = "random"
+    """Which views become context views: any, or those farthest from each other."""
+    view_strategy: Literal["fps", "random"] = "fps"
+    """How the context views of an inner step are chosen: those farthest from each other, or any."""
     kept_points: tuple[float, float] = (0.1, 1.0)
     """Smallest and largest share of the sparse points that is kept."""
     max_points: int = 5000
@@ -66,6 +78,8 @@ class InnerLoop:
     """Settings of the rasterizer."""
     ssim_weight: float = 0.2
     """Share of the SSIM term."""
+    max_active: int | None = None
+    """Most Gaussians that a recorded step may process; a scene with more is left out. None allows any number."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +94,16 @@ class MetaLossWeights:
     later scenes of the unroll."""
     uphill: float = 1.0
     """Weight of steps uphill or without a gradient, see :func:`uphill_loss`."""
+    uphill_start: int = 0
+    """Meta-iterations after which that term counts; an untrained network of Learn2Splat could not begin to move against
+    it."""
     stability: float = 0.5
     """Weight of rises of the error on target views, see :func:`stability_loss`."""
+    context_stability: bool = False
+    """Count rises on context views too, in episodes whose inner steps see all of them."""
+    context_views: int | None = None
+    """Number of views of the step before on which the error of context views is measured, chosen at random; None
+    measures it on the views of the next step, whose images the inner gradient needs anyway."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +117,11 @@ class MetaOptions(OuterOptions):
     unroll_steps: tuple[int, int] = (1, 6)
     """Fewest and most recorded inner steps of an unroll."""
     rollout_steps: int = 200
-    """Most frozen steps before an episode enters the buffer; their number is drawn log-uniformly."""
+    """Most frozen steps before an episode enters the buffer."""
+    rollout_draw: Literal["log-uniform", "uniform"] = "log-uniform"
+    """How their number is drawn, from 1."""
     rollout_growth: float = 0.4
-    """Share of the training over which that number grows from 1."""
+    """Share of the training over which their largest number grows from 1."""
     episode: EpisodeOptions = field(default_factory=EpisodeOptions)
     """How a capture becomes an episode."""
     buffer: BufferOptions = field(default_factory=BufferOptions)

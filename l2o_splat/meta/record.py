@@ -91,12 +91,14 @@ class MetaRecord(TrainingRecord):
         return [{name: round(value, 3) for name, value in line.items() if name.startswith(kept)} for line in lines]
 
     def weights(self, trainer: MetaTrainer, training: dict[str, Any]) -> Weights:
+        rule = trainer.averaged_rule
         card = WeightsCard(
-            "gain",
+            rule.system,
             {},
+            scene_frame=rule.frame_convention,
             raster=changed_from(asdict(RasterSettings()), asdict(trainer.options.loop.raster)),
             licence=LICENCE,
             source=self.environment["command"],
             training=training,
         )
-        return trainer.averaged_rule.to_weights(card)
+        return rule.to_weights(card)

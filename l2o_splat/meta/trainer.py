@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,7 @@ from l2o_splat.meta.buffer import CheckpointBuffer
 from l2o_splat.meta.episode import Episode, start_episode
 from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.options import MetaOptions
+from l2o_splat.meta.starts import Start, start_from_points
 from l2o_splat.meta.unroll import DivergedEpisodeError, roll_out, unroll
 from l2o_splat.optim.gain import REFERENCE_STEPS
 from l2o_splat.optim.proposal import ProposingRule
@@ -26,6 +28,7 @@ from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.outer_loop import OuterLoop
 from l2o_splat.training.prefetch import Prefetched, prefetched
+from l2o_splat.training.saved_state import with_defaults
 from l2o_splat.training.sources import Source
 from l2o_splat.training.statistics import StepStatistics
 from l2o_splat.weights.format import gain_behaviour
@@ -61,6 +64,7 @@ class MetaTrainer(OuterLoop):
         options: Options of the training.
         schedule: When to evaluate and save.
         folder: Folder of the run: states, curves, logs.
+        start: Makes the scenes that episodes begin with.
     """
 
     def __init__(
@@ -72,7 +76,9 @@ class MetaTrainer(OuterLoop):
         options: MetaOptions,
         schedule: Schedule,
         folder: Path,
+        start: Start = start_from_points,
     ) -> None:
+        self.start = start
         self.rule = rule.to(fabric.device)
         super().__init__(fabric, self.rule.network, options, schedule, folder)
         self.source, self.validation = source, validation
@@ -93,6 +99,12 @@ class MetaTrainer(OuterLoop):
         """One update from a scene per slot; a scene that cannot be used or diverges is dropped."""
         self.optimizer.zero_grad()
         gains, waited, ages, skipped = [], -_waited(captures), [], 0
+        terms = self.options.terms
+        if self.iteration < terms.uphill_start:
+            terms = replace(terms, uphill=0.0)
+        if self.options.buffer.clear_every and self.iteration % self.options.buffer.clear_every == 0:
+            for buffer in self.buffers.values():
+                buffer.clear()
         for slot in self.slots:
             # One random stream per scene and meta-iteration, so that states need not hold any.
             random = np.random.default_rng((self.options.seed, self.iteration, slot))
@@ -110,12 +122,12 @@ class MetaTrainer(OuterLoop):
             steps = int(random.integers(self.options.unroll_steps[0], self.options.unroll_steps[1] + 1))
             try:
                 result = unroll(
-                    self.rule, episode, steps, self.options.loop, self.options.objective, self.options.terms
+                    self.rule, episode, steps, self.options.loop, self.options.objective, terms, random
                 )
                 (result.loss / len(self.slots)).backward()
                 gains.append(math.log(result.target_errors[0] / result.target_errors[-1]) / steps)
                 episode = roll_out(self.rule, result.episode, self._rollout_length(random), self.options.loop)
-            except (DivergedEpisodeError, torch.OutOfMemoryError) as error:
+            except (DivergedEpisodeError, UnusableCaptureError, torch.OutOfMemoryError) as error:
                 # The episode is lost, the other scenes count.
                 self.leave_out(str(error).partition("\n")[0])
                 skipped += 1
@@ -140,7 +152,16 @@ class MetaTrainer(OuterLoop):
     def _start(self, index: int, capture: Capture | None = None) -> Episode:
         """The episode of an index at its start; without the capture, the source makes it again."""
         capture = self.source.capture(index) if capture is None else capture
-        return start_episode(self.rule, capture, index, self.options.episode, self.options.seed, self.fabric.device)
+        return start_episode(
+            self.rule,
+            capture,
+            index,
+            self.options.episode,
+            self.options.seed,
+            self.fabric.device,
+            self.start,
+            self.rule.frame_convention,
+        )
 
     def _index(self, slot: int, number: int) -> int:
         """Index in the source of a slot's captures; slots take turns."""
@@ -164,6 +185,8 @@ class MetaTrainer(OuterLoop):
     def _rollout_length(self, random: np.random.Generator) -> int:
         grown = min(self.iteration / max(self.options.rollout_growth * self.options.iterations, 1), 1.0)
         longest = 1 + grown * (self.options.rollout_steps - 1)
+        if self.options.rollout_draw == "uniform":
+            return int(random.integers(1, round(longest), endpoint=True))
         return round(math.exp(random.uniform(0, math.log(longest)))) if longest > 1 else 1
 
     def _average_gradients(self) -> None:
@@ -190,9 +213,11 @@ class MetaTrainer(OuterLoop):
             "rule": asdict(self.rule.config),
             "shape": asdict(self.rule.network.shape),
             "source": repr(self.source),
+            "scene_frame": self.rule.frame_convention,
         }
 
     def migrated_options(self, saved: dict[str, Any]) -> dict[str, Any]:
+        saved = {"scene_frame": "raw"} | with_defaults(saved, json.loads(json.dumps(asdict(MetaOptions()))))
         rule = saved.get("rule", {})
         rule = gain_behaviour(rule, "a saved state") if "look_growth" in rule else rule
         # Episodes have no time budget, so that states from before runs could have one were trained alike.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,10 +22,11 @@ from l2o_splat.losses import photometric_loss
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.losses import stability_loss, uphill_loss
 from l2o_splat.meta.options import InnerLoop, MetaLossWeights
-from l2o_splat.optim.proposal import ProposingRule
+from l2o_splat.optim.proposal import Proposal, ProposingRule
 from l2o_splat.optim.rule import Feedback, UpdateRule
 from l2o_splat.rendering import render
 from l2o_splat.rendering.rendered_loss import rendered_loss
+from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.objective import Objective
 from l2o_splat.views import Views
 
@@ -73,29 +75,40 @@ def unroll(
     loop: InnerLoop,
     objective: Objective,
     weights: MetaLossWeights,
+    random: np.random.Generator | None = None,
 ) -> Unrolled:
     """Take ``num_steps`` inner steps and sum up their meta-loss.
 
     The network is queried in the first of them, however recent its last query is.
 
+    Args:
+        rule: Trained through its proposals.
+        episode: Where to begin.
+        num_steps: Recorded inner steps.
+        loop: How inner steps render and compare images.
+        objective: Error of rendered views in the meta-loss.
+        weights: Weights of the terms of the meta-loss.
+        random: Chooses the context views of the meta-loss; needed if ``weights.context_views`` is set.
+
     Raises:
         DivergedEpisodeError: If the scene has numbers that are not finite.
+        UnusableCaptureError: If a step processes more Gaussians than ``loop.max_active``.
     """
     # The output of an earlier query has no graph to the weights.
     episode = replace(episode, state=rule.before_unroll(episode.state))
-    with torch.no_grad():
-        before = _target_errors(render(episode.gaussians, episode.target.cameras, loop.raster).rgb, episode)
-    gradients = inner_gradients(episode.gaussians, episode.inner_views, loop)
-    loss, errors = torch.zeros((), device=before.device), [float(before.mean())]
+    evaluator = _Evaluator(loop, objective, weights, random)
+    gradients, before = evaluator.begin(episode)
+    loss, errors = torch.zeros((), device=before.target.device), [float(before.target.mean())]
     lasting: Gaussians | None = None
     for _ in range(num_steps):
         proposal = rule.propose(episode.gaussians, _feedback(episode, gradients), episode.state)
+        _check_active(proposal, episode, loop)
         delta = rule.delta(episode.gaussians, proposal)
         # The state keeps its graph within the unroll; the scene does not.
         moved = episode.moved(episode.gaussians.zip_map(torch.add, delta), proposal.state)
         uphill = uphill_loss(proposal.step, proposal.gradients, proposal.direction)
-        gradients, meta_gradients, before = _evaluate_step(moved, before, loop, objective, weights)
-        errors.append(float(before.mean()))
+        gradients, meta_gradients, before = evaluator.judge(episode, moved, before)
+        errors.append(float(before.target.mean()))
         lasting = delta if lasting is None else lasting.zip_map(lambda a, b: weights.foresight * a + b, delta)
         term = sum((getattr(meta_gradients, name) * getattr(lasting, name)).sum() for name in FIELDS)
         loss = weights.discount * loss + term + weights.uphill * uphill
@@ -104,44 +117,92 @@ def unroll(
     return Unrolled(loss, episode.detached(), errors)
 
 
-def _evaluate_step(
-    episode: Episode,
-    before: Float[Tensor, " t"],
-    loop: InnerLoop,
-    objective: Objective,
-    weights: MetaLossWeights,
-) -> tuple[Gaussians, Gaussians, Float[Tensor, " t"]]:
-    """Evaluate the step that led to an episode.
+@dataclass(frozen=True)
+class _Errors:
+    """Mean absolute error of every view, without a graph unless they are compared."""
 
-    Args:
-        episode: The episode after the step.
-        before: Mean absolute error of every target view before the step.
-        loop: How images are rendered and compared.
-        objective: Error of rendered views.
-        weights: Weights of the terms of the meta-loss.
+    target: Float[Tensor, " t"]
+    context: Float[Tensor, " c"] | None
+    """None if rises on context views do not count."""
 
-    Returns:
-        Inner gradients for the next step, gradients of the meta-objective with respect to the scene, and the mean
-        absolute error of every target view.
-    """
-    views = episode.inner_views
-    leaves = _leaves(episode.gaussians)
-    rendered = render(leaves, views.cameras, loop.raster).rgb
-    inner = photometric_loss(rendered, views.images, views.masks, loop.ssim_weight)
-    context = objective.error(rendered, views.images, views.masks)
-    same = objective.perceptual_weight == 0 and objective.ssim_weight == loop.ssim_weight
-    gradients = _gradients(inner, leaves, keep=not same)
-    context_gradients = gradients if same else _gradients(context, leaves)
 
-    rendered = render(leaves, episode.target.cameras, loop.raster).rgb
-    target = objective.error(rendered, episode.target.images, episode.target.masks)
-    now = _target_errors(rendered, episode)
-    rises = stability_loss(torch.stack([before, now]))
-    target_gradients = _gradients(
-        target * objective.scale(target) + weights.stability * rises * objective.scale(now.sum()), leaves
-    )
-    scale = objective.scale(context)
-    return gradients, target_gradients.zip_map(lambda a, b: a + scale * b, context_gradients), now.detach()
+@dataclass(frozen=True)
+class _Evaluator:
+    """Judges steps by the meta-loss, and computes the inner gradients of the next ones on the way."""
+
+    loop: InnerLoop
+    objective: Objective
+    weights: MetaLossWeights
+    random: np.random.Generator | None
+
+    def begin(self, episode: Episode) -> tuple[Gaussians, _Errors]:
+        """Inner gradients of the first step, and the errors before it."""
+        views = episode.inner_views
+        with torch.no_grad():
+            target = view_errors(self._render(episode.gaussians, episode.target), episode.target)
+            context = None
+            if self._context_counts(episode):
+                context = view_errors(self._render(episode.gaussians, views), views)
+        return inner_gradients(episode.gaussians, views, self.loop), _Errors(target, context)
+
+    def judge(self, before: Episode, after: Episode, errors: _Errors) -> tuple[Gaussians, Gaussians, _Errors]:
+        """Evaluate a step.
+
+        Args:
+            before: The episode before the step.
+            after: The episode after it.
+            errors: Before it.
+
+        Returns:
+            Inner gradients for the next step, gradients of the meta-loss with respect to the scene after the step, and
+            the errors after it.
+        """
+        leaves = _leaves(after.gaussians)
+        gradients, of_context, now_context = self._judge_context(before, after, leaves, errors.context)
+        rendered = self._render(leaves, after.target)
+        target = self.objective.error(rendered, after.target.images, after.target.masks)
+        now = view_errors(rendered, after.target)
+        of_target = _gradients(target * self.objective.scale(target) + self._rises(errors.target, now), leaves)
+        return gradients, of_target.zip_map(torch.add, of_context), _Errors(now.detach(), now_context)
+
+    def _judge_context(
+        self, before: Episode, after: Episode, leaves: Gaussians, errors: Float[Tensor, " c"] | None
+    ) -> tuple[Gaussians, Gaussians, Float[Tensor, " c"] | None]:
+        """Inner gradients for the next step, and the gradients of the meta-loss and the errors on context views."""
+        views = after.inner_views
+        rendered = self._render(leaves, views)
+        inner = photometric_loss(rendered, views.images, views.masks, self.loop.ssim_weight)
+        counts = self._context_counts(after)
+        if self.weights.context_views is None and not counts and self._is_inner_loss():
+            gradients = _gradients(inner, leaves)
+            scale = self.objective.scale(inner)
+            return gradients, gradients.map(lambda gradient: scale * gradient), None
+        gradients = _gradients(inner, leaves, keep=True)
+        now = view_errors(rendered, views)
+        if self.weights.context_views is not None:
+            seen = before.inner_views
+            views = seen[sorted(self.random.permutation(len(seen))[: self.weights.context_views].tolist())]
+            rendered = self._render(leaves, views)
+        loss = self.objective.error(rendered, views.images, views.masks)
+        loss = loss * self.objective.scale(loss)
+        if counts:
+            loss = loss + self._rises(errors, now)
+        return gradients, _gradients(loss, leaves), now.detach() if counts else None
+
+    def _rises(self, before: Float[Tensor, " v"], now: Float[Tensor, " v"]) -> Float[Tensor, ""]:
+        rises = stability_loss(torch.stack([before, now]))
+        return self.weights.stability * rises * self.objective.scale(now.sum())
+
+    def _context_counts(self, episode: Episode) -> bool:
+        """Whether rises on context views count: errors are comparable only where every step sees the same views."""
+        return self.weights.context_stability and episode.sampler.views_per_step == len(episode.context)
+
+    def _is_inner_loss(self) -> bool:
+        same_ssim = self.objective.ssim_weight == self.loop.ssim_weight
+        return same_ssim and self.objective.perceptual_weight == 0 and self.objective.over_views == "sum"
+
+    def _render(self, gaussians: Gaussians, views: Views) -> Float[Tensor, "v h w 3"]:
+        return render(gaussians, views.cameras, self.loop.raster).rgb
 
 
 def _feedback(episode: Episode, gradients: Gaussians) -> Feedback:
@@ -156,12 +217,21 @@ def _gradients(loss: Tensor, leaves: Gaussians, keep: bool = False) -> Gaussians
     return Gaussians(*torch.autograd.grad(loss, [value for _, value in leaves.items()], retain_graph=keep))
 
 
-def _target_errors(rendered: Float[Tensor, "t h w 3"], episode: Episode) -> Float[Tensor, " t"]:
-    """Mean absolute error of each target view; it is 0 where a pixel is masked."""
-    difference = (rendered - episode.target.images).abs()
-    if episode.target.masks is not None:
-        difference = torch.where(episode.target.masks > 0.5, difference, 0)
+def view_errors(rendered: Float[Tensor, "v h w 3"], views: Views) -> Float[Tensor, " v"]:
+    """Mean absolute error of each view; it is 0 where a pixel is masked."""
+    difference = (rendered - views.images).abs()
+    if views.masks is not None:
+        difference = torch.where(views.masks > 0.5, difference, 0)
     return difference.mean(dim=(1, 2, 3))
+
+
+def _check_active(proposal: Proposal, episode: Episode, loop: InnerLoop) -> None:
+    active = len(proposal.step)
+    if loop.max_active is not None and active > loop.max_active:
+        raise UnusableCaptureError(
+            f"A step on capture {episode.index} processes {active} Gaussians; at most {loop.max_active} are allowed: "
+            "raise --training.loop.max-active, or keep fewer points."
+        )
 
 
 def _check(episode: Episode) -> None:

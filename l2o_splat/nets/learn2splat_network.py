@@ -35,9 +35,27 @@ class Learn2SplatNetworkShape:
     """Hidden width of each block's MLP."""
     num_blocks: int = 4
     scale_hidden_width: int = 187
+    """Hidden width of the state scale's MLP; 0 leaves it out, which scales nothing."""
     head_hidden_width: int = 256
     feature_width: int | None = 256
     """Width of the initializer's features that the latent state can start from; None if there is no such projection."""
+
+    @classmethod
+    def of_width(
+        cls, width: int, sh_degree: int = 3, num_blocks: int = 4, feature_width: int | None = None
+    ) -> Learn2SplatNetworkShape:
+        """The released proportions at another width; 256 gives the released widths."""
+        parameter_width = SH_START + 3 * (sh_degree + 1) ** 2
+        return cls(
+            parameter_width=parameter_width,
+            latent_width=width,
+            attention_width=width // 4,
+            hidden_width=4 * width,
+            num_blocks=num_blocks,
+            scale_hidden_width=(2 * parameter_width + width) // 2,
+            head_hidden_width=width,
+            feature_width=feature_width,
+        )
 
     @property
     def input_width(self) -> int:
@@ -63,7 +81,7 @@ class Learn2SplatNetworkShape:
                 num_blocks=len(
                     {name.split(".")[3] for name in tensors if name.startswith("point_transformer.1.blocks.")}
                 ),
-                scale_hidden_width=len(tensors["state_scale_head.0.bias"]),
+                scale_hidden_width=len(tensors.get("state_scale_head.0.bias", ())),
                 head_hidden_width=len(tensors["delta_head.0.bias"]),
                 feature_width=tensors["state_proj.weight"].shape[1] if "state_proj.weight" in tensors else None,
             )
@@ -97,11 +115,15 @@ class Learn2SplatNetwork(nn.Module):
                 PointTransformer(latent, shape.attention_width, shape.hidden_width, shape.num_blocks),
             ]
         )
-        self.state_scale_head = nn.Sequential(
-            nn.Linear(shape.input_width, shape.scale_hidden_width),
-            nn.ReLU(),
-            nn.Linear(shape.scale_hidden_width, 1),
-            nn.ReLU(),
+        self.state_scale_head = (
+            nn.Sequential(
+                nn.Linear(shape.input_width, shape.scale_hidden_width),
+                nn.ReLU(),
+                nn.Linear(shape.scale_hidden_width, 1),
+                nn.ReLU(),
+            )
+            if shape.scale_hidden_width
+            else None
         )
         self.delta_head = nn.Sequential(
             nn.Linear(latent, shape.head_hidden_width),
@@ -117,7 +139,8 @@ class Learn2SplatNetwork(nn.Module):
             for module in self.modules():
                 if isinstance(module, (nn.Linear, nn.Conv2d, nn.LayerNorm)):
                     module.reset_parameters()
-        self.state_scale_head[2].bias.fill_(1)
+        if self.state_scale_head is not None:
+            self.state_scale_head[2].bias.fill_(1)
         self.delta_head[2].weight.zero_()
         self.delta_head[2].bias.zero_()
         self.delta_head[2].bias[-1] = 1e-8
@@ -150,7 +173,8 @@ class Learn2SplatNetwork(nn.Module):
             layer.bias[:d] = 0
         for layer in outputs:
             layer.weight[:d] = 0
-        self.state_scale_head[2].weight.zero_()
+        if self.state_scale_head is not None:
+            self.state_scale_head[2].weight.zero_()
         widths = (3, 3, 4, 1, d - SH_START)
         rates = torch.cat([torch.full((width,), rate) for width, rate in zip(widths, ADAM_RATES, strict=True)])
         rates[SH_START :: self.shape.sh_bands] = ADAM_RATE_DC
@@ -190,7 +214,10 @@ class Learn2SplatNetwork(nn.Module):
             through the input of the state scale, which is detached.
         """
         inputs = torch.cat([parameters, latent, direction], dim=1)
-        scale = by_rows(self.state_scale_head, inputs.detach())
+        if self.state_scale_head is None:
+            scale = inputs.new_ones(len(inputs), 1)
+        else:
+            scale = by_rows(self.state_scale_head, inputs.detach())
         project, transformer = self.point_transformer
         latent = by_rows(project, inputs)
         del inputs

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from l2o_splat.frame import Frame, FrameConvention
+from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.knn import nearest_neighbours
 from l2o_splat.nets.learn2splat_network import SH_START, Learn2SplatNetwork, Learn2SplatNetworkShape
@@ -102,7 +102,6 @@ class Learn2SplatRule(ProposingRule):
 
     def __init__(self, network: Learn2SplatNetwork, config: Learn2SplatConfig = Learn2SplatConfig()) -> None:
         super().__init__(network, config)
-        self.frame_convention: FrameConvention = "raw"
         columns = paper_columns(network.shape.sh_bands)
         self.register_buffer("_paper_columns", columns, persistent=False)
         self.register_buffer("_paper_rank", columns.argsort(), persistent=False)
@@ -145,7 +144,8 @@ class Learn2SplatRule(ProposingRule):
                     f"The features have shape {tuple(features.shape)}; {n} Gaussians and these weights need "
                     f"({n}, {self.network.shape.feature_width}): turn use_features off to start without."
                 )
-            latent = self.network.latent_from_features(features).detach()
+            # The graph to the projection is kept where gradients are on: meta-training trains it.
+            latent = self.network.latent_from_features(features.detach())
         elif self.config.latent_init == "random":
             # Drawn on the CPU, so that a seed means the same on every device.
             generator = torch.Generator().manual_seed(self.config.seed)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from l2o_splat.frame import FrameConvention
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
 from l2o_splat.weights.format import System, Weights, WeightsCard
@@ -52,6 +53,8 @@ class ProposingRule(UpdateRule):
     """Widths of the network; ``of(tensors)`` reads them off."""
     config_type: ClassVar[type]
     """Behaviour that the tensors do not tell."""
+    frame_convention: FrameConvention = "raw"
+    """Frame of scenes that the network was trained in."""
 
     def __init__(self, network: nn.Module, config: Any) -> None:
         super().__init__()

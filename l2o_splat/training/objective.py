@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,6 +21,8 @@ class Objective:
     """Share of the SSIM term, 0 to 1."""
     perceptual_weight: float = 0.0
     """Weight of LPIPS, which is added; 0 leaves it out."""
+    over_views: Literal["sum", "mean"] = "sum"
+    """How the errors of views are put together; it matters beside terms of another kind, unless ``relative`` is set."""
     relative: bool = True
     """Minimise the logarithm of the error, so that bright and dark, early and late scenes count equally (ours)."""
 
@@ -30,7 +32,7 @@ class Objective:
     def error(
         self, rendered: Float[Tensor, "v h w 3"], images: Float[Tensor, "v h w 3"], masks: Tensor | None = None
     ) -> Float[Tensor, ""]:
-        """Error, mean over pixels, sum over views; masked pixels change nothing."""
+        """Error, mean over pixels, sum or mean over views; masked pixels change nothing."""
         from l2o_splat.losses import photometric_loss
 
         error = photometric_loss(rendered, images, masks, self.ssim_weight)
@@ -42,7 +44,7 @@ class Objective:
             distances = self._lpips.distances(rendered, images, masks)
             if distances is not None:
                 error = error + self.perceptual_weight * distances.sum()
-        return error
+        return error / len(rendered) if self.over_views == "mean" else error
 
     def scale(self, error: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Factor that turns gradients of ``error`` into gradients of the objective."""

@@ -88,3 +88,14 @@ def load_state(
         )
     own = torch.load(state / f"process-{fabric.global_rank}.pt", map_location="cpu", weights_only=True)
     return shared, own
+
+
+def with_defaults(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Options of a saved state, with the defaults of those that did not exist yet; the defaults change nothing."""
+    completed = dict(saved)
+    for name, default in defaults.items():
+        if name not in saved:
+            completed[name] = default
+        elif isinstance(default, dict) and isinstance(saved[name], dict):
+            completed[name] = with_defaults(saved[name], default)
+    return completed
