@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -154,7 +154,7 @@ class MetaTrain:
         Raises:
             TrainingError: If Lightning Fabric is not installed, or an entry of ``data.captures`` names no capture.
         """
-        from l2o_splat.meta.evaluation import Evaluation
+        from l2o_splat.meta.evaluation import Evaluation, captures_for
         from l2o_splat.meta.record import MetaRecord
         from l2o_splat.meta.starts import ReSplatStart, start_from_points
         from l2o_splat.meta.trainer import MetaTrainer
@@ -163,18 +163,20 @@ class MetaTrain:
 
         fabric = start_fabric(self.accelerator, self.devices, self.nodes)
         source = self.data.source(read)
-        validation_source = ProceduralSource(ranges=self.data.ranges, seeds=VALIDATION_SEEDS)
         start, feature_width = start_from_points, None
         if self.training.episode.start == "resplat":
             start = ReSplatStart.from_weights(self.training.episode.start_weights, fabric.device)
             feature_width = start.feature_width
         rule = self.rule.build(feature_width)
         validation = Evaluation(
-            [validation_source.capture(i) for i in range(self.data.validation_captures)],
+            (),
             sh_degree=self.training.episode.sh_degree,
             context_views=8 if self.training.episode.start == "resplat" else None,
             start=start,
         )
+        validation_source = ProceduralSource(ranges=self.data.ranges, seeds=VALIDATION_SEEDS)
+        captures = captures_for(validation_source, self.data.validation_captures, validation, fabric.device)
+        validation = replace(validation, captures=captures)
         trainer = MetaTrainer(fabric, rule, source, validation, self.training, self.schedule, self.out, start)
         if fabric.global_rank != 0:
             trainer.run(lambda *_: None)

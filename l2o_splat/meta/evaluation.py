@@ -16,11 +16,42 @@ from l2o_splat.meta.options import InnerLoop
 from l2o_splat.meta.starts import Start, start_from_points
 from l2o_splat.meta.unroll import roll_out
 from l2o_splat.optim.rule import UpdateRule
-from l2o_splat.scene import SceneKnowledge
+from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.split import split_views
+from l2o_splat.training.errors import TrainingError, UnusableCaptureError
 from l2o_splat.training.evaluation import mean_psnr
+from l2o_splat.training.sources import Source
 from l2o_splat.view_sampling import ViewSampler
+from l2o_splat.views import Views
+
+MAX_UNUSABLE = 50
+"""Captures for validation that may be left out."""
+
+
+def captures_for(source: Source, count: int, evaluation: Evaluation, device: torch.device) -> list[Capture]:
+    """The first captures of a source that an evaluation can start from.
+
+    Args:
+        source: Of captures for validation.
+        count: Captures wanted.
+        evaluation: Its own captures do not matter.
+        device: Where the start is made.
+
+    Raises:
+        TrainingError: If there are too few among the first ones, with what was wrong with the last.
+    """
+    found, reason = [], ""
+    for index in range(count + MAX_UNUSABLE):
+        capture = source.capture(index)
+        try:
+            evaluation.begin(capture, device)
+            found.append(capture)
+        except UnusableCaptureError as error:
+            reason = str(error)
+        if len(found) == count:
+            return found
+    raise TrainingError(f"Only {len(found)} of {count} validation captures can be used. The last other one: {reason}")
 
 
 @dataclass(frozen=True)
@@ -47,19 +78,30 @@ class Evaluation:
         """Mean held-out PSNR (dB) of each capture after each number of steps."""
         return torch.tensor([self._one(rule, loop, device, capture) for capture in self.captures])
 
-    def _one(self, rule: UpdateRule, loop: InnerLoop, device: torch.device, capture: Capture) -> list[float]:
+    def begin(self, capture: Capture, device: torch.device) -> tuple[SceneStart, Views, Views]:
+        """Start of a capture, the views that train it, and those held out.
+
+        Raises:
+            UnusableCaptureError: If the capture lacks what the start needs.
+        """
         centres = capture.views.cameras.centres
         training, held_out = split_views(centres.numpy(), "all")
         if self.context_views is not None:
             training = [training[i] for i in choose_context(centres[training], self.context_views)]
-        sampler = ViewSampler(centres[training].numpy(), self.views_per_step, "fps", self.seed)
         context, target = (capture.views[part].to(device) for part in (training, held_out))
-        scene = SceneKnowledge(centres[training])
+        with torch.no_grad():
+            start = self.start(context, capture.points.to(device), PointInitOptions(sh_degree=self.sh_degree))
+        return start, context, target
+
+    def _one(self, rule: UpdateRule, loop: InnerLoop, device: torch.device, capture: Capture) -> list[float]:
+        start, context, target = self.begin(capture, device)
+        centres = context.cameras.centres
+        sampler = ViewSampler(centres.cpu().numpy(), self.views_per_step, "fps", self.seed)
+        scene = SceneKnowledge(centres)
         rule = rule.bind(scene)
         with torch.no_grad():
-            begin = self.start(context, capture.points.to(device), PointInitOptions(sh_degree=self.sh_degree))
-            state = rule.init_state(rule.needs.select(begin))
-        episode = Episode(0, context, target, sampler, scene, begin.gaussians, state)
+            state = rule.init_state(rule.needs.select(start))
+        episode = Episode(0, context, target, sampler, scene, start.gaussians, state)
         values = []
         for step in self.steps:
             episode = roll_out(rule, episode, step - episode.step, loop)

@@ -117,7 +117,7 @@ class MetaOptions(OuterOptions):
     unroll_steps: tuple[int, int] = (1, 6)
     """Fewest and most recorded inner steps of an unroll."""
     rollout_steps: int = 200
-    """Most frozen steps before an episode enters the buffer."""
+    """Most frozen steps before an episode enters the buffer; 0 takes none."""
     rollout_draw: Literal["log-uniform", "uniform"] = "log-uniform"
     """How their number is drawn, from 1."""
     rollout_growth: float = 0.4

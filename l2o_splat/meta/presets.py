@@ -1,4 +1,4 @@
-"""Presets of meta-training: ours, and those of Learn2Splat (arXiv 2605.15760), as its code and launch scripts have them.
+"""Presets of meta-training: ours, and those of Learn2Splat (arXiv 2605.15760) as in its code and launch scripts.
 
 The papers' schedules are given as shares of the training, so that a shorter one keeps their proportions.
 """

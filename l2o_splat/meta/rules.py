@@ -98,7 +98,9 @@ class PaperRuleOptions:
             shape = replace(shape, scale_hidden_width=0)
         network = Learn2SplatNetwork(shape)
         try:
-            network = network.reset_to_adam(self.seed) if self.start == "adam" else network.reset_for_training(self.seed)
+            network = (
+                network.reset_to_adam(self.seed) if self.start == "adam" else network.reset_for_training(self.seed)
+            )
         except ValueError as error:
             raise TrainingError(f"--rule.start is adam: {error}") from error
         config = Learn2SplatConfig(neighbours=self.neighbours, precision=self.precision)

@@ -46,11 +46,11 @@ class ReSplatStart:
     """Gaussians and features of ReSplat's initial model (arXiv 2510.08575), as Learn2Splat's sparse training uses it.
 
     Args:
-        initializer: With a frozen initial model.
+        initializer: Its initial model is frozen.
     """
 
     def __init__(self, initializer: ReSplatInitializer) -> None:
-        self.initializer = initializer
+        self.initializer = initializer.eval().requires_grad_(False)
 
     @classmethod
     def from_weights(cls, name: str, device: torch.device) -> ReSplatStart:
@@ -59,8 +59,7 @@ class ReSplatStart:
         Raises:
             WeightsError: If there are no such weights, or they have no initial model.
         """
-        initializer = ReSplatInitializer.from_weights(load_weights(name, "resplat"))
-        return cls(initializer.to(device).eval().requires_grad_(False))
+        return cls(ReSplatInitializer.from_weights(load_weights(name, "resplat")).to(device))
 
     @property
     def feature_width(self) -> int:

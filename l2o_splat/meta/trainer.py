@@ -121,9 +121,7 @@ class MetaTrainer(OuterLoop):
             ages.append(episode.step)
             steps = int(random.integers(self.options.unroll_steps[0], self.options.unroll_steps[1] + 1))
             try:
-                result = unroll(
-                    self.rule, episode, steps, self.options.loop, self.options.objective, terms, random
-                )
+                result = unroll(self.rule, episode, steps, self.options.loop, self.options.objective, terms, random)
                 (result.loss / len(self.slots)).backward()
                 gains.append(math.log(result.target_errors[0] / result.target_errors[-1]) / steps)
                 episode = roll_out(self.rule, result.episode, self._rollout_length(random), self.options.loop)
@@ -183,6 +181,8 @@ class MetaTrainer(OuterLoop):
                 stream.close()
 
     def _rollout_length(self, random: np.random.Generator) -> int:
+        if not self.options.rollout_steps:
+            return 0
         grown = min(self.iteration / max(self.options.rollout_growth * self.options.iterations, 1), 1.0)
         longest = 1 + grown * (self.options.rollout_steps - 1)
         if self.options.rollout_draw == "uniform":

@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.losses import l1, photometric_loss, ssim_loss
 from l2o_splat.meta.losses import stability_loss, uphill_loss
+from l2o_splat.meta.rules import PaperRuleOptions
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule, Proposal, paper_columns
 from l2o_splat.optim.rule import Feedback, RuleState
@@ -145,11 +146,18 @@ def watch(network: Learn2SplatNetwork) -> Iterator[dict[str, list[Tensor]]]:
 def make_rule(replay: Replay, **options) -> Learn2SplatRule:
     prefix = "state_dict/"
     weights = {name.removeprefix(prefix): replay[name] for name in replay.tensors if name.startswith(prefix)}
-    network = Learn2SplatNetwork(Learn2SplatNetworkShape.of(weights))
-    network.load_state_dict(weights)
-    if "step0/knn_idx" in replay:
-        options["neighbours"] = replay["step0/knn_idx"].shape[1]
-    return Learn2SplatRule(network, Learn2SplatConfig(precision="float32", **options))
+    shape = Learn2SplatNetworkShape.of(weights)
+    neighbours = replay["step0/knn_idx"].shape[1] if "step0/knn_idx" in replay else 4
+    if shape == Learn2SplatNetworkShape.of_width(shape.latent_width, 3, shape.num_blocks, shape.feature_width):
+        # The released proportions: this is the rule that `l2o meta-train --preset paper-dense` trains.
+        paper = PaperRuleOptions(shape.latent_width, shape.num_blocks, neighbours, precision="float32")
+        rule = paper.build(shape.feature_width)
+        rule.config = replace(rule.config, **options)
+    else:
+        config = Learn2SplatConfig(neighbours=neighbours, precision="float32", **options)
+        rule = Learn2SplatRule(Learn2SplatNetwork(shape), config)
+    rule.network.load_state_dict(weights)
+    return rule
 
 
 def feedback(replay: Replay, t: int) -> Feedback:

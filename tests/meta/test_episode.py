@@ -5,8 +5,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from l2o_splat.meta.options import EpisodeOptions
-from tests.meta.scenes import OPTIONS, SOURCE, episode, small_rule
+from l2o_splat.frame import Frame
+from l2o_splat.meta.episode import start_episode
+from l2o_splat.meta.options import EpisodeOptions, InnerLoop
+from l2o_splat.meta.rules import PaperRuleOptions
+from l2o_splat.meta.starts import ReSplatStart
+from l2o_splat.meta.unroll import roll_out
+from l2o_splat.scene import SceneKnowledge
+from l2o_splat.scenes.capture import SampledCapture
+from l2o_splat.training.options import CaptureRanges
+from l2o_splat.training.sources import ProceduralSource
+from tests import resplat_networks
+from tests.meta.scenes import CPU, OPTIONS, SOURCE, episode, small_rule
+
+LARGE = ProceduralSource(
+    0, CaptureRanges(short_side=(64, 64), long_side=(128, 128), num_views=(4, 4), num_points=(60, 90))
+)
+"""Images large enough for the released layout."""
 
 
 def test_an_episode_is_a_function_of_its_index():
@@ -47,3 +62,57 @@ def test_too_few_views_and_wrong_ranges_are_refused():
         EpisodeOptions(views_per_step=(4, 2))
     with pytest.raises(ValueError, match=r"within \(0, 1\]"):
         EpisodeOptions(kept_points=(0.0, 1.0))
+
+
+def test_views_that_a_sampler_chose_are_taken_as_they_are():
+    capture = SOURCE.capture(0)
+    sampled = SampledCapture(capture.views, capture.points, context=(5, 1, 3), target=(0, 6))
+    made = start_episode(small_rule(), sampled, 0, replace(OPTIONS, flip_probability=0.0), seed=3, device=CPU)
+    centres = capture.views.cameras.centres
+    assert torch.equal(made.context.cameras.centres, centres[[5, 1, 3]])
+    assert torch.equal(made.target.cameras.centres, centres[[0, 6]])
+
+
+def test_context_views_far_from_each_other_can_be_asked_for():
+    def spread(choice):
+        options = replace(OPTIONS, context_views=(3, 3), context_choice=choice)
+        centres = [episode(small_rule(), i, options).context.cameras.centres for i in range(6)]
+        return sum(float(torch.pdist(c).min()) for c in centres)
+
+    assert spread("fps") > 1.3 * spread("random")
+
+
+def test_a_scene_can_start_from_resplat_with_its_features_as_latent_state():
+    start = ReSplatStart(resplat_networks.initializer())
+    rule = PaperRuleOptions(width=16).build(start.feature_width)
+    options = replace(OPTIONS, context_views=(2, 2), target_views=1, flip_probability=0.0)
+    made = start_episode(rule, LARGE.capture(0), 0, options, seed=3, device=CPU, start=start)
+    height, width = 64, 128  # Of the images that the networks see.
+    assert len(made.gaussians) == 2 * (height // 4) * (width // 4)
+    assert made.state["latent"].requires_grad  # Meta-training reaches the projection of the features ...
+    made.state["latent"].sum().backward()
+    assert rule.network.state_proj.weight.grad.abs().max() > 0
+    assert all(weights.grad is None for weights in start.initializer.parameters())  # ... and stops there.
+
+
+def test_an_episode_in_the_frame_of_its_cameras_takes_the_steps_of_a_framed_rule():
+    """What is learned in the frame is what `ns-train` computes around the weights."""
+    rule = PaperRuleOptions(width=16, scene_frame="cameras").build()
+    torch.manual_seed(0)
+    for weights in rule.network.parameters():
+        torch.nn.init.normal_(weights, std=0.05)
+    torch.nn.init.ones_(rule.network.delta_head[2].bias)
+    world, local = (
+        start_episode(rule, SOURCE.capture(2), 2, OPTIONS, seed=3, device=CPU, convention=convention)
+        for convention in ("raw", "cameras")
+    )
+    framed = rule.bind(SceneKnowledge(world.context.cameras.centres))
+    frame = Frame.from_cameras("cameras", world.context.cameras.centres)
+    torch.testing.assert_close(frame.to_local(world.gaussians).pack(), local.gaussians.pack(), rtol=1e-4, atol=1e-5)
+    stepped = roll_out(framed, replace(world, state=local.state), 1, InnerLoop())
+    expected = roll_out(rule, local, 1, InnerLoop())
+    assert (expected.gaussians.pack() - local.gaussians.pack()).abs().max() > 1e-3
+    found = frame.to_local(stepped.gaussians).pack()
+    # The images of both differ by rounding, and a first Adam direction is a sign.
+    same = (found - expected.gaussians.pack()).abs() < 1e-3
+    assert same.float().mean() > 0.99

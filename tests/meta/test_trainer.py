@@ -12,17 +12,23 @@ import pytest
 import torch
 
 from l2o_splat.meta.evaluation import Evaluation
-from l2o_splat.meta.options import BufferOptions, MetaOptions
+from l2o_splat.meta.options import BufferOptions, MetaLossWeights, MetaOptions
 from l2o_splat.meta.record import MetaRecord
+from l2o_splat.meta.rules import PaperRuleOptions
+from l2o_splat.meta.starts import ReSplatStart
 from l2o_splat.meta.trainer import MetaTrainer
 from l2o_splat.meta.unroll import DivergedEpisodeError
 from l2o_splat.optim.gain import GainRule
+from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.training.errors import TrainingError
+from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.saved_state import ResumeError
 from l2o_splat.training.sources import Source
 from l2o_splat.weights import load_weights
+from tests import resplat_networks
 from tests.meta.scenes import OPTIONS, SOURCE, small_rule
+from tests.meta.test_episode import LARGE
 
 fabric_module = pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
 
@@ -35,6 +41,25 @@ TRAINING = MetaOptions(
     buffer=BufferOptions(capacity=2),
 )
 SCHEDULE = Schedule(evaluate_every=100, save_every=3, workers=0)
+
+
+PAPER = replace(
+    TRAINING,
+    rollout_draw="uniform",
+    objective=Objective(ssim_weight=0.0, over_views="mean", relative=False),
+    terms=MetaLossWeights(uphill=2.0, uphill_start=3, stability=1.0, context_stability=True, context_views=1),
+    episode=replace(OPTIONS, context_views=(2, 2), views_per_step=(2, 2), target_views=2, start="resplat"),
+)
+"""The paper's recipe in small."""
+
+
+def make_paper_trainer(folder: Path) -> MetaTrainer:
+    """From ReSplat's features, with narrow networks."""
+    start = ReSplatStart(resplat_networks.initializer(portrait=True))
+    rule = PaperRuleOptions(width=16).build(start.feature_width)
+    validation = Evaluation([LARGE.capture(1000)], steps=(1,), views_per_step=2, context_views=2, start=start)
+    fabric = fabric_module.Fabric(accelerator="cpu", devices=1)
+    return MetaTrainer(fabric, rule, LARGE, validation, PAPER, SCHEDULE, folder, start)
 
 
 def make_trainer(folder: Path, options: MetaOptions = TRAINING, fabric=None) -> MetaTrainer:
@@ -80,6 +105,21 @@ def test_stopped_by_sigterm_and_resumed_it_ends_bit_for_bit_the_same(tmp_path):
     assert torch.equal(
         whole.averaged_rule.network.head.weight.detach(), resumed.averaged_rule.network.head.weight.detach()
     )
+
+
+def test_the_papers_recipe_resumes_bit_for_bit_and_its_weights_name_their_system(tmp_path):
+    whole = make_paper_trainer(tmp_path / "whole")
+    moved = []
+    with MetaRecord(tmp_path / "whole", "procedural scenes", 6) as record:
+        whole.run(lambda trainer, report: (record(trainer, report), moved.append(report.step.gradient_norm)))
+    assert max(moved) > 0
+    make_paper_trainer(tmp_path / "stopped").run(stop_after(4))
+    resumed = make_paper_trainer(tmp_path / "stopped")
+    resumed.run(ignore)
+    assert torch.equal(weights_of(resumed), weights_of(whole))
+    weights = load_weights(tmp_path / "whole" / "best.safetensors", "learn2splat")
+    rule = Learn2SplatRule.from_weights(weights)
+    assert rule.network.shape == whole.rule.network.shape
 
 
 def test_training_moves_the_weights_and_reports_progress(tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,11 +10,14 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.losses import photometric_loss
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.options import InnerLoop, MetaLossWeights
+from l2o_splat.meta.rules import PaperRuleOptions
 from l2o_splat.meta.unroll import DivergedEpisodeError, inner_gradients, roll_out, unroll
+from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.rule import Feedback
 from l2o_splat.rendering import render
+from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.objective import Objective
-from tests.meta.scenes import episode, small_rule
+from tests.meta.scenes import OPTIONS, episode, small_rule
 from tests.optim.gain import make_rule
 
 LOOP = InnerLoop()
@@ -194,3 +198,75 @@ def test_an_unroll_begins_with_a_query_to_learn_from():
     start = roll_out(rule, episode(rule), 4, LOOP)
     unroll(rule, start, 2, LOOP, Objective(), MetaLossWeights()).loss.backward()
     assert rule.network.project.weight.grad.abs().max() > 0
+
+
+def trained_paper_rule() -> Learn2SplatRule:
+    """Narrow, with random weights and steps that change the images."""
+    rule = PaperRuleOptions(width=16, sh_degree=1).build()
+    torch.manual_seed(0)
+    for weights in rule.network.parameters():
+        torch.nn.init.normal_(weights, std=0.05)
+    torch.nn.init.ones_(rule.network.state_scale_head[2].bias)
+    torch.nn.init.constant_(rule.network.delta_head[2].bias[-1:], 0.05)
+    return rule
+
+
+def test_recorded_and_frozen_steps_of_the_papers_rule_are_the_same():
+    rule = trained_paper_rule()
+    start = episode(rule)
+    frozen = roll_out(rule, start, 3, LOOP)
+    recorded = unroll(rule, start, 3, LOOP, Objective(), MetaLossWeights()).episode
+    moved = (recorded.gaussians.pack() - start.gaussians.pack()).abs().max()
+    assert moved > 1e-3
+    torch.testing.assert_close(recorded.gaussians.pack(), frozen.gaussians.pack(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_papers_meta_loss_is_the_mean_error_of_targets_and_of_some_views_of_the_step():
+    """Against finite differences; with all views of the step chosen, the choice is no choice."""
+    rule = trained_paper_rule()
+    start = roll_out(rule, episode(rule), 1, LOOP)
+    objective = Objective(ssim_weight=0.0, over_views="mean", relative=False)
+    seen = start.inner_views
+    assert not torch.equal(seen.cameras.viewmats, replace(start, step=start.step + 1).inner_views.cameras.viewmats)
+    terms = MetaLossWeights(uphill=0.0, stability=0.0, context_views=len(seen))
+    unroll(rule, start, 1, LOOP, objective, terms, np.random.default_rng(0)).loss.backward()
+    bias = rule.network.delta_head[2].bias
+    found = float(bias.grad[-1])
+
+    def value(shift: float) -> float:
+        bias.data[-1] += shift
+        after = roll_out(rule, start, 1, LOOP).gaussians
+        bias.data[-1] -= shift
+        with torch.no_grad():
+            parts = (start.target, seen)
+            errors = [(render(after, views.cameras).rgb - views.images).abs().double().mean() for views in parts]
+        return float(sum(errors))
+
+    assert abs(found) > 1e-4
+    assert (value(2e-3) - value(-2e-3)) / 4e-3 == pytest.approx(found, rel=0.05)
+
+
+def test_rises_on_context_views_count_only_if_every_step_sees_all_of_them():
+    rule = trained_paper_rule()
+    objective = Objective(ssim_weight=0.0, over_views="mean", relative=False)
+    found = {}
+    for seen, views_per_step in (("all", 4), ("some", 2)):
+        options = replace(OPTIONS, context_views=(4, 4), views_per_step=(views_per_step, views_per_step))
+        start = episode(rule, options=options)
+        with torch.no_grad():
+            # Photographs so close to the scene that any step overshoots.
+            images = render(start.gaussians, start.context.cameras).rgb + 1e-4
+        start = replace(start, context=replace(start.context, images=images))
+        losses = []
+        for counts in (False, True):
+            terms = MetaLossWeights(uphill=0.0, stability=1.0, context_stability=counts)
+            losses.append(float(unroll(rule, start, 1, LOOP, objective, terms).loss))
+        found[seen] = losses[1] - losses[0]
+    assert found["all"] != 0 and found["some"] == 0
+
+
+def test_a_step_on_more_gaussians_than_allowed_is_refused():
+    rule = small_rule()
+    start = episode(rule)
+    with pytest.raises(UnusableCaptureError, match="capture 0 processes .* at most 10 are allowed: raise --training"):
+        unroll(rule, start, 1, replace(LOOP, max_active=10), Objective(), MetaLossWeights())
