@@ -55,6 +55,8 @@ class PaperRuleOptions:
 
     width: int = 256
     """Width of the latent state; the other widths follow in the released proportions. A multiple of 4."""
+    head_width: int | None = None
+    """Hidden width of the update head; None takes ``width``."""
     blocks: int = 4
     """Blocks of the point transformer."""
     neighbours: int = 4
@@ -94,6 +96,8 @@ class PaperRuleOptions:
         from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
 
         shape = Learn2SplatNetworkShape.of_width(self.width, self.sh_degree, self.blocks, feature_width)
+        if self.head_width is not None:
+            shape = replace(shape, head_hidden_width=self.head_width)
         if not self.state_scale:
             shape = replace(shape, scale_hidden_width=0)
         network = Learn2SplatNetwork(shape)

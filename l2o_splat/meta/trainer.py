@@ -218,6 +218,8 @@ class MetaTrainer(OuterLoop):
 
     def migrated_options(self, saved: dict[str, Any]) -> dict[str, Any]:
         saved = {"scene_frame": "raw"} | with_defaults(saved, json.loads(json.dumps(asdict(MetaOptions()))))
+        if self.rule.system != "gain":
+            return saved
         rule = saved.get("rule", {})
         rule = gain_behaviour(rule, "a saved state") if "look_growth" in rule else rule
         # Episodes have no time budget, so that states from before runs could have one were trained alike.
