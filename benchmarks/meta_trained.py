@@ -53,8 +53,7 @@ class Options:
 
 def measure(rule: UpdateRule, evaluation: Evaluation, raster: RasterSettings) -> list[float]:
     """Mean held-out PSNR (dB) after each number of steps."""
-    with torch.no_grad():
-        values = evaluation.run(rule, InnerLoop(raster), torch.device("cpu"))
+    values = evaluation.run(rule, InnerLoop(raster), torch.device("cpu"))
     return [round(float(value), 3) for value in values.mean(dim=0)]
 
 

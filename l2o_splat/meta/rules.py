@@ -66,7 +66,7 @@ class PaperRuleOptions:
     state_scale: bool = True
     """Scale the latent state of each Gaussian by what the State Scale MLP says."""
     start: Literal["paper", "adam"] = "paper"
-    """Untrained weights: the paper's, which move nothing, or some that follow Adam."""
+    """Untrained weights: the paper's, which move nothing, or some that follow Adam, whose training is much shorter."""
     scene_frame: Literal["raw", "cameras"] = "raw"
     """Units that it is trained in: those of the data, or the cameras of each scene in the unit ball."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -130,6 +130,8 @@ class Learn2SplatNetwork(nn.Module):
             nn.GELU(),
             nn.Linear(shape.head_hidden_width, shape.parameter_width + 1),
         )
+        self.register_buffer("head_units", None)
+        """Factors of what the update head answers ``[parameter_width + 1]``; None, as in all saved weights, is 1."""
 
     @torch.no_grad()
     def reset_for_training(self, seed: int) -> Learn2SplatNetwork:
@@ -154,6 +156,9 @@ class Learn2SplatNetwork(nn.Module):
         head, and GELU(a) + GELU(-a), close to ``|a|``, makes the length follow its size. Steps are about
         ``-ADAM_RATES * direction``; the random rest changes them by a few per cent. This serves trials without
         trained weights, and as a start of meta-training that already descends.
+
+        The update head answers in units of these rates (``head_units``): a meta-optimizer like Adam moves all weights
+        by about as much, and would otherwise drown the fields with small rates.
 
         Raises:
             ValueError: If the network is too narrow.
@@ -184,10 +189,20 @@ class Learn2SplatNetwork(nn.Module):
         first.weight[:d, :d], first.weight[d : 2 * d, :d] = steepness * torch.eye(d), -steepness * torch.eye(d)
         first.bias[: 2 * d] = 0
         generator = torch.Generator().manual_seed(seed)
-        last.weight[:d, 2 * d :] = 0.01 * rates[:, None] * torch.randn(d, hidden - 2 * d, generator=generator)
-        last.weight[:d, :d], last.weight[:d, d : 2 * d] = torch.diag(rates / steepness), torch.diag(-rates / steepness)
-        last.weight[d, : 2 * d] = (rates.norm() / rates.sum() * rates / steepness).repeat(2)
+        last.weight[:d, 2 * d :] = 0.01 * torch.randn(d, hidden - 2 * d, generator=generator)
+        last.weight[:d, :d], last.weight[:d, d : 2 * d] = torch.eye(d) / steepness, -torch.eye(d) / steepness
+        last.weight[d, : 2 * d] = (rates / (rates.sum() * steepness)).repeat(2)
+        self.head_units = torch.cat([rates, rates.norm()[None]])
         return self
+
+    def plain_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the same network whose update head answers in plain numbers, which is how weights are saved."""
+        tensors = {name: tensor.detach() for name, tensor in self.state_dict().items()}
+        units = tensors.pop("head_units", None)
+        if units is not None:
+            for name, factors in (("delta_head.2.weight", units[:, None]), ("delta_head.2.bias", units)):
+                tensors[name] = tensors[name] * factors
+        return tensors
 
     def latent_from_features(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n latent"]:
         """The latent state at the start of a scene, from an initializer's features."""
@@ -223,5 +238,7 @@ class Learn2SplatNetwork(nn.Module):
         del inputs
         latent = transformer(latent, neighbours)
         heads = by_rows(lambda state, factor: self.delta_head(factor * state), latent, scale).float()
+        if self.head_units is not None:
+            heads = heads * self.head_units
         heading, length = heads[:, :-1], heads[:, -1:]
         return -heading / (heading.norm(dim=1, keepdim=True) + 1e-8) * length.relu(), latent

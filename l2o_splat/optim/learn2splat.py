@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -28,7 +28,7 @@ from l2o_splat.optim.proposal import (
 )
 from l2o_splat.optim.rule import Feedback, Moments, Needs, RuleState, UpdateRule, digest_of
 from l2o_splat.scene import SceneKnowledge, SceneStart
-from l2o_splat.weights.format import Weights
+from l2o_splat.weights.format import Weights, WeightsCard
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,9 @@ class Learn2SplatRule(ProposingRule):
         rule = super().from_weights(weights, **options)
         rule.frame_convention = weights.card.scene_frame
         return rule
+
+    def to_weights(self, card: WeightsCard) -> Weights:
+        return replace(super().to_weights(card), tensors=self.network.plain_tensors())
 
     def with_network(self, network: Learn2SplatNetwork) -> Learn2SplatRule:
         rule = super().with_network(network)

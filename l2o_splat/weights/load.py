@@ -86,6 +86,6 @@ def _random_weights(reference: str) -> Weights:
     if not seed.isdecimal():
         raise WeightsError(f"{reference!r} does not name a seed; random:0 does.")
     shape = Learn2SplatNetworkShape()
-    tensors = Learn2SplatNetwork(shape).reset_to_adam(int(seed)).state_dict()
+    tensors = Learn2SplatNetwork(shape).reset_to_adam(int(seed)).plain_tensors()
     card = WeightsCard("learn2splat", asdict(shape), licence="none", source=reference, training={"trained": False})
     return Weights(tensors, card)
