@@ -13,7 +13,7 @@ from torch import Tensor
 
 from l2o_splat.scenes.chunks.camera_rows import cameras_of_rows
 from l2o_splat.scenes.chunks.encoded_images import decoded, stored_size
-from l2o_splat.scenes.chunks.errors import ChunkError, TooFewFramesError
+from l2o_splat.scenes.chunks.errors import ChunkError
 from l2o_splat.scenes.chunks.resolution import Size, fit_cameras, fit_image
 from l2o_splat.views import PinholeCameras, Views
 
@@ -43,13 +43,12 @@ class ChunkScene:
                 (:mod:`l2o_splat.scenes.chunks.resolution`); None keeps the size of the images.
 
         Raises:
-            TooFewFramesError: A frame number is beyond the frames.
-            ChunkError: An image cannot be decoded, is of another size than the first of the scene, or is smaller than
-                ``size``.
+            ChunkError: A frame number is beyond the frames, or an image cannot be decoded, is of another size than the
+                first of the scene, or is smaller than ``size``.
         """
         beyond = [number for number in indices if not 0 <= number < self.num_frames]
         if beyond:
-            raise TooFewFramesError(
+            raise ChunkError(
                 f"Frame {beyond[0]} of scene {self.key} was asked for, which has frames 0 to {self.num_frames - 1}; "
                 "use a view index that was made for these chunks, or prepare the whole scene."
             )

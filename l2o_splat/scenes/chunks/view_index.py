@@ -23,7 +23,7 @@ class ViewIndex:
 
 
 def read_view_index(path: Path) -> dict[str, ViewIndex | None]:
-    """Read an evaluation index, such as ``evaluation_index_re10k.json`` of pixelSplat or those of DepthSplat and ReSplat.
+    """Read an evaluation index: pixelSplat's ``evaluation_index_re10k.json``, or those of DepthSplat and ReSplat.
 
     The file is a JSON object from scene keys to ``{"context": [..], "target": [..]}``, frame numbers from 0, or to
     null for a scene that the protocol leaves out. What else an entry holds (pixelSplat adds an overlap) is not read.
