@@ -63,7 +63,7 @@ class Chunks:
             self.size, self.scenes_per_chunk, self.quality, self.points, (self.context_views, self.target_views)
         )
         writer.write(folder, _read(sources))
-        print(f"Wrote {len(sources)} scenes to {folder}.")
+        print(f"Wrote {len(sources)} {'scene' if len(sources) == 1 else 'scenes'} to {folder}.")
         words = f"--data.chunks.folder {folder}"
         if (folder / POINTS).is_dir():
             words += f" --data.chunks.points {folder / POINTS}"

@@ -25,7 +25,9 @@ def test_captures_with_and_without_points_become_scenes(tmp_path, capsys):
     edit_transforms(second, lambda meta: meta.pop("ply_file_path"))
     run(first, second, "--out", tmp_path / "out", "--stage", "test")
     said = capsys.readouterr().out.splitlines()
-    assert said[-1].endswith(f"--data.chunks.folder {tmp_path}/out/test --data.chunks.points {tmp_path}/out/test/points")
+    assert said[-1].endswith(
+        f"--data.chunks.folder {tmp_path}/out/test --data.chunks.points {tmp_path}/out/test/points"
+    )
     folder = ChunkFolder(tmp_path / "out" / "test")
     assert folder.keys == ("first", "second")
     assert [path.name for path in (tmp_path / "out" / "test" / "points").iterdir()] == ["first.ply"]
@@ -37,9 +39,10 @@ def test_captures_with_and_without_points_become_scenes(tmp_path, capsys):
         run(first, "--out", tmp_path / "out", "--stage", "test")
 
 
-def test_photographs_show_their_points_where_a_training_sees_them(tmp_path):
-    """Through reader, JPEG, reduction and crop, points of the capture keep the colours of the pixels they fall on."""
-    run(shared_capture("banana_tiny"), "--out", tmp_path / "out")
+@pytest.mark.parametrize("name", ["banana_tiny", "fern"])
+def test_photographs_show_their_points_where_a_training_sees_them(tmp_path, name):
+    """Through reader, JPEG, reduction and crop, points have the colours of the pixels they fall on, not of others."""
+    run(shared_capture(name), "--out", tmp_path / "out")
     folder = tmp_path / "out" / "train"
     options = ChunkOptions(
         folder, size=(128, 192), sampler="whole-scene", context_views=6, target_views=3, points=folder / "points"
@@ -47,12 +50,12 @@ def test_photographs_show_their_points_where_a_training_sees_them(tmp_path):
     capture = ChunkSource(options).capture(0)
     cameras, points = capture.views.cameras, capture.points
 
-    def error(offset: float) -> float:
+    def error(*shift: float) -> float:
         pixels, depth = cameras.project(points.xyz)
-        pixels = pixels + offset
+        pixels = pixels + torch.tensor(shift)
         view, point = cameras.inside(pixels, depth).nonzero(as_tuple=True)
         column, row = pixels[view, point].long().unbind(dim=1)
         return float(np.median((capture.views.images[view, row, column] - points.rgb[point]).abs().mean(dim=1)))
 
-    assert len(points) == 2000
-    assert error(0.0) < 0.06 < 1.4 * error(0.0) < error(4.0)
+    beside = [error(*shift) for shift in ((-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))]
+    assert error(0.0, 0.0) < 0.95 * min(beside)
