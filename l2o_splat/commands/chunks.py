@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 class Chunks:
     """Write captures as chunks (pixelSplat's format), with an index, points and views to evaluate on.
 
-    `l2o meta-train` and `l2o train-initializer` train on them (--data.chunks.folder), and so do pixelSplat, DepthSplat
-    and ReSplat.
+    `l2o meta-train` trains on them (--data.chunks.folder), and so do pixelSplat, DepthSplat and ReSplat.
     """
 
     captures: tyro.conf.Positional[tuple[str, ...]]
