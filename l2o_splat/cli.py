@@ -9,6 +9,7 @@ import tyro
 
 from l2o_splat.bench.command import bench, compare
 from l2o_splat.commands.check import Check
+from l2o_splat.commands.chunks import Chunks
 from l2o_splat.commands.demo import Demo
 from l2o_splat.commands.meta_train import MetaTrainCommand
 from l2o_splat.commands.photos import Photos
@@ -26,6 +27,7 @@ COMMANDS = {
     "prove": Prove,
     "demo": Demo,
     "photos": Photos,
+    "chunks": Chunks,
     "eval": Eval,
     "export": Export,
     "weights": WeightsCommand,

@@ -34,6 +34,17 @@ def farthest_points(
     return chosen
 
 
+def spread_views(centres: Float[np.ndarray, "n 3"], count: int) -> list[int]:
+    """Views spread over a capture: first the one farthest from the mean of all, then the farthest from those before.
+
+    Args:
+        centres: Camera centres, scene units.
+        count: Views wanted; all of them where there are fewer.
+    """
+    start = int(np.linalg.norm(centres - centres.mean(axis=0), axis=1).argmax())
+    return farthest_points(centres, list(range(len(centres))), min(count, len(centres)), [start])
+
+
 class ViewSampler:
     """Draws ``views_per_step`` training views for each inner step (Learn2Splat, arXiv 2605.15760, view sub-batching).
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from l2o_splat.nets.resplat.encoder import resize
-from l2o_splat.view_sampling import farthest_points
+from l2o_splat.view_sampling import spread_views
 from l2o_splat.views import PinholeCameras, Views
 
 OVERLAP_GRID, OVERLAP_DEPTHS = 8, 32
@@ -31,9 +31,7 @@ def selection_order(centres: Float[Tensor, "n 3"], count: int) -> list[int]:
         centres: Camera centres, scene units.
         count: Views wanted; all of them where there are fewer.
     """
-    positions = centres.double().cpu().numpy()
-    start = int(np.linalg.norm(positions - positions.mean(axis=0), axis=1).argmax())
-    return farthest_points(positions, list(range(len(positions))), min(count, len(positions)), [start])
+    return spread_views(centres.double().cpu().numpy(), count)
 
 
 def choose_context(centres: Float[Tensor, "n 3"], count: int) -> list[int]:

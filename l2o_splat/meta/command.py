@@ -14,6 +14,7 @@ from l2o_splat.meta.options import MetaOptions
 from l2o_splat.meta.presets import PresetName, find_preset
 from l2o_splat.meta.rules import GainRuleOptions, TrainedRule
 from l2o_splat.scenes.capture_names import CaptureNameError, CaptureSource, find_capture
+from l2o_splat.training.chunk_options import ChunkOptions
 from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.options import CaptureRanges, Schedule
 
@@ -50,10 +51,13 @@ class DataOptions:
     """Folders of real captures, in any format nerfstudio reads; their views 0, 8, 16, ... are left out."""
     scale: float = 0.25
     """Photographs of captures are scaled by this factor, in memory."""
+    chunks: ChunkOptions = field(default_factory=ChunkOptions)
+    """Scenes of RealEstate10K, DL3DV, or of `l2o chunks`."""
     capture_share: float = 0.5
-    """Probability that a scene is one of the captures, if there are any; the others are procedural."""
+    """Probability that a scene is one of the captures or of the chunks (equally often if there are both); the others
+    are procedural."""
     seed: int = 0
-    """Seed of the procedural scenes."""
+    """Seed of the procedural scenes, and of the order and views of the chunks."""
     ranges: CaptureRanges = field(default_factory=CaptureRanges)
     """Sizes of the procedural captures, also of those for validation."""
     validation_captures: int = 4
@@ -66,28 +70,46 @@ class DataOptions:
             raise TrainingError("--data.validation-captures is below 1; at least one is needed to measure progress.")
 
     def source(self, read: ReadCapture) -> Source:
-        """Captures, procedural scenes, or both.
+        """Captures, chunks, procedural scenes, or a mixture.
 
         Raises:
-            TrainingError: If an entry of ``captures`` names none.
+            ChunkError: If the folder of chunks is not usable.
+            TrainingError: If an entry of ``captures`` names none, or there are no views or points for the chunks.
         """
+        from l2o_splat.training.chunk_source import ChunkSource
         from l2o_splat.training.sources import CapturesSource, MixtureSource, ProceduralSource
 
-        procedural = ProceduralSource(self.seed, self.ranges)
-        if not self.captures:
-            return procedural
-        captures = CapturesSource([CaptureLoader(read, source, self.scale) for source in self.named_captures()])
-        if self.capture_share == 1:
-            return captures
-        return MixtureSource([(self.capture_share, captures), (1 - self.capture_share, procedural)], self.seed)
+        real: list[Source] = []
+        if self.captures:
+            real.append(CapturesSource([CaptureLoader(read, named, self.scale) for named in self.named_captures()]))
+        if self.chunks.folder is not None:
+            real.append(ChunkSource(self.chunks, self.seed))
+            real[-1].prepare()
+        parts = [(self.capture_share / len(real), source) for source in real]
+        if not parts or self.capture_share < 1:
+            parts.append((1 - self.capture_share if parts else 1.0, ProceduralSource(self.seed, self.ranges)))
+        return parts[0][1] if len(parts) == 1 else MixtureSource(parts, self.seed)
+
+    def check_points(self, needing: str) -> None:
+        """Refuse chunks without points.
+
+        Raises:
+            TrainingError: If chunks are named and their points are not; the message says what is ``needing`` them.
+        """
+        if self.chunks.folder is not None and self.chunks.points is None:
+            raise TrainingError(
+                f"{needing} needs the sparse points of every scene, and chunks hold none; give --data.chunks.points a "
+                "folder with them."
+            )
 
     def describe(self) -> str:
         """Description for the training record."""
         text = f"procedural scenes, seed {self.seed}, {self.ranges}"
+        real = [self.chunks.describe()] if self.chunks.folder is not None else []
         if self.captures:
             names = ", ".join(source.scene for source in self.named_captures())
-            text = f"{self.capture_share:.0%} captures ({names}) at scale {self.scale}, otherwise {text}"
-        return text
+            real.insert(0, f"captures ({names}) at scale {self.scale}")
+        return f"{self.capture_share:.0%} {' and '.join(real)}, otherwise {text}" if real else text
 
     def named_captures(self) -> list[CaptureSource]:
         """Where the captures are.
@@ -103,7 +125,8 @@ class DataOptions:
 
 @dataclass
 class MetaTrain:
-    """Train a learned optimizer on procedural scenes, captures of your own, or both.
+    """Train a learned optimizer on procedural scenes, captures of your own, chunks of RealEstate10K or DL3DV, or a
+    mixture.
 
     --preset gain trains our small rule; paper-dense and paper-sparse train the network of Learn2Splat as the paper
     does, from points or from ReSplat's Gaussians. `l2o meta-train --preset NAME --help` shows the values of a preset.
@@ -152,8 +175,11 @@ class MetaTrain:
             read: Reads captures of the user.
 
         Raises:
-            TrainingError: If Lightning Fabric is not installed, or an entry of ``data.captures`` names no capture.
+            TrainingError: If Lightning Fabric is not installed, an entry of ``data.captures`` names no capture, or
+                chunks lack the points that episodes start from.
         """
+        if self.training.episode.start == "points":
+            self.data.check_points("--training.episode.start points")
         from l2o_splat.meta.evaluation import Evaluation, captures_for
         from l2o_splat.meta.record import MetaRecord
         from l2o_splat.meta.starts import ReSplatStart, start_from_points
@@ -167,6 +193,8 @@ class MetaTrain:
         if self.training.episode.start == "resplat":
             start = ReSplatStart.from_weights(self.training.episode.start_weights, fabric.device)
             feature_width = start.feature_width
+            if start.needs_points:
+                self.data.check_points(f"The depth range of {self.training.episode.start_weights}")
         rule = self.rule.build(feature_width)
         validation = Evaluation(
             (),

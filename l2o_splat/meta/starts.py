@@ -66,10 +66,15 @@ class ReSplatStart:
         """Numbers per Gaussian of the features."""
         return self.initializer.model.shape.width
 
+    @property
+    def needs_points(self) -> bool:
+        """Whether the depths considered come from the sparse points of a capture."""
+        return self.initializer.config.depth_range == "points"
+
     def __call__(self, context: Views, points: Points, options: PointInitOptions) -> SceneStart:
         try:
             limits = None
-            if self.initializer.config.depth_range == "points":
+            if self.needs_points:
                 limits = depth_range(points.xyz.to(context.images.device), context.cameras)
             return self.initializer(context, 1.0, limits)
         except ValueError as error:

@@ -21,7 +21,11 @@ from l2o_splat.views import PinholeCameras, Views
 
 
 def read_training_capture(
-    data: Path | None, dataparser: Sequence[str], scale: float = 1.0, hold_out: bool = False
+    data: Path | None,
+    dataparser: Sequence[str],
+    scale: float = 1.0,
+    hold_out: bool = False,
+    need_points: bool = True,
 ) -> Capture:
     """Read a capture as a method of nerfstudio would see it: its world frame, its undistorted images.
 
@@ -32,9 +36,10 @@ def read_training_capture(
         dataparser: Name of nerfstudio's dataparser and its options, as on the command line.
         scale: Factor by which images and cameras are scaled, above 0 and at most 1.
         hold_out: Leave out the views that ``l2o bench`` holds out: every 8th in the order of file names.
+        need_points: Refuse a capture without points; otherwise it is read, and its points are empty.
 
     Raises:
-        CaptureError: If the capture cannot be read, has no points, or has images of several sizes.
+        CaptureError: If the capture cannot be read, has no points that are needed, or has images of several sizes.
         SystemExit: If there is no such dataparser or option; tyro has printed what is wrong.
     """
     if not 0 < scale <= 1:
@@ -43,30 +48,33 @@ def read_training_capture(
     use_protocol_split(config, "all")
     if data is not None:
         config.data = Path(data)
+    names_points = _names_points(config)
+    if need_points and not names_points:
+        raise _no_points(config.data)
     if hasattr(config, "load_3D_points"):
-        config.load_3D_points = True
-    _check_names_points(config)
+        config.load_3D_points = names_points
     manager = L2ODataManagerConfig(dataparser=config, camera_res_scale_factor=scale).setup(
         device="cpu",
         test_mode="test",  # Reads images at their first use.
     )
     points = _points(manager.train_dataparser_outputs, config.data)
+    if need_points and not len(points):
+        raise _no_points(config.data)
     return Capture(_views(manager, hold_out, config.data), points)
 
 
-def _check_names_points(config: DataParserConfig) -> None:
-    """Refuse a ``transforms.json`` without points: nerfstudio would ask to rewrite it."""
+def _names_points(config: DataParserConfig) -> bool:
+    """False for a ``transforms.json`` without points: nerfstudio would ask to rewrite it."""
     if not isinstance(config, NerfstudioDataParserConfig):
-        return
+        return True
     path = config.data if config.data.suffix == ".json" else config.data / "transforms.json"
-    if path.is_file() and "ply_file_path" not in json.loads(path.read_text(encoding="utf-8")):
-        raise _no_points(config.data)
+    return not path.is_file() or "ply_file_path" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def _points(outputs: DataparserOutputs, data: Path) -> Points:
     xyz, rgb = (outputs.metadata.get(f"points3D_{name}") for name in ("xyz", "rgb"))
     if xyz is None or len(xyz) == 0:
-        raise _no_points(data)
+        return Points(torch.zeros(0, 3), torch.zeros(0, 3))
     if not torch.isfinite(xyz).all():
         raise CaptureError(f"Points of {data} hold NaN or infinite numbers; repair them or take them out.")
     return Points(xyz.float(), rgb.float() / 255)

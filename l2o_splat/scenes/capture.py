@@ -124,7 +124,7 @@ def write_transforms(
     size = {"w": sizes[0][0], "h": sizes[0][1]} if one_size else {}
     meta = {"camera_model": "OPENCV", **size, "ply_file_path": "sparse_pc.ply", "frames": frames}
     (directory / "transforms.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    _write_ply(directory / "sparse_pc.ply", points)
+    write_points(directory / "sparse_pc.ply", points)
 
 
 def read_capture(directory: Path) -> Capture:
@@ -169,7 +169,7 @@ def read_capture(directory: Path) -> Capture:
     for K, frame in zip(Ks, frames, strict=True):
         K[0, 0], K[1, 1], K[0, 2], K[1, 2] = (float(frame[key]) for key in ("fl_x", "fl_y", "cx", "cy"))
     cameras = PinholeCameras(opencv_from_opengl(poses[:, :3]).float(), Ks, width, height)
-    return Capture(Views(cameras, torch.from_numpy(images)), _read_ply(directory / meta["ply_file_path"]))
+    return Capture(Views(cameras, torch.from_numpy(images)), read_points(directory / meta["ply_file_path"]))
 
 
 @contextmanager
@@ -198,7 +198,8 @@ def new_directory(directory: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_ply(path: Path, points: Points) -> None:
+def write_points(path: Path, points: Points) -> None:
+    """Write points to a binary PLY file: x, y, z, and red, green, blue in 8 bits."""
     columns = [*((axis, "<f4") for axis in "xyz"), *((colour, "u1") for colour in _COLOURS)]
     vertices = np.empty(len(points), columns)
     for i, axis in enumerate("xyz"):
@@ -208,8 +209,12 @@ def _write_ply(path: Path, points: Points) -> None:
     PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(str(path))
 
 
-def _read_ply(path: Path) -> Points:
-    """Vertices with x, y, z and 8-bit red, green, blue."""
+def read_points(path: Path) -> Points:
+    """Read a PLY file of vertices with x, y, z and 8-bit red, green, blue.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
     try:
         vertices = PlyData.read(str(path))["vertex"]
         xyz = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float32)

@@ -34,7 +34,7 @@ from l2o_splat.scenes.heif import HEIF_SUFFIXES, heif_is_readable
 _DRAWINGS = ("EPS", "WMF")
 """Formats that Pillow gives to another program to draw."""
 
-_BROKEN_FILE = (
+BROKEN_FILE = (
     AssertionError,
     AttributeError,
     EOFError,
@@ -103,7 +103,7 @@ def read_header(path: Path) -> PhotographHeader:
         try:
             orientation = _orientation(image)
             num_pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        except (*_BROKEN_FILE, Image.DecompressionBombError) as error:
+        except (*BROKEN_FILE, Image.DecompressionBombError) as error:
             raise _unreadable(path, error) from error
         width, height = image.size
         if image.format == "TIFF" and orientation >= 5:
@@ -122,7 +122,7 @@ def read_exif(path: Path) -> Image.Exif:
             exif = image.getexif()
             exif.pop(ExifTags.Base.Orientation, None)
             exif.tobytes()
-        except _BROKEN_FILE:
+        except BROKEN_FILE:
             return Image.Exif()
         return exif
 
@@ -228,7 +228,7 @@ def _decoded(path: Path) -> Iterator[tuple[Image.Image, _Turn]]:
             image.load()
             # A TIFF has been turned by now, and its orientation taken out.
             after = _orientation(image)
-        except (*_BROKEN_FILE, Image.DecompressionBombError) as error:
+        except (*BROKEN_FILE, Image.DecompressionBombError) as error:
             raise _unreadable(path, error) from error
         yield image, _Turn(after, False) if after != 1 else _Turn(before, before != 1)
 
@@ -245,7 +245,7 @@ def _open(path: Path) -> Image.Image:
         if _starts_as_tiff(path):
             raise NotForPillowError from error
         raise _unreadable(path, error) from error
-    except (*_BROKEN_FILE, Image.DecompressionBombError) as error:
+    except (*BROKEN_FILE, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
     if image.format in _DRAWINGS:
         image.close()
@@ -297,7 +297,7 @@ def _orientation(image: Image.Image) -> int:
     else:
         try:
             value = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except _BROKEN_FILE:
+        except BROKEN_FILE:
             return 1
     return value if isinstance(value, int) and value in _TURNS else 1
 
