@@ -196,7 +196,7 @@ def test_other_rules_start_from_the_same_scene(tiny_capture, tmp_path, weights):
     config.pipeline.initialization.weights = weights
     network = Learn2SplatNetwork(Learn2SplatNetworkShape(feature_width=NARROW.width)).reset_to_adam(0)
     card = WeightsCard("learn2splat", {})
-    save_weights(tmp_path / "l2s", Weights(network.state_dict(), card))
+    save_weights(tmp_path / "l2s", Weights(network.plain_tensors(), card))
     config.optimizers["gaussians"]["optimizer"].weights = str(tmp_path / "l2s")
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
