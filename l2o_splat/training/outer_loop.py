@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from l2o_splat.training.errors import TrainingError
+from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import OuterOptions, Schedule
 from l2o_splat.training.saved_state import ResumeError, latest_state, load_state, save_state
 from l2o_splat.training.statistics import IterationReport, StepStatistics
@@ -44,6 +45,8 @@ class OuterLoop(ABC):
     ) -> None:
         self.fabric, self.network, self.options = fabric, network, options
         self.schedule, self.folder = schedule, folder
+        self.objective: Objective | None = None
+        """Error of rendered views, if the training has one."""
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -89,8 +92,11 @@ class OuterLoop(ABC):
 
     def plain_options(self) -> dict[str, Any]:
         """Everything that the weights depend on as JSON has it, to compare with a saved state and to record."""
-        # An objective holds the network of LPIPS, which is no option.
-        return json.loads(json.dumps(asdict(self.options) | self.dependencies(), default=lambda value: None))
+        options = asdict(self.options) | self.dependencies()
+        # LPIPS has one network, and states from before there was a choice do not name it.
+        if self.objective is not None and self.objective.perceptual != "lpips":
+            options["perceptual_network"] = self.objective.perceptual_used
+        return _plain(options)
 
     def own_state(self) -> dict[str, Any]:
         """What this process saves besides what all processes share."""
@@ -176,7 +182,12 @@ class OuterLoop(ABC):
         state = latest_state(self.folder / "states")
         if state is None:
             return
-        shared, own = load_state(self.fabric, state, self.plain_options(), self.migrated_options)
+        shared, own = load_state(
+            self.fabric,
+            state,
+            self.plain_options(),
+            lambda saved: _completed(self.migrated_options(saved), self.options),
+        )
         try:
             self.iteration, self.seconds, self.best = shared["iteration"], shared["seconds"], shared["best"]
             for name in _STATEFUL:
@@ -207,3 +218,22 @@ class OuterLoop(ABC):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _completed(saved: dict[str, Any], options: Any) -> dict[str, Any]:
+    """Saved options with the defaults of the fields that they are older than, nested ones included."""
+    complete = dict(saved)
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in saved:
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            if default is not MISSING:
+                complete[field.name] = _plain(asdict(default) if is_dataclass(default) else default)
+        elif is_dataclass(value) and isinstance(saved[field.name], dict):
+            complete[field.name] = _completed(saved[field.name], value)
+    return complete
+
+
+def _plain(values: Any) -> Any:
+    """Values as JSON has them; files of the user, which may lie elsewhere when a run goes on, are None."""
+    return json.loads(json.dumps(values, default=lambda value: None))
