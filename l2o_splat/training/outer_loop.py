@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from l2o_splat.nets.recompute import recomputing
 from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import OuterOptions, Schedule
@@ -26,6 +27,8 @@ from l2o_splat.training.statistics import IterationReport, StepStatistics
 MAX_UNUSABLE = 50
 """After so many captures in a row that no step could use, the training ends."""
 
+_FREE = {"activation_checkpointing"}
+"""Options that may change when a run goes on."""
 _STATEFUL = ("network", "average", "optimizer", "scheduler")
 
 
@@ -119,7 +122,8 @@ class OuterLoop(ABC):
         with self.captures() as captures, self._stop_signals():
             while self.iteration < self.options.iterations and not self.stopping:
                 start = time.perf_counter()
-                statistics = self.iterate(captures)
+                with recomputing(self.options.activation_checkpointing):
+                    statistics = self.iterate(captures)
                 self._check_usable()
                 self.iteration += 1
                 self.seconds += time.perf_counter() - start
@@ -182,12 +186,12 @@ class OuterLoop(ABC):
         state = latest_state(self.folder / "states")
         if state is None:
             return
-        shared, own = load_state(
-            self.fabric,
-            state,
-            self.plain_options(),
-            lambda saved: _completed(self.migrated_options(saved), self.options),
-        )
+        compared = {name: value for name, value in self.plain_options().items() if name not in _FREE}
+
+        def migrate(saved: dict[str, Any]) -> dict[str, Any]:
+            return _completed(self.migrated_options(saved), self.options)
+
+        shared, own = load_state(self.fabric, state, compared, migrate)
         try:
             self.iteration, self.seconds, self.best = shared["iteration"], shared["seconds"], shared["best"]
             for name in _STATEFUL:

@@ -113,6 +113,7 @@ def test_options_are_plain_and_name_everything_that_the_weights_depend_on(tmp_pa
         "warm_up": 0.5,
         "weight_decay": 0.0,
         "clip_norm": 0.5,
+        "activation_checkpointing": False,
         "pulls": [1.0] * 6,
         "networks": None,
     }
