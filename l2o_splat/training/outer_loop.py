@@ -21,7 +21,7 @@ from l2o_splat.nets.recompute import recomputing
 from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import OuterOptions, Schedule
-from l2o_splat.training.saved_state import ResumeError, latest_state, load_state, save_state
+from l2o_splat.training.saved_state import ResumeError, latest_state, load_state, save_state, with_defaults
 from l2o_splat.training.statistics import IterationReport, StepStatistics
 
 MAX_UNUSABLE = 50
@@ -189,7 +189,7 @@ class OuterLoop(ABC):
         compared = {name: value for name, value in self.plain_options().items() if name not in _FREE}
 
         def migrate(saved: dict[str, Any]) -> dict[str, Any]:
-            return _completed(self.migrated_options(saved), self.options)
+            return with_defaults(self.migrated_options(saved), _defaults(self.options))
 
         shared, own = load_state(self.fabric, state, compared, migrate)
         try:
@@ -224,18 +224,14 @@ class OuterLoop(ABC):
                 signal.signal(number, handler)
 
 
-def _completed(saved: dict[str, Any], options: Any) -> dict[str, Any]:
-    """Saved options with the defaults of the fields that they are older than, nested ones included."""
-    complete = dict(saved)
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name not in saved:
-            default = field.default_factory() if field.default_factory is not MISSING else field.default
-            if default is not MISSING:
-                complete[field.name] = _plain(asdict(default) if is_dataclass(default) else default)
-        elif is_dataclass(value) and isinstance(saved[field.name], dict):
-            complete[field.name] = _completed(saved[field.name], value)
-    return complete
+def _defaults(options: Any) -> dict[str, Any]:
+    """The defaults that the class of some options has, nested ones included."""
+    made = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(options)
+    }
+    known = {name: value for name, value in made.items() if value is not MISSING}
+    return _plain({name: asdict(value) if is_dataclass(value) else value for name, value in known.items()})
 
 
 def _plain(values: Any) -> Any:

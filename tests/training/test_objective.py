@@ -139,6 +139,7 @@ def test_its_options_hold_no_network(substitute):
     assert asdict(objective).keys() == {
         "ssim_weight",
         "perceptual_weight",
+        "over_views",
         "relative",
         "perceptual",
         "perceptual_file",
