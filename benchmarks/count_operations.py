@@ -1,8 +1,8 @@
 """Operations of the papers' networks, counted exactly: ``python benchmarks/count_operations.py [--help]``.
 
-Multiplications and additions (2 per multiply-add) of matrix products, convolutions and attention, as torch's counter
-finds them; attention to nearest points, which is made of single operations, is added in closed form. Networks have
-random weights, on which nothing depends. A backward pass through weights and inputs takes twice as many.
+Multiplications and additions (2 per multiply-add) of matrix products, convolutions and attention, by torch's own
+formulas; they are not carried out. Attention to nearest points, which is made of single operations, is added in closed
+form. A backward pass through weights and inputs takes twice as many.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import argparse
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
 from l2o_splat.nets.perceptual_network import Backbone, PerceptualNetwork
@@ -36,6 +37,24 @@ def neighbours(points: int, each: int) -> Tensor:
     return torch.zeros(points, each, dtype=torch.int64)
 
 
+class Operations(TorchDispatchMode):
+    """Counts the large operations and gives zeros for their results."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        formula = flop_registry.get(function._overloadpacket)
+        if formula is None:
+            return function(*args, **kwargs)
+        shapes = torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        result = function(*shapes[0], **shapes[1])
+        self.total += formula(*args, **kwargs, out_val=result)
+        return torch.utils._pytree.tree_map_only(
+            Tensor, lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype), result
+        )
+
+
 def counted(network: nn.Module, points: int, each: int, *inputs: object) -> float:
     """Operations of a forward pass, in units of 10^9."""
     attention = [part for part in network.modules() if isinstance(part, NeighbourAttention)]
@@ -43,9 +62,9 @@ def counted(network: nn.Module, points: int, each: int, *inputs: object) -> floa
     gathered = sum(4 * points * each * part.proj.in_features for part in attention)
     # With gradients enabled nothing is shared out to threads, which the counter would not see.
     network.requires_grad_(False)
-    with FlopCounterMode(display=False) as counter, torch.enable_grad():
+    with Operations() as operations, torch.enable_grad():
         network(*inputs)
-    return (counter.get_total_flops() + gathered) / 1e9
+    return (operations.total + gathered) / 1e9
 
 
 def learn2splat(points: int, each: int = 4) -> float:
@@ -79,12 +98,12 @@ def resplat(shape: ReSplatShape, views: int) -> tuple[float, float | None]:
     update = ReSplatUpdateNetwork(shape)
     points = cells * shape.gaussians_per_cell
     grid = tuple(side // shape.gaussian_downsample for side in (HEIGHT, WIDTH))
-    with FlopCounterMode(display=False) as counter, torch.enable_grad():
+    with Operations() as seen, torch.enable_grad():
         update.requires_grad_(False).update_feature(images, grid)
     rows = [torch.zeros(points, width) for width in (PARAMETER_WIDTH, shape.update.state_width)]
     error = torch.zeros(points, shape.update.shown_width)
     step = counted(update, points, config.update_neighbours, *rows, error, neighbours(points, config.update_neighbours))
-    return initial, step + counter.get_total_flops() / 1e9
+    return initial, step + seen.total / 1e9
 
 
 def main() -> None:

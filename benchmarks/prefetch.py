@@ -17,6 +17,10 @@ from pathlib import Path
 
 from l2o_splat.initializer_training.options import SceneOptions
 from l2o_splat.initializer_training.scenes import DepthSource, StoredSource
+from l2o_splat.scenes.chunks.writer import ChunkWriter
+from l2o_splat.scenes.procedural import ProceduralOptions, generate
+from l2o_splat.training.chunk_options import ChunkOptions
+from l2o_splat.training.chunk_source import ChunkSource
 from l2o_splat.training.options import CaptureRanges
 from l2o_splat.training.prefetch import Prefetched, prefetched
 from l2o_splat.training.sources import ProceduralSource, Source
@@ -58,8 +62,17 @@ def sources(folder: Path, stored: int, large: bool) -> dict[str, Callable[[], So
     ranges = CaptureRanges(short_side=side[0], long_side=side[1], num_views=side[2])
     return {
         "procedural": lambda: ProceduralSource(ranges=ranges),
-        "stored": lambda: StoredSource(DepthSource(options=sizes), folder, stored),
+        "stored": lambda: StoredSource(DepthSource(options=sizes), folder / "stored", stored),
+        "chunks": lambda: chunks(folder / "chunks", (256, 448) if large else (80, 112)),
     }
+
+
+def chunks(folder: Path, size: tuple[int, int]) -> ChunkSource:
+    """Views decoded from the JPEG of scenes a fifth larger than they are used, 14 of 20 each."""
+    height, width = (side * 6 // 5 for side in size)
+    scenes = ProceduralOptions(num_views=20, width=width, height=height, num_points=500)
+    ChunkWriter().write(folder, ((f"scene-{seed}", generate(seed, scenes)) for seed in range(3)), report=print)
+    return ChunkSource(ChunkOptions(folder, size, sampler="whole-scene", points=folder / "points"))
 
 
 def main() -> None:

@@ -25,4 +25,4 @@ def test_stored_captures_are_those_of_the_folder(tmp_path):
     with pytest.raises(KeyError):
         sources(tmp_path, 2, large=False)["other"]
     source = sources(tmp_path, 2, large=False)["stored"]()
-    assert source.count == 2 and source.folder == tmp_path
+    assert source.count == 2 and source.folder == tmp_path / "stored"
