@@ -138,13 +138,17 @@ class Lpips:
         """Distance of every pair of images in 0..1, differentiable; masks and None as for a single pair."""
         if min(rendered.shape[1:3]) < SMALLEST_LPIPS_SIDE:
             return None
-        if self._network is None and not self._unavailable:
-            self._build()
-        if self._network is None:
+        if not self.available():
             return None
         network = self._network.to(rendered.device)
         rendered, photographs = equal_where_masked(rendered, photographs, masks)
         return network(rendered, photographs)
+
+    def available(self) -> bool:
+        """Whether its network can be had."""
+        if self._network is None and not self._unavailable:
+            self._build()
+        return self._network is not None
 
     def _build(self) -> None:
         from l2o_splat.weights.format import WeightsError

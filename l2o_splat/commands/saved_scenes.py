@@ -55,8 +55,9 @@ class Export:
     """Folder for the files."""
     output_filename: str = "splat.ply"
     """Name of the PLY; files of other formats have their own ending."""
-    format: tuple[Literal["ply", "spz", "sog", "html"], ...] = ("ply",)
-    """One or more of them: exact (ply), small (spz, sog), or a page that shows the scene in any browser (html)."""
+    format: tuple[Literal["ply", "spz", "sog", "safetensors", "html"], ...] = ("ply",)
+    """One or more of them: exact (ply), small (spz, sog), tensors for programs (safetensors), or a page that shows the
+    scene in any browser (html)."""
     up: Literal["as-trained", "y", "y-down"] = "as-trained"
     """Which axis of the file points up: y (three.js, glTF, Unity), -y (y-down: original 3DGS, SuperSplat, most web
     viewers), or that of training, mostly z. Pages are always right side up."""

@@ -17,6 +17,7 @@ from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.training.evaluation import mean_psnr
+from l2o_splat.training.objective import Objective
 from l2o_splat.training.statistics import Statistics
 from l2o_splat.views import PinholeCameras, Views
 
@@ -40,6 +41,10 @@ class InitialStage:
 
     network: InitialModel
     losses: Losses
+
+    @property
+    def objective(self) -> Objective:
+        return self.losses.images
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, InitialTerms]:
         """Loss with a graph to the network, and its terms.

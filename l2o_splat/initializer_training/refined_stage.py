@@ -84,6 +84,7 @@ class RefinedModel(nn.Module):
 class RefinedStage:
     """Trains the head, and the initial model if ``options.train_initial`` says so."""
 
+    objective: ClassVar[None] = None
     network: RefinedModel
     options: RefinementOptions = field(default_factory=RefinementOptions)
     _unlearned: dict[str, dict[str, float]] = field(default_factory=dict, init=False)

@@ -135,6 +135,8 @@ def _describe(options: TrainInitializer, weights: Weights | None, config: ReSpla
         own["losses"] = asdict(replace(options.losses, images=None)) | {
             "ssim_weight": options.losses.images.ssim_weight,
             "perceptual_weight": options.losses.images.perceptual_weight,
+            "perceptual": options.losses.images.perceptual,
+            "perceptual_scale": options.losses.images.perceptual_scale,
         }
     data = asdict(options.data) | {"folder": None}
     return own | {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from l2o_splat.initializer_training.batches import Batch, draw_batch
 from l2o_splat.initializer_training.options import InitializerTrainingOptions
 from l2o_splat.training.errors import UnusableCaptureError
+from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.outer_loop import OuterLoop
 from l2o_splat.training.prefetch import Prefetched, prefetched
@@ -27,6 +28,8 @@ class Stage(Protocol):
 
     network: nn.Module
     """Trained in place; parameters that require no gradient stay as they are."""
+    objective: Objective | None
+    """Error of rendered views; None for a stage with an error of its own."""
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Statistics]:
         """Loss with a graph to the network, and its terms as numbers for logs."""
@@ -82,6 +85,7 @@ class InitializerTrainer(OuterLoop):
     ) -> None:
         super().__init__(fabric, stage.network.to(fabric.device), options, schedule, folder)
         self.stage, self.source, self.validation, self.description = stage, source, validation, description
+        self.objective = stage.objective
 
     def captures(self) -> Prefetched:
         return prefetched(self.source, count(self.iteration), self.schedule.workers)
@@ -110,3 +114,8 @@ class InitializerTrainer(OuterLoop):
 
     def dependencies(self) -> dict[str, Any]:
         return self.description
+
+    def migrated_options(self, saved: dict[str, Any]) -> dict[str, Any]:
+        # There was LPIPS alone once.
+        losses = {"perceptual": "lpips", "perceptual_scale": 1.0} | saved.get("losses", {})
+        return saved | {"losses": losses} if "losses" in saved else saved

@@ -20,6 +20,7 @@ from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.rendering import render
 from l2o_splat.scene import SceneStart
 from l2o_splat.training.evaluation import mean_psnr
+from l2o_splat.training.objective import Objective
 from l2o_splat.training.statistics import Statistics
 
 RANDOM_POINTS = 3000
@@ -55,6 +56,10 @@ class UpdateStage:
     starts: tuple[Start, ...]
     steps: tuple[int, int]
     step_decay: float = 1.0
+
+    @property
+    def objective(self) -> Objective:
+        return self.losses.images
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, UpdateTerms]:
         """Loss with a graph to the update network, also along the latent state, and its terms."""

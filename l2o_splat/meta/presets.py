@@ -48,7 +48,9 @@ def paper_dense() -> Preset:
             max_points=70_000,
         ),
         buffer=BufferOptions(capacity=20, clear_every=20_000),
-        objective=Objective(ssim_weight=0.0, perceptual_weight=0.5, over_views="mean", relative=False),
+        objective=Objective(
+            ssim_weight=0.0, perceptual_weight=0.5, over_views="mean", relative=False, perceptual="vgg"
+        ),
         terms=MetaLossWeights(
             discount=0.9,
             uphill=2.0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +27,6 @@ from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.outer_loop import OuterLoop
 from l2o_splat.training.prefetch import Prefetched, prefetched
-from l2o_splat.training.saved_state import with_defaults
 from l2o_splat.training.sources import Source
 from l2o_splat.training.statistics import StepStatistics
 from l2o_splat.weights.format import gain_behaviour
@@ -81,7 +79,7 @@ class MetaTrainer(OuterLoop):
         self.start = start
         self.rule = rule.to(fabric.device)
         super().__init__(fabric, self.rule.network, options, schedule, folder)
-        self.source, self.validation = source, validation
+        self.source, self.validation, self.objective = source, validation, options.objective
         # Scene slots of this process among those of all.
         self.slots = [
             fabric.global_rank * options.scenes_per_iteration + i for i in range(options.scenes_per_iteration)
@@ -217,7 +215,9 @@ class MetaTrainer(OuterLoop):
         }
 
     def migrated_options(self, saved: dict[str, Any]) -> dict[str, Any]:
-        saved = {"scene_frame": "raw"} | with_defaults(saved, json.loads(json.dumps(asdict(MetaOptions()))))
+        # An objective used to hold the network of LPIPS.
+        objective = {name: value for name, value in saved.get("objective", {}).items() if name != "_lpips"}
+        saved = {"scene_frame": "raw"} | saved | {"objective": objective}
         if self.rule.system != "gain":
             return saved
         rule = saved.get("rule", {})

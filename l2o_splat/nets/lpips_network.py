@@ -33,9 +33,9 @@ class ConvolutionLayer:
     stride: int = 1
     padding: int = 1
     pool: int | None = None
-    """Side of the maximum pooling before it, which halves the image; None for no pooling."""
+    """Side of the pooling before it, which halves the image; None for no pooling."""
     compared: bool = True
-    """Whether LPIPS compares what comes out of it."""
+    """Whether a distance compares what comes out of it."""
 
 
 LAYERS: dict[Architecture, tuple[ConvolutionLayer, ...]] = {

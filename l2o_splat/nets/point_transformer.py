@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from l2o_splat.nets.recompute import run_block
 from l2o_splat.threads import run
 
 ROWS_ON_CPU = 1024
@@ -112,7 +113,7 @@ class PointTransformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "n width"], neighbours: Int[Tensor, "n k"]) -> Float[Tensor, "n width"]:
         for block in self.blocks:
-            x = block(x, neighbours)
+            x = run_block(block, x, neighbours)
         return x
 
 

@@ -69,7 +69,7 @@ def export(
         gaussians: Of its checkpoint.
         selection: What is exported.
         up: Axis of the files that points up.
-        paths: ``.ply``, ``.spz``, ``.sog`` or ``.html`` files in a folder that exists.
+        paths: ``.ply``, ``.spz``, ``.sog``, ``.safetensors`` or ``.html`` files in a folder that exists.
         title: Of a page.
 
     Raises:

@@ -115,7 +115,7 @@ def check_formats(formats: Sequence[str]) -> None:
         OptionError: If there is none.
     """
     if not formats:
-        raise OptionError("--format names no format; name one or more of ply, spz, sog and html.")
+        raise OptionError("--format names no format; name one or more of ply, spz, sog, safetensors and html.")
 
 
 def check_plain_colours(plain: bool) -> None:

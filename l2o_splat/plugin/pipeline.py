@@ -115,7 +115,7 @@ class L2OPipeline(VanillaPipeline):
             ValueError: If the capture or the weights do not suit.
         """
         options = self.config.initialization
-        if resumes and options.source == "dense":
+        if resumes and options.source in ("dense", "file"):
             options = replace(options, source="auto", pad=False)
         request = StartRequest(options, plan.start_weights, self.datamanager, self.model, self.schedule.seconds)
         self._start = start_scene(request, plan.needs)

@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from l2o_splat.implicit.checks import check_background, check_fixed_gaussians
 from l2o_splat.optim.registry import NUM_STEPS, rule_entry
 from l2o_splat.optim.rule import Needs, UpdateRule
+from l2o_splat.plugin.file_start import check_file
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
 from l2o_splat.plugin.presets import PRESETS, Preset, PresetName
 from l2o_splat.plugin.starts import START_WEIGHTS, InitializationConfig
@@ -101,6 +102,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
             "squared; set it to photometric, or colour-steps to 0."
         )
     _check_start(start, names[0], rule)
+    _check_file(start, resumes=config.load_dir is not None or config.load_checkpoint is not None)
     seconds = config.seconds
     if seconds is None and steps is None and preset == "fast":
         seconds = "auto"
@@ -227,6 +229,22 @@ def _start_weights(start: InitializationConfig, optimizer: JointOptimizerConfig)
         return None
     of_rule = optimizer.weights if optimizer.rule_names[0] == "resplat" else None
     return start.weights or of_rule or START_WEIGHTS[start.source]
+
+
+def _check_file(start: InitializationConfig, resumes: bool) -> None:
+    """Refuse a file without its source, a source without its file, and a number of Gaussians other than the file's."""
+    if start.source == "file":
+        check_file(start.file, must_exist=not resumes)
+        if start.num_points is not None or start.pad:
+            raise ValueError(
+                f"--pipeline.initialization.num-points is {start.num_points} and pad {start.pad}, but a file brings "
+                "its own Gaussians; leave both out."
+            )
+    elif start.file is not None:
+        raise ValueError(
+            f"--pipeline.initialization.file is {start.file}, and --pipeline.initialization.source is {start.source}, "
+            "which reads none; set it to file, or leave the file out."
+        )
 
 
 def _check_start(start: InitializationConfig, name: str, rule: UpdateRule) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from l2o_splat.bench.ply import PlyFrame
 from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.initializers.context_views import depth_range, lonely_views
@@ -26,6 +28,7 @@ from l2o_splat.optim.rule import Needs
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.context_views import OPTION, ContextConfig, choose_for_networks, context_of_rule
 from l2o_splat.plugin.datamanager import L2ODataManager
+from l2o_splat.plugin.file_start import start_from_file
 from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.photographs import pinhole_cameras
 from l2o_splat.scene import SceneStart
@@ -43,11 +46,17 @@ START_WEIGHTS = {"resplat": "resplat-mini", "diff3r": "diff3r-mini"}
 class InitializationConfig:
     """Where the Gaussians start."""
 
-    source: Literal["auto", "sfm", "random", "dense", "resplat", "diff3r"] = "auto"
+    source: Literal["auto", "sfm", "random", "dense", "resplat", "diff3r", "file"] = "auto"
     """sfm: structure-from-motion points. random: random points. dense: flat Gaussians on the surfaces, from depths that
     start at these points and are agreed on by several photographs. auto: sfm, and random for captures without points.
     resplat: what ReSplat's initial model makes of some photographs. diff3r: the same with a network beside it that says
-    how strongly the rule proximal is to hold each Gaussian."""
+    how strongly the rule proximal is to hold each Gaussian. file: the Gaussians that another program has made."""
+    file: Path | None = None
+    """Gaussians of the source file: a splat (.ply, .spz, .sog), or .safetensors with a tensor per field."""
+    frame: PlyFrame = "detect"
+    """Coordinates of the file. capture: those of the capture's original poses, COLMAP's say. dataparser: those of a run
+    of nerfstudio, as l2o export writes them. transforms: those of transforms.json where they differ from the original
+    ones. detect: whichever shows the training photographs best."""
     num_points: int | None = None
     """Gaussians to start with; of more points a random choice is taken. None takes all (20000 random ones). The source
     dense makes at most so many; None leaves their number to it."""
@@ -94,6 +103,8 @@ def start_scene(request: StartRequest, needs: Needs) -> SceneStart:
     """
     start = STARTS[request.options.source](request)
     CONSOLE.log(f"The scene starts with {len(start.gaussians)} Gaussians.")
+    if request.options.source == "file" and start.features is not None and needs.select(start).features is None:
+        CONSOLE.log(f"No rule of this run takes features of width {start.features.shape[1]}; those of the file rest.")
     if needs.context is not None and start.context is None:
         context = context_of_rule(needs.context, request.options.context, request.datamanager, request.background)
         start = replace(start, context=context)
@@ -188,6 +199,7 @@ STARTS: dict[str, Callable[[StartRequest], SceneStart]] = {
     "dense": start_densely,
     "resplat": start_from_resplat,
     "diff3r": start_from_diff3r,
+    "file": start_from_file,
 }
 
 

@@ -1,5 +1,7 @@
 """Splat files: PLY, which holds a scene exactly, and SPZ and SOG, which are a fifth of its size and smaller.
 
+Scene files (``.safetensors``, :mod:`l2o_splat.scene_file`) hold tensors as they are, for programs.
+
 SPZ (Niantic) and SOG (PlayCanvas) quantise every number; gaussforge writes and reads both.
 """
 
@@ -15,9 +17,10 @@ import torch
 from l2o_splat.files import write_whole
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.ply import parse_ply, read_ply, write_ply
+from l2o_splat.scene_file import SUFFIX, read_scene, write_scene
 from l2o_splat.sharing.errors import SharingError
 
-SUFFIXES = (".ply", ".spz", ".sog")
+SUFFIXES = (".ply", ".spz", ".sog", SUFFIX)
 """Names of files that can be written and read."""
 
 _HIGHEST_DEGREE = 3
@@ -29,7 +32,7 @@ _LEAST_OPACITY = 0.5 / 255
 
 
 def write_splat(gaussians: Gaussians, path: str | Path) -> None:
-    """Write Gaussians in the format that the file's name ends with: ``.ply``, ``.spz`` or ``.sog``.
+    """Write Gaussians in the format that the file's name ends with: ``.ply``, ``.spz``, ``.sog`` or ``.safetensors``.
 
     The file appears whole or not at all. SOG holds Gaussians in an order of its own, and takes about a minute for
     100 000 Gaussians with all their spherical harmonics.
@@ -43,13 +46,15 @@ def write_splat(gaussians: Gaussians, path: str | Path) -> None:
     _check_suffix(path)
     if path.suffix == ".ply":
         write_ply(gaussians, path)
+    elif path.suffix == SUFFIX:
+        write_scene(path, gaussians)
     else:
         content = encoded(gaussians, path.suffix)
         write_whole(path, lambda beside: beside.write_bytes(content))
 
 
 def read_splat(path: str | Path) -> Gaussians:
-    """Read the Gaussians of a ``.ply``, ``.spz`` or ``.sog`` file, as float32 on the CPU.
+    """Read the Gaussians of a ``.ply``, ``.spz``, ``.sog`` or ``.safetensors`` file, as float32 on the CPU.
 
     Raises:
         OSError: If the file cannot be opened.
@@ -60,6 +65,8 @@ def read_splat(path: str | Path) -> Gaussians:
     _check_suffix(path)
     if path.suffix == ".ply":
         return read_ply(path)
+    if path.suffix == SUFFIX:
+        return read_scene(path).gaussians.to(torch.float32)
     from gaussforge import GaussForge
 
     # By way of a PLY: gaussforge 0.6 cannot hand over a scene without spherical harmonics otherwise.

@@ -35,6 +35,9 @@ class OuterOptions:
     """Weight decay of AdamW."""
     clip_norm: float = 0.5
     """Largest norm of the gradient; a longer gradient is scaled down to it."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of the networks' blocks and run these again in the backward pass: less memory, the same
+    gradients, more time. A run may go on with it turned on or off."""
 
 
 @dataclass(frozen=True)

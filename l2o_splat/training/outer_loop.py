@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,18 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from l2o_splat.nets.recompute import recomputing
 from l2o_splat.training.errors import TrainingError
+from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import OuterOptions, Schedule
-from l2o_splat.training.saved_state import ResumeError, latest_state, load_state, save_state
+from l2o_splat.training.saved_state import ResumeError, latest_state, load_state, save_state, with_defaults
 from l2o_splat.training.statistics import IterationReport, StepStatistics
 
 MAX_UNUSABLE = 50
 """After so many captures in a row that no step could use, the training ends."""
 
+_FREE = {"activation_checkpointing"}
+"""Options that may change when a run goes on."""
 _STATEFUL = ("network", "average", "optimizer", "scheduler")
 
 
@@ -44,6 +48,8 @@ class OuterLoop(ABC):
     ) -> None:
         self.fabric, self.network, self.options = fabric, network, options
         self.schedule, self.folder = schedule, folder
+        self.objective: Objective | None = None
+        """Error of rendered views, if the training has one."""
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -89,8 +95,11 @@ class OuterLoop(ABC):
 
     def plain_options(self) -> dict[str, Any]:
         """Everything that the weights depend on as JSON has it, to compare with a saved state and to record."""
-        # An objective holds the network of LPIPS, which is no option.
-        return json.loads(json.dumps(asdict(self.options) | self.dependencies(), default=lambda value: None))
+        options = asdict(self.options) | self.dependencies()
+        # LPIPS has one network, and states from before there was a choice do not name it.
+        if self.objective is not None and self.objective.perceptual != "lpips":
+            options["perceptual_network"] = self.objective.perceptual_used
+        return _plain(options)
 
     def own_state(self) -> dict[str, Any]:
         """What this process saves besides what all processes share."""
@@ -113,7 +122,8 @@ class OuterLoop(ABC):
         with self.captures() as captures, self._stop_signals():
             while self.iteration < self.options.iterations and not self.stopping:
                 start = time.perf_counter()
-                statistics = self.iterate(captures)
+                with recomputing(self.options.activation_checkpointing):
+                    statistics = self.iterate(captures)
                 self._check_usable()
                 self.iteration += 1
                 self.seconds += time.perf_counter() - start
@@ -176,7 +186,12 @@ class OuterLoop(ABC):
         state = latest_state(self.folder / "states")
         if state is None:
             return
-        shared, own = load_state(self.fabric, state, self.plain_options(), self.migrated_options)
+        compared = {name: value for name, value in self.plain_options().items() if name not in _FREE}
+
+        def migrate(saved: dict[str, Any]) -> dict[str, Any]:
+            return with_defaults(self.migrated_options(saved), _defaults(self.options))
+
+        shared, own = load_state(self.fabric, state, compared, migrate)
         try:
             self.iteration, self.seconds, self.best = shared["iteration"], shared["seconds"], shared["best"]
             for name in _STATEFUL:
@@ -207,3 +222,18 @@ class OuterLoop(ABC):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _defaults(options: Any) -> dict[str, Any]:
+    """The defaults that the class of some options has, nested ones included."""
+    made = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(options)
+    }
+    known = {name: value for name, value in made.items() if value is not MISSING}
+    return _plain({name: asdict(value) if is_dataclass(value) else value for name, value in known.items()})
+
+
+def _plain(values: Any) -> Any:
+    """Values as JSON has them; files of the user, which may lie elsewhere when a run goes on, are None."""
+    return json.loads(json.dumps(values, default=lambda value: None))

@@ -112,6 +112,7 @@ class TrainingRecord(ABC):
             "hours": round(trainer.seconds / 3600, 3),
             "options": trainer.plain_options(),
             "environment": self.environment,
+            "perceptual": None if trainer.objective is None else trainer.objective.perceptual_used,
             "unusable_captures": trainer.unusable,
             "curve": self.recorded_curve(list(self._curve)),
         } | self.particulars(trainer, report)

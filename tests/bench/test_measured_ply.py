@@ -14,7 +14,7 @@ from l2o_splat.bench.run_log import LOG_NAME, read_log
 from l2o_splat.bench.spec import RunSpec, SweepOptions, plan_runs
 from l2o_splat.growth.needles import share_of_needles
 from l2o_splat.plugin.bench import run as bench_run
-from l2o_splat.plugin.bench.measured_ply import possible_frames
+from l2o_splat.plugin.capture_frames import possible_frames
 from l2o_splat.ply import write_ply
 from l2o_splat.scenes.capture_names import find_capture
 from tests.bench.in_process import bench_in_this_process

@@ -20,7 +20,22 @@ from l2o_splat import cli
 from l2o_splat.bench.methods import find_method
 from tests.docs.pages import ROOT
 
-ORDINARY = {"apt-get", "cd", "cp", "docker", "exiftool", "export", "git", "ray", "rm", "source", "ssh", "tensorboard"}
+ORDINARY = {
+    "apt-get",
+    "cd",
+    "cp",
+    "docker",
+    "exiftool",
+    "export",
+    "git",
+    "ray",
+    "rm",
+    "source",
+    "srun",
+    "ssh",
+    "tensorboard",
+    "torchrun",
+}
 """Programs of the shell and of other projects; their options are not looked at."""
 
 

@@ -243,3 +243,12 @@ def test_weights_come_with_their_training_record(tmp_path):
     rule = GainRule.from_weights(weights)
     assert rule.config == trainer.rule.config
     assert torch.equal(rule.network.head.weight, trainer.averaged_rule.network.head.weight)
+
+
+def test_recomputed_blocks_change_no_weight_and_may_begin_in_the_middle_of_a_run(tmp_path):
+    whole = make_trainer(tmp_path / "whole")
+    whole.run(ignore)
+    make_trainer(tmp_path / "parts").run(stop_after(3))
+    rest = make_trainer(tmp_path / "parts", replace(TRAINING, activation_checkpointing=True))
+    rest.run(ignore)
+    assert torch.equal(weights_of(rest), weights_of(whole))

@@ -6,6 +6,7 @@ import signal
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,6 +113,7 @@ def test_options_are_plain_and_name_everything_that_the_weights_depend_on(tmp_pa
         "warm_up": 0.5,
         "weight_decay": 0.0,
         "clip_norm": 0.5,
+        "activation_checkpointing": False,
         "pulls": [1.0] * 6,
         "networks": None,
     }
@@ -173,3 +175,35 @@ def test_a_state_without_a_part_is_refused(tmp_path):
     torch.save(shared, path)
     with pytest.raises(ResumeError, match="another version of the package .*scheduler"):
         Pull(tmp_path).run(ignore)
+
+
+def test_a_state_from_before_an_option_was_there_goes_on_with_its_default(tmp_path):
+    whole = Pull(tmp_path / "whole")
+    whole.run(ignore)
+
+    def stop(loop, report):
+        loop.stopping = loop.iteration == 2
+
+    first = Pull(tmp_path / "parts")
+    first.plain_options = lambda: {k: v for k, v in Pull.plain_options(first).items() if k != "clip_norm"}
+    first.run(stop)
+    with pytest.raises(ResumeError, match="clip_norm"):
+        Pull(tmp_path / "parts", replace(OPTIONS, clip_norm=0.25)).run(ignore)
+    resumed = Pull(tmp_path / "parts")
+    resumed.run(ignore)
+    assert torch.equal(resumed.network.weight, whole.network.weight)
+
+
+def test_a_run_goes_on_with_the_same_perceptual_network_alone(tmp_path):
+    def loop(used):
+        made = Pull(tmp_path)
+        made.objective = SimpleNamespace(perceptual="vgg", perceptual_used=used)
+        return made
+
+    def stop(loop, report):
+        loop.stopping = loop.iteration == 2
+
+    loop("vgg16-substitute").run(stop)
+    with pytest.raises(ResumeError, match="'perceptual_network': 'vgg16-substitute'.*now.*'vgg19 "):
+        loop("vgg19 (SHA-256 0123)").run(ignore)
+    loop("vgg16-substitute").run(ignore)

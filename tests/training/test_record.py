@@ -36,6 +36,7 @@ def trainer():
         unusable=0,
         reason="",
         options=options,
+        objective=SimpleNamespace(perceptual_used="vgg16-substitute"),
         plain_options=lambda: {"iterations": 4},
     )
 
@@ -56,6 +57,7 @@ def test_the_newest_and_the_best_weights_are_kept(tmp_path):
         recorded = weights.card.training
         assert recorded["iterations"] == iteration and recorded["curve"] == lines[: iteration - 1]
         assert recorded["options"] == {"iterations": 4} and recorded["hours"] == pytest.approx(0.002)
+        assert recorded["perceptual"] == "vgg16-substitute"
         assert recorded["quality"] == {"best": 22.0, "last": 21.0}[name]
         assert {"command", "commit", "machine", "date"} <= recorded["environment"].keys()
 

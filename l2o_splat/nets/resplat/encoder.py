@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from l2o_splat.devices import numbers_like
 from l2o_splat.nets.point_transformer import Mlp
+from l2o_splat.nets.recompute import run_block
 from l2o_splat.nets.resplat.config import RELEASED_CNN_WIDTHS, VARIANTS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -180,7 +181,7 @@ class VisionTransformer(nn.Module):
         x = x + self._positions(rows, columns).to(x.dtype)
         outputs = []
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = run_block(block, x)
             if index in self.taps:
                 outputs.append(self.norm(x)[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)))
         return outputs
@@ -343,6 +344,11 @@ class _Layer(nn.Module):
         self.self_attn = WindowSelfAttention(width)
         self.cross_attn_ffn = WindowCrossAttention(width)
 
+    def forward(
+        self, x: Float[Tensor, "v h w c"], reference_views: Int[Tensor, "v m"], windows: Windows
+    ) -> Float[Tensor, "v h w c"]:
+        return self.cross_attn_ffn(self.self_attn(x, windows), x, reference_views, windows)
+
 
 class MultiViewTransformer(nn.Module):
     """Self- and cross-attention in windows that are shifted in every other layer (UniMatch, arXiv 2211.05783)."""
@@ -367,5 +373,5 @@ class MultiViewTransformer(nn.Module):
         height, width = x.shape[1:3]
         for index, layer in enumerate(self.layers):
             windows = Windows(height, width, window_splits(width), shifted=index % 2 == 1)
-            x = layer.cross_attn_ffn(layer.self_attn(x, windows), x, reference_views, windows)
+            x = run_block(layer, x, reference_views, windows)
         return x.permute(0, 3, 1, 2)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from l2o_splat.nets.point_transformer import Block
+from l2o_splat.nets.recompute import run_block
 from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.encoder import TransformerBlock
 
@@ -74,8 +75,8 @@ class PointNetwork(nn.Module):
             grid: Height and width of a latent map.
         """
         for near, everywhere in zip(self.blocks, self.mv_blocks, strict=True):
-            x = near(x, neighbours)
-            x = rows_from_maps(everywhere(maps_from_rows(x, grid)))
+            x = run_block(near, x, neighbours)
+            x = rows_from_maps(run_block(everywhere, maps_from_rows(x, grid)))
         return x
 
 
