@@ -19,7 +19,6 @@ from l2o_splat.initializer_training.trainer import Stage
 from l2o_splat.initializer_training.update_stage import UpdateStage
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig
-from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.training.errors import TrainingError
 from l2o_splat.weights import Weights, WeightsError, load_weights

@@ -128,6 +128,8 @@ def test_the_record_says_what_a_training_started_from(published, tmp_path, capsy
         weights=str(tmp_path / "initial" / "best.safetensors"),
         backbone_weights="none",
         train_error_features=False,
+        start=("resplat",),
+        steps=(1, 1),
         **common,
     ).run()
     said = capsys.readouterr().out

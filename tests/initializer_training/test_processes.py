@@ -36,9 +36,9 @@ class SomeUnusable(Source):
         return without_points(capture) if index % 5 == 3 else capture
 
 
-def make_trainer(folder: Path, options=TRAINING, fabric=None, losses=Losses(rendered=0.0)) -> InitializerTrainer:
+def make_trainer(folder: Path, options=TRAINING, fabric=None) -> InitializerTrainer:
     fabric = fabric or fabric_module.Fabric(accelerator="cpu", devices=1)
-    stage = InitialStage(new_initial_model(SHAPE, CONFIG, seed=0), losses)
+    stage = InitialStage(new_initial_model(SHAPE, CONFIG, seed=0), Losses(rendered=0.0))
     validation = [fixed_batch(SOURCE.capture(0), 2, fabric.device)]
     schedule = Schedule(evaluate_every=2, save_every=1, workers=0)
     return InitializerTrainer(fabric, stage, SomeUnusable(), validation, options, schedule, folder, {})
