@@ -52,7 +52,8 @@ class TrainInitializer:
     """Train DIFF3R's head on top of the initial model of --weights, through the refinement that follows, instead of a
     stage."""
     weights: str | None = None
-    """Weights to start from; the update stage and --through-optimization need weights with an initial model."""
+    """Weights to start from; the update stage and --through-optimization need weights with an initial model. The latter
+    goes on with the head of diff3r weights."""
     depth_weights: str | None = None
     """Weights whose depth network the initial stage starts from, as the original does; everything else is new, or from
     --weights."""

@@ -17,6 +17,7 @@ from l2o_splat.initializer_training.networks import new_initial_model, new_updat
 from l2o_splat.initializer_training.refined_stage import RefinedModel, RefinedStage, typical_precision
 from l2o_splat.initializer_training.trainer import Stage
 from l2o_splat.initializer_training.update_stage import UpdateStage
+from l2o_splat.initializers.diff3r import read_diff3r
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
@@ -51,9 +52,9 @@ def begin(options: TrainInitializer, scenes: Callable[[ReSplatConfig], list[Batc
         WeightsError: If named weights cannot be found or used.
         TrainingError: If the networks have no such stage.
     """
-    weights = None if options.weights is None else load_weights(options.weights, "resplat")
     if options.through_optimization:
-        return _through_optimization(options, weights, scenes, device)
+        return _through_optimization(options, load_weights(options.weights, ("resplat", "diff3r")), scenes, device)
+    weights = None if options.weights is None else load_weights(options.weights, "resplat")
     if options.stage == "initial":
         return _initial(options, weights)
     return _update(options, weights, device)
@@ -123,11 +124,13 @@ def _through_optimization(
     scenes: Callable[[ReSplatConfig], list[Batch]],
     device: torch.device,
 ) -> Beginning:
-    """A new head on top of an initial model."""
-    model = ReSplatInitializer.from_weights(weights, **_behaviour(options)).model.to(device)
-    torch.manual_seed(options.training.seed)
-    reference = typical_precision(model, scenes(model.config), options.refinement.reference_scale)
-    head = UncertaintyHead(model.shape.width, reference)
+    """A new head on top of an initial model, or that of weights that have one."""
+    initial, head = read_diff3r(weights) if weights.card.system == "diff3r" else (weights, None)
+    model = ReSplatInitializer.from_weights(initial, **_behaviour(options)).model.to(device)
+    if head is None:
+        torch.manual_seed(options.training.seed)
+        reference = typical_precision(model, scenes(model.config), options.refinement.reference_scale)
+        head = UncertaintyHead(model.shape.width, reference)
     network = RefinedModel(model, head, options.refinement.train_initial)
     config = replace(model.config, update_starts=ReSplatConfig().update_starts)
     return Beginning(RefinedStage(network, options.refinement), config, weights)

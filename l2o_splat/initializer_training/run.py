@@ -92,7 +92,7 @@ def _history(options: TrainInitializer) -> list[dict[str, Any]]:
     """Training records of all weights that this training starts from, each once."""
     records: list[dict[str, Any]] = []
     for named in (options.depth_weights, options.update_weights, options.weights):
-        found = [] if named is None else _records(load_weights(named, "resplat"))
+        found = [] if named is None else _records(load_weights(named, ("resplat", "diff3r")))
         records += [record for record in found if record not in records]
     return records
 
