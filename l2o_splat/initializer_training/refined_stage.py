@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -103,7 +104,9 @@ class RefinedStage:
     def heaviest(self) -> RefinedStage:
         """With one inner step: its memory does not depend on their number, unless they are unrolled."""
         steps = self.options.steps[1] if self.options.backward is BackwardMode.UNROLL else 1
-        return RefinedStage(self.network, replace(self.options, steps=(steps, steps)))
+        stage = copy(self)
+        stage.options = replace(self.options, steps=(steps, steps))
+        return stage
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, RefinementTerms]:
         """Loss with a graph to the network, and its terms."""
