@@ -16,7 +16,6 @@ from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.scenes.capture import Capture, Points, SampledCapture
 from l2o_splat.scenes.procedural import ProceduralCapture
 from l2o_splat.training.errors import UnusableCaptureError
-from l2o_splat.view_sampling import farthest_points
 from l2o_splat.views import PinholeCameras, Views
 
 LEAST_RATIO = 1.5
@@ -46,7 +45,6 @@ def draw_batch(
     options: BatchOptions,
     rng: np.random.Generator,
     device: torch.device,
-    iteration: int = 0,
     range_of_points: bool = True,
 ) -> Batch:
     """Draw views of a capture, or take those that it names.
@@ -56,7 +54,6 @@ def draw_batch(
         options: How views are drawn and changed.
         rng: Of the draws.
         device: Of the batch.
-        iteration: Of the training, on which the gap between frames depends.
         range_of_points: Whether the range of depths comes from the points, or is that of the networks.
 
     Raises:
@@ -75,7 +72,7 @@ def draw_batch(
         context, target = list(capture.context), list(capture.target)
         _check_sampled(context, target)
     else:
-        context, target = _choose(views.cameras, options, rng, iteration)
+        context, target = _choose(views.cameras, options, rng)
     limits = None
     if range_of_points:
         try:
@@ -99,9 +96,7 @@ def _check_sampled(context: list[int], target: list[int]) -> None:
         )
 
 
-def _choose(
-    cameras: PinholeCameras, options: BatchOptions, rng: np.random.Generator, iteration: int
-) -> tuple[list[int], list[int]]:
+def _choose(cameras: PinholeCameras, options: BatchOptions, rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """Indices of context and target views."""
     count, centres = len(cameras), cameras.centres
     few, many = options.context_views
@@ -110,21 +105,11 @@ def _choose(
     total = wanted + options.target_views
     if count < total:
         raise UnusableCaptureError(f"The capture has {count} views; {total} are needed for context and targets.")
-    gap = options.frame_gap_at(iteration)
-    if gap is None:
-        near_anchor = (centres - centres[rng.integers(count)]).norm(dim=1).argsort()
-        reach = max(total, round(count * rng.uniform(*options.reach)))
-        chosen = near_anchor[:reach].sort().values
-        context = chosen[choose_context(centres[chosen], wanted)].tolist()
-        frames = chosen.tolist()
-    else:
-        length = min(max(int(rng.integers(*gap, endpoint=True)) + 1, total), count)
-        first = int(rng.integers(count - length, endpoint=True))
-        frames = list(range(first, first + length))
-        # The ends of the gap first, then what lies farthest from those chosen.
-        ends = [frames[0], frames[-1]]
-        context = sorted(farthest_points(centres.double().cpu().numpy(), frames, wanted, ends))
-    others = [view for view in frames if view not in context]
+    near_anchor = (centres - centres[rng.integers(count)]).norm(dim=1).argsort()
+    reach = max(total, round(count * rng.uniform(*options.reach)))
+    chosen = near_anchor[:reach].sort().values
+    context = chosen[choose_context(centres[chosen], wanted)].tolist()
+    others = [view for view in chosen.tolist() if view not in context]
     return context, sorted(rng.choice(others, options.target_views, replace=False).tolist())
 
 

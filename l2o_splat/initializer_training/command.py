@@ -26,8 +26,9 @@ from l2o_splat.training.options import Schedule
 
 @dataclass
 class TrainInitializer:
-    """Train ReSplat's networks on procedural scenes: first the initial model, then the update on top of it; or, with
-    --through-optimization, DIFF3R's head, which predicts how strongly to hold each Gaussian.
+    """Train ReSplat's networks on procedural scenes, or on chunks of RealEstate10K or DL3DV: first the initial model,
+    then the update on top of it; or, with --through-optimization, DIFF3R's head, which predicts how strongly to hold
+    each Gaussian.
 
     --preset gives all other options the values of a training: our small one, or one of the papers.
 
@@ -111,9 +112,25 @@ class TrainInitializer:
                 the networks have no update to train.
         """
         self._check_weights()
+        self._check_data()
         from l2o_splat.initializer_training.run import train
 
         train(self)
+
+    def _check_data(self) -> None:
+        """Refuse chunks for what they lack, before anything slow is imported."""
+        if self.data.chunks.folder is None:
+            return
+        if self.losses.depth.need_exact and self.stage == "initial" and not self.through_optimization:
+            raise TrainingError(
+                "Chunks have no exact depths, with which --losses.depth.regression and --losses.depth.classification "
+                "compare; give 0 to both, or train on procedural scenes."
+            )
+        if self.data.chunks.points is None and self.stage == "update" and "points" in self.start:
+            raise TrainingError(
+                "--start has points, and chunks hold none; give --start resplat, or --data.chunks.points a folder with "
+                "them."
+            )
 
     def _check_weights(self) -> None:
         """Refuse to train what needs an initial model if none is named, before anything slow is imported."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from l2o_splat.training.chunk_options import ChunkOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,24 +44,52 @@ class SceneData:
     """Which scenes are trained on."""
 
     seed: int = 0
-    """Seed of the procedural scenes."""
+    """Seed of the procedural scenes, and of the order and views of the chunks."""
+    chunks: ChunkOptions = field(default_factory=ChunkOptions)
+    """Scenes of RealEstate10K, DL3DV, or of `l2o chunks`, which are trained on in place of procedural ones."""
+    validation_chunks: Path | None = None
+    """Folder with chunks that are not trained on, on which curves and the best weights are measured in place of
+    procedural captures; views are drawn as for training, always the same ones."""
     captures: int = 900
-    """Number of captures to train on, in turn; 0 makes a new one whenever one is needed."""
+    """Number of procedural captures to train on, in turn; 0 makes a new one whenever one is needed."""
     folder: Path | None = None
     """Folder where they are stored, OUT/scenes by default; several runs may share it."""
     options: SceneOptions = field(default_factory=SceneOptions)
-    """Sizes of the captures."""
+    """Their sizes."""
     validation_captures: int = 6
     """Number of captures, never trained on, on which curves and the best weights are measured."""
 
     def sources(self, out: Path) -> tuple[Source, Source]:
-        """Sources of captures for training and for validation."""
+        """Sources of captures for training and for validation.
+
+        Raises:
+            ChunkError: If a folder of chunks is not usable.
+            TrainingError: If there are no views or points for the chunks.
+        """
+        return self._training(out), self._validation(out)
+
+    def _training(self, out: Path) -> Source:
+        from l2o_splat.initializer_training.scenes import DepthSource, StoredSource
+
+        if self.chunks.folder is not None:
+            return _chunks(self.chunks, self.seed)
+        scenes = DepthSource(self.seed, self.options)
+        return StoredSource(scenes, self.folder or out / "scenes", self.captures) if self.captures else scenes
+
+    def _validation(self, out: Path) -> Source:
         from l2o_splat.initializer_training.scenes import DepthSource, StoredSource
         from l2o_splat.training.sources import VALIDATION_SEEDS
 
-        training: Source = DepthSource(self.seed, self.options)
-        folder = self.folder or out / "scenes"
-        if self.captures:
-            training = StoredSource(training, folder, self.captures)
-        validation = DepthSource(0, self.options, VALIDATION_SEEDS)
-        return training, StoredSource(validation, folder, max(self.validation_captures, 1))
+        if self.validation_chunks is not None:
+            return _chunks(replace(self.chunks, folder=self.validation_chunks), 0)
+        scenes = DepthSource(0, self.options, VALIDATION_SEEDS)
+        return StoredSource(scenes, self.folder or out / "scenes", max(self.validation_captures, 1))
+
+
+def _chunks(options: ChunkOptions, seed: int) -> Source:
+    """Scenes of a folder of chunks that can be used."""
+    from l2o_splat.training.chunk_source import ChunkSource
+
+    source = ChunkSource(options, seed)
+    source.prepare()
+    return source

@@ -65,13 +65,6 @@ class BatchOptions:
     reach: tuple[float, float] = (0.2, 1.0)
     """Smallest and largest share of the cameras that views are drawn from, those nearest to one of them, so that views
     lie close together in some batches and far apart in others."""
-    frame_gap: tuple[int, int] | None = None
-    """Fewest and most frames from the first to the last context view, in place of ``reach``: for videos, whose views
-    are in the order of time. Targets lie between the two. A shorter capture is taken whole."""
-    first_frame_gap: tuple[int, int] | None = None
-    """That range at the start of the training."""
-    frame_gap_warm_up: int = 0
-    """Iterations over which the range grows from that to ``frame_gap``."""
     range_jitter: float = 0.1
     """Standard deviation of the noise that is added to the logarithms of the nearest and the farthest depth."""
     flip_probability: float = 0.5
@@ -84,23 +77,6 @@ class BatchOptions:
     def __post_init__(self) -> None:
         if not 2 <= self.context_views[0] <= self.context_views[1]:
             raise ValueError(f"context_views is {self.context_views}; an ascending range from at least 2 is needed.")
-        if self.first_frame_gap is not None and self.frame_gap is None:
-            raise ValueError("first_frame_gap is given without frame_gap; give the range that it grows to as well.")
-        for name in ("frame_gap", "first_frame_gap"):
-            gap = getattr(self, name)
-            if gap is not None and not 1 <= gap[0] <= gap[1]:
-                raise ValueError(f"{name} is {gap}; an ascending range from at least 1 is needed.")
-
-    def frame_gap_at(self, iteration: int) -> tuple[int, int] | None:
-        """Fewest and most frames between the ends of the context in an iteration; None if no gap is set."""
-        if self.frame_gap is None or self.first_frame_gap is None or iteration >= self.frame_gap_warm_up:
-            return self.frame_gap
-        share = iteration / self.frame_gap_warm_up
-        few, many = (
-            round(begin + share * (end - begin))
-            for begin, end in zip(self.first_frame_gap, self.frame_gap, strict=True)
-        )
-        return few, many
 
 
 @dataclass(frozen=True)

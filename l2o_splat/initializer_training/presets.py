@@ -18,6 +18,7 @@ from l2o_splat.initializer_training.options import (
     RefinementOptions,
 )
 from l2o_splat.nets.resplat.layouts import LAYOUTS
+from l2o_splat.training.chunk_options import ChunkOptions
 from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import Schedule
 
@@ -68,6 +69,7 @@ class Recipe:
     frame_gap: tuple[int, int]
     first_frame_gap: tuple[int, int]
     frame_gap_warm_up: int = 10_000
+    """Steps over which the gap grows from ``first_frame_gap`` to ``frame_gap``."""
     perceptual_scale: float = 1.0
 
 
@@ -142,9 +144,6 @@ def defaults_of(name: str, stage: str) -> dict[str, Any]:
         longer_side=max(layout.image_size),
         size_multiple=shape.size_multiple,
         image_size=layout.image_size,
-        frame_gap=recipe.frame_gap,
-        first_frame_gap=recipe.first_frame_gap,
-        frame_gap_warm_up=recipe.frame_gap_warm_up,
         range_jitter=0.0,
         flip_probability=0.5,
         turn_probability=0.0,
@@ -178,7 +177,18 @@ def defaults_of(name: str, stage: str) -> dict[str, Any]:
         ),
         "shape": shape,
         "behaviour": behaviour,
-        "data": _procedural(layout.image_size, views + recipe.targets),
+        "data": replace(
+            _procedural(layout.image_size, views + recipe.targets),
+            chunks=ChunkOptions(
+                size=layout.image_size,
+                context_views=views,
+                target_views=recipe.targets,
+                gap=recipe.frame_gap,
+                start_gap=recipe.first_frame_gap,
+                # Of scenes, where the original counts steps.
+                warm_up=recipe.frame_gap_warm_up * numbers.batch * numbers.processes,
+            ),
+        ),
         "schedule": Schedule(evaluate_every=1000, save_every=1000, workers=4),
         "validation_views": views,
     }
@@ -226,7 +236,13 @@ def _diff3r() -> dict[str, Any]:
                 recolour_probability=0.0,
             ),
         ),
-        "data": _procedural(size, 8),
+        "data": replace(
+            _procedural(size, 8),
+            # The paper trains on RealEstate10K; gaps are those of ReSplat there.
+            chunks=ChunkOptions(
+                size=size, context_views=4, target_views=4, gap=(45, 135), start_gap=(25, 45), warm_up=30_000
+            ),
+        ),
         "schedule": Schedule(evaluate_every=1000, save_every=1000, workers=4),
         "validation_views": 4,
     }

@@ -16,6 +16,7 @@ from l2o_splat.initializer_training.models import Beginning, begin
 from l2o_splat.initializer_training.record import InitializerRecord
 from l2o_splat.initializer_training.trainer import InitializerTrainer
 from l2o_splat.nets.resplat.config import ReSplatConfig
+from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.processes import start_fabric
 from l2o_splat.training.sources import Source
 from l2o_splat.weights import Weights, load_weights
@@ -34,6 +35,11 @@ def train(options: TrainInitializer) -> None:
     beginning = begin(options, scenes, fabric.device)
     config, count = beginning.config, max(options.data.validation_captures, 1)
     from_points = config.depth_range == "points"
+    if from_points and options.data.chunks.folder is not None and options.data.chunks.points is None:
+        raise TrainingError(
+            "These networks take the range of depths from each scene's sparse points, and chunks hold none; give "
+            "--data.chunks.points a folder with them, or networks with --behaviour.depth-range weights."
+        )
     if options.through_optimization:
         # Larger ones would take too long to refine.
         batches = _batches(options, validation, config, count, fabric.device)
@@ -108,6 +114,8 @@ def _describe(options: TrainInitializer, beginning: Beginning) -> dict[str, Any]
             "perceptual_weight": options.losses.images.perceptual_weight,
         }
     data, weights = asdict(options.data) | {"folder": None}, beginning.weights
+    if options.data.chunks.folder is None:
+        data["chunks"] = None  # Whatever these options are, they change nothing.
     return own | {
         "stage": "through_optimization" if options.through_optimization else options.stage,
         "weights": None if weights is None else weights.card.sha256 or weights.card.source,

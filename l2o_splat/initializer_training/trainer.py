@@ -20,6 +20,7 @@ from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.outer_loop import OuterLoop
 from l2o_splat.training.prefetch import Prefetched, prefetched
+from l2o_splat.training.saved_state import with_defaults
 from l2o_splat.training.sources import Source
 from l2o_splat.training.statistics import Statistics, StepStatistics
 
@@ -150,9 +151,7 @@ class InitializerTrainer(OuterLoop):
         # With one slot, the stream of iteration and slot is that of the iteration alone, as numpy mixes seeds.
         rng = np.random.default_rng((self.options.seed, self.iteration, slot))
         try:
-            batch = draw_batch(
-                capture, self.options.batch, rng, self.fabric.device, self.iteration, self.range_of_points
-            )
+            batch = draw_batch(capture, self.options.batch, rng, self.fabric.device, self.range_of_points)
         except UnusableCaptureError as error:
             return None, str(error)
         loss, terms = self.stage.loss(batch, rng)
@@ -165,22 +164,19 @@ class InitializerTrainer(OuterLoop):
         return self.description
 
     def migrated_options(self, saved: dict[str, Any]) -> dict[str, Any]:
-        return completed(saved)
+        # A stage has only some of the groups.
+        groups = {name: added for name, added in _ADDED.items() if name in saved or not isinstance(added, dict)}
+        return with_defaults(saved, groups)
 
 
 _ADDED: dict[str, Any] = {
     "scenes_per_iteration": 1,
     "backbone_learning_rate": None,
-    "batch": {"image_size": None, "frame_gap": None, "first_frame_gap": None, "frame_gap_warm_up": 0},
+    "batch": {"image_size": None},
+    "data": {"chunks": None, "validation_chunks": None},
     "losses": {"mean_over_updates": True},
     "refinement": {"drawn": "log-uniform", "error": "log-mse", "lpips_weight": 0.0, "exposure_offset": 0.0},
     "update_weights": None,
     "backbone": None,
 }
 """Options that states of earlier versions do not name, with what these versions did."""
-
-
-def completed(saved: dict[str, Any]) -> dict[str, Any]:
-    """Options of a saved state with those that were added since."""
-    groups = {name: added | saved[name] for name, added in _ADDED.items() if isinstance(added, dict) and name in saved}
-    return {name: added for name, added in _ADDED.items() if not isinstance(added, dict)} | saved | groups

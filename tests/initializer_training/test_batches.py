@@ -9,7 +9,7 @@ import torch
 from l2o_splat.initializer_training.batches import draw_batch, fixed_batch, sized
 from l2o_splat.initializer_training.initial_stage import InitialStage
 from l2o_splat.initializer_training.networks import new_initial_model
-from l2o_splat.initializer_training.options import BatchOptions, DepthLossWeights, Losses
+from l2o_splat.initializer_training.options import DepthLossWeights, Losses
 from l2o_splat.scenes.capture import Capture, Points, SampledCapture
 from l2o_splat.training.errors import TrainingError, UnusableCaptureError
 from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE
@@ -39,36 +39,6 @@ def test_a_capture_that_names_its_views_gives_these(capture):
     for names in ({"context": (1,), "target": (2,)}, {"context": (1, 2), "target": ()}):
         with pytest.raises(UnusableCaptureError, match="at least 2 and 1 are needed"):
             draw_batch(replace(sampled, **names), AS_IT_IS, np.random.default_rng(0), CPU)
-
-
-def test_targets_of_a_video_lie_between_the_ends_of_its_context(capture):
-    video = replace(capture, views=capture.views[[0, 1, 2, 3, 4, 5] * 4], depths=capture.depths.repeat(4, 1, 1))
-    cameras = video.views.cameras
-    in_a_line = torch.eye(4).repeat(24, 1, 1)
-    in_a_line[:, 0, 3] = -torch.arange(24.0)
-    video = replace(video, views=replace(video.views, cameras=replace(cameras, viewmats=in_a_line)))
-    options = replace(
-        AS_IT_IS, context_views=(3, 3), target_views=2, frame_gap=(12, 14), first_frame_gap=(5, 5), frame_gap_warm_up=8
-    )
-
-    def frames(views) -> list[int]:
-        return views.cameras.centres[:, 0].round().int().tolist()
-
-    gaps: dict[int, set[int]] = {0: set(), 8: set()}
-    for iteration, found in gaps.items():
-        for seed in range(12):
-            batch = draw_batch(video, options, np.random.default_rng(seed), CPU, iteration, range_of_points=False)
-            context, target = frames(batch.context), frames(batch.target)
-            assert context == sorted(context) and len(set(context + target)) == 5
-            assert context[0] < target[0] and target[-1] < context[-1]
-            found.add(context[-1] - context[0])
-            # The third view is that in the middle, farthest from both.
-            assert abs(2 * context[1] - context[0] - context[2]) <= 1
-    assert gaps == {0: {5}, 8: {12, 13, 14}}
-    # A capture that is shorter than the gap is taken whole.
-    short = draw_batch(capture, options, np.random.default_rng(0), CPU, 8, range_of_points=False)
-    ends = indices(short.context, capture)
-    assert ends[0] == 0 and ends[-1] == 5
 
 
 @pytest.mark.parametrize("size", [(16, 48), (32, 32), (40, 60)])
@@ -120,8 +90,3 @@ def test_networks_with_a_range_of_their_own_need_no_points(capture):
     network = new_initial_model(SHAPE, replace(CONFIG, depth_range="weights", near=0.5, far=20.0), seed=0)
     loss, _ = InitialStage(network, Losses(depth=DepthLossWeights(0.0, 0.0))).loss(batch, np.random.default_rng(0))
     assert loss.isfinite()
-
-
-def test_ranges_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match=r"frame_gap is \(9, 3\); an ascending range"):
-        BatchOptions(frame_gap=(9, 3))

@@ -11,7 +11,6 @@ import tyro
 from l2o_splat.commands.presets import parse_with_preset
 from l2o_splat.implicit.backward_mode import BackwardMode
 from l2o_splat.initializer_training.command import TrainInitializer
-from l2o_splat.initializer_training.options import BatchOptions
 from l2o_splat.initializer_training.presets import Preset
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.nets.resplat.layouts import LAYOUTS
@@ -30,6 +29,9 @@ RESPLAT = {
     "base-16v-540x960": ((50_000, 1), (30_000, 1), False, 8, (150, 350), (100, 200), (2, 2), 16, (512, 960)),
     "base-re10k-2v-256x256": ((200_000, 8), (100_000, 2), True, 4, (45, 135), (25, 45), (2, 2), 2, (256, 256)),
 }
+STAGES = ("initial", "update")
+IN_32 = {("initial", "large-8v-256x448"), ("initial", "base-32v-256x448")}
+"""Stages with 32 processes; the small layout had 4, all others 16."""
 
 
 def parse(*words: str) -> TrainInitializer:
@@ -42,7 +44,7 @@ def test_there_is_a_preset_for_every_released_layout():
 
 
 @pytest.mark.parametrize("name", RESPLAT)
-@pytest.mark.parametrize("stage", ["initial", "update"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_resplat(name, stage):
     initial, update, from_depth, targets, gap, first_gap, steps, views, size = RESPLAT[name]
     numbers = initial if stage == "initial" else update
@@ -61,8 +63,11 @@ def test_resplat(name, stage):
     assert training.averaging == 0.0
     assert (batch.flip_probability, batch.turn_probability, batch.recolour_probability) == (0.5, 0.0, 0.0)
     assert (batch.context_views, batch.target_views, batch.image_size) == ((views, views), targets, size)
-    assert batch.frame_gap == gap and batch.first_frame_gap == first_gap
-    assert batch.frame_gap_warm_up == (30_000 if "re10k" in name else 10_000)
+    chunks = found.data.chunks
+    assert (chunks.size, chunks.context_views, chunks.target_views) == (size, views, targets)
+    assert (chunks.gap, chunks.start_gap, chunks.sampler) == (gap, first_gap, "bounded")
+    processes = 4 if "small" in name else 32 if (stage, name) in IN_32 else 16
+    assert chunks.warm_up == (30_000 if "re10k" in name else 10_000) * numbers[1] * processes
     assert found.behaviour.context_views == views == found.validation_views
     assert found.shape == LAYOUTS[name].shape
     images, depth = losses.images, losses.depth
@@ -103,9 +108,6 @@ def test_every_weight_that_a_preset_starts_from_is_in_the_catalogue():
     assert second.update_weights == "resplat-base-dl3dv-256x448-view8" and second.weights is None
 
 
-STAGES = ("initial", "update")
-
-
 def test_diff3r():
     found = parse("--preset", "paper-diff3r")
     refinement, training, batch = found.refinement, found.training, found.training.batch
@@ -132,15 +134,6 @@ def test_options_go_before_the_values_of_a_preset():
         with pytest.raises(KeyError):
             TrainInitializer.of_preset(name)
     assert TrainInitializer.of_preset("mini").out is tyro.MISSING
-
-
-def test_the_gap_between_frames_grows_over_its_warm_up():
-    batch = parse("--preset", "paper-base-8v-256x448").training.batch
-    found = [batch.frame_gap_at(iteration) for iteration in (0, 5000, 10_000, 49_999)]
-    assert found == [(20, 30), (22, 38), (24, 45), (24, 45)]
-    assert BatchOptions().frame_gap_at(0) is None
-    with pytest.raises(ValueError, match="without frame_gap"):
-        BatchOptions(first_frame_gap=(1, 2))
 
 
 def test_presets_load_no_torch():

@@ -14,7 +14,7 @@ from l2o_splat.initializer_training.batches import fixed_batch
 from l2o_splat.initializer_training.initial_stage import InitialStage
 from l2o_splat.initializer_training.networks import new_initial_model
 from l2o_splat.initializer_training.options import InitializerTrainingOptions, Losses
-from l2o_splat.initializer_training.trainer import InitializerTrainer, completed
+from l2o_splat.initializer_training.trainer import InitializerTrainer
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.sources import Source
 from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE
@@ -152,10 +152,10 @@ def test_a_state_of_an_earlier_version_goes_on(tmp_path):
     shared = torch.load(path, weights_only=True)
     for name in ("scenes_per_iteration", "backbone_learning_rate"):
         del shared["options"][name]
-    for name in ("image_size", "frame_gap", "first_frame_gap", "frame_gap_warm_up"):
-        del shared["options"]["batch"][name]
+    del shared["options"]["batch"]["image_size"]
     torch.save(shared, path)
     resumed = make_trainer(tmp_path / "old", once)
     resumed.run(ignore)
     assert resumed.iteration == 3 and torch.equal(weights_of(resumed), weights_of(whole))
-    assert completed({"losses": {"growth": 0.5}})["losses"] == {"mean_over_updates": True, "growth": 0.5}
+    found = resumed.migrated_options({"losses": {"growth": 0.5}})
+    assert found["losses"] == {"mean_over_updates": True, "growth": 0.5} and "refinement" not in found
