@@ -35,7 +35,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
-from l2o_splat.initializer_training.options import SceneOptions
+from l2o_splat.initializer_training.data import SceneOptions
 from l2o_splat.initializer_training.refined_stage import with_exposure
 from l2o_splat.initializer_training.scenes import DepthSource
 from l2o_splat.initializers.context_views import depth_range

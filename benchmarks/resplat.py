@@ -38,6 +38,7 @@ from l2o_splat.files import write_text_whole
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.nets.resplat import model as initial_model
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape
+from l2o_splat.nets.resplat.layouts import BASE, FINE_BASE, LARGE, SMALL
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.optim import resplat
@@ -54,14 +55,11 @@ REST = "rest"
 INITIALIZATION = ("depth network", "neighbour search", "neighbour attention", "global attention", "head", REST)
 UPDATE = ("render", "error", "neighbour search", "update network", REST)
 
-_BASE = ReSplatShape(vit="vitb", width=512)
 SHAPES = {
-    "resplat-small-dl3dv": ReSplatShape(),
-    "resplat-base-dl3dv": _BASE,
-    "resplat-large-dl3dv": ReSplatShape(vit="vitl", width=768, update=None),
-    "resplat-base-re10k": ReSplatShape(
-        vit="vitb", width=512, feature_downsample=4, latent_downsample=2, gaussians_per_cell=4
-    ),
+    "resplat-small-dl3dv": SMALL,
+    "resplat-base-dl3dv": BASE,
+    "resplat-large-dl3dv": LARGE,
+    "resplat-base-re10k": FINE_BASE,
 }
 """Widths of the released files by how their names begin (ReSplat, arXiv 2510.08575)."""
 

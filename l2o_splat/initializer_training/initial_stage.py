@@ -1,12 +1,13 @@
-"""The initial stage: trains depths and Gaussians of context views by renders of target views and by exact depths."""
+"""The initial stage: trains depths and Gaussians of context views by renders of target views, and by exact depths."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
@@ -14,6 +15,7 @@ from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.losses import depth_loss, rank_correlation
 from l2o_splat.initializer_training.options import Losses
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
+from l2o_splat.nets.resplat.config import autocast
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.training.evaluation import mean_psnr
@@ -46,20 +48,32 @@ class InitialStage:
     def objective(self) -> Objective:
         return self.losses.images
 
+    def backbone(self) -> Iterable[nn.Parameter]:
+        """Those of the image transformer."""
+        return self.network.depth_predictor.pretrained.parameters()
+
+    def heaviest(self) -> InitialStage:
+        """Itself: all steps are alike."""
+        return self
+
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, InitialTerms]:
         """Loss with a graph to the network, and its terms.
 
         The scene stays in the frame of the networks, into which the cameras are brought.
         """
         shown = ReSplatInitializer(self.network).show(batch.context, 1.0, batch.depth_range)
-        exact = batch.depths[:, None] * shown.frame.scale
+        exact = None if batch.depths is None else batch.depths[:, None] * shown.frame.scale
         near, far = shown.cameras.near, shown.cameras.far
+        device = shown.images.device
+        half = autocast(device, self.network.config.uses_bfloat16(device))
         if not self.losses.rendered:
             references = self.network.config.reference_views
-            seen = self.network.depth_predictor(shown.images, shown.cameras, references)
+            with half:
+                seen = self.network.depth_predictor(shown.images, shown.cameras, references)
             depth = depth_loss(self.losses.depth, seen, exact, shown.images, near, far)
             return depth, InitialTerms(None, float(depth.detach()))
-        found = self.network(shown.images, shown.cameras)
+        with half:
+            found = self.network(shown.images, shown.cameras)
         gaussians = shown.gaussians(found)
         error = self.losses.rendered * sum(
             share * view_error(gaussians, shown.frame.views_to_local(views), self.losses)
@@ -74,33 +88,31 @@ class InitialStage:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
-        """PSNR of target and context views, the same with flat depths, and the rank correlation of depths."""
+        """PSNR of target and context views, the same with flat depths, and the quality of depths if they are known."""
         initializer = ReSplatInitializer(network)
         rows = []
         for batch in batches:
             scene = initializer(batch.context, 1.0, batch.depth_range)
             flat = with_median_depths(scene)
-            rows.append(
-                {
-                    "psnr": mean_psnr(scene.gaussians, batch.target, RASTER),
-                    "psnr_context": mean_psnr(scene.gaussians, scene.context, RASTER),
-                    "psnr_median_depth": mean_psnr(flat, batch.target, RASTER),
-                    "depth_rank": float(
-                        np.mean(
-                            [
-                                rank_correlation(found.flatten(), exact.flatten())
-                                for found, exact in zip(scene.depth, batch.depths, strict=True)
-                            ]
-                        )
-                    ),
-                    "depth_log_error": float((scene.depth.log() - batch.depths.log()).abs().mean()),
-                }
-            )
+            row = {
+                "psnr": mean_psnr(scene.gaussians, batch.target, RASTER),
+                "psnr_context": mean_psnr(scene.gaussians, scene.context, RASTER),
+                "psnr_median_depth": mean_psnr(flat, batch.target, RASTER),
+            }
+            rows.append(row if batch.depths is None else row | _depth_quality(scene.depth, batch.depths))
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
     def tensors(self, network: nn.Module) -> dict[str, Tensor]:
         """Tensors of the initial model, without the prefix of the released names."""
         return network.state_dict()
+
+
+def _depth_quality(found: Float[Tensor, "v h w"], exact: Float[Tensor, "v h w"]) -> dict[str, float]:
+    ranks = [rank_correlation(one.flatten(), other.flatten()) for one, other in zip(found, exact, strict=True)]
+    return {
+        "depth_rank": float(np.mean(ranks)),
+        "depth_log_error": float((found.log() - exact.log()).abs().mean()),
+    }
 
 
 def view_error(gaussians: Gaussians, views: Views, losses: Losses) -> Tensor:

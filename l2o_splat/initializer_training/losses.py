@@ -12,12 +12,13 @@ from l2o_splat.initializers.depth_smoothness import depth_smoothness
 from l2o_splat.nets.resplat.depth import DepthFeatures
 from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.nets.resplat.model import InitialPrediction
+from l2o_splat.training.errors import TrainingError
 
 
 def depth_loss(
     weights: DepthLossWeights,
     found: InitialPrediction | DepthFeatures,
-    exact: Float[Tensor, "v 1 h w"],
+    exact: Float[Tensor, "v 1 h w"] | None,
     images: Float[Tensor, "v 3 h w"],
     near: Float[Tensor, " v"],
     far: Float[Tensor, " v"],
@@ -27,11 +28,23 @@ def depth_loss(
     Args:
         weights: Weights of its terms.
         found: Prediction of the depth network.
-        exact: Exact camera z, units of the networks; depths beyond the range count as its ends.
+        exact: Exact camera z, units of the networks; depths beyond the range count as its ends. None if they are not
+            known.
         images: Context views, normalised for the networks.
         near: Nearest depth considered in each view.
         far: Farthest depth considered.
+
+    Raises:
+        TrainingError: If a term needs exact depths and there are none.
     """
+    smoothness = weights.smoothness * depth_smoothness(found.depth, images) if weights.smoothness else 0.0
+    if not weights.need_exact:
+        return found.depth.new_zeros(()) + smoothness
+    if exact is None:
+        raise TrainingError(
+            "The depth losses compare with exact depths, which only procedural scenes have, and this capture has none; "
+            "give --losses.depth.regression 0 --losses.depth.classification 0."
+        )
     low, high = (limit.log()[:, None, None, None] for limit in (near, far))
     exact = exact.log().clamp(low, high)
     regression = (found.depth.log() - exact).abs().mean()
@@ -43,11 +56,7 @@ def depth_loss(
     share = torch.cat([below + 1 - place, place - below], dim=1)
     logarithms = probability.clamp(min=1e-8).log().gather(1, torch.cat([below, below + 1], dim=1).long())
     classification = -(share * logarithms).sum(dim=1).mean()
-    return (
-        weights.regression * regression
-        + weights.classification * classification
-        + weights.smoothness * depth_smoothness(found.depth, images)
-    )
+    return weights.regression * regression + weights.classification * classification + smoothness
 
 
 def rank_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from l2o_splat.implicit.backward_mode import BackwardMode
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape, UpdateShape
 from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import OuterOptions
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from l2o_splat.scenes.procedural import ProceduralOptions
 
 MINI = ReSplatShape(
     vit="mini",
@@ -45,32 +40,10 @@ MINI_CONFIG = ReSplatConfig(
 )
 """Behaviour for scenes of any size: depth ranges from points, scales in cells."""
 
+Stage = Literal["initial", "update"]
+"""Which networks are trained: depths and Gaussians, or the update on top of them."""
 Start = Literal["resplat", "points", "random"]
 """Kinds of scenes that an update starts from."""
-
-
-@dataclass(frozen=True)
-class SceneOptions:
-    """Ranges from which procedural captures are drawn; both ends are included."""
-
-    sizes: tuple[tuple[int, int], ...] = ((64, 96), (64, 112), (80, 112), (96, 128), (128, 192))
-    """Heights and widths of images; each capture draws one pair. Multiples of what the networks need."""
-    portrait_share: float = 0.25
-    """Probability that height and width are swapped."""
-    num_views: tuple[int, int] = (12, 16)
-    """Number of photographs."""
-    num_points: tuple[int, int] = (400, 2000)
-    """Number of sparse points."""
-
-    def draw(self, rng: np.random.Generator) -> ProceduralOptions:
-        """Draw the options of one capture."""
-        from l2o_splat.scenes.procedural import ProceduralOptions
-
-        height, width = self.sizes[rng.integers(len(self.sizes))]
-        if rng.random() < self.portrait_share:
-            height, width = width, height
-        views, points = (int(rng.integers(*ends, endpoint=True)) for ends in (self.num_views, self.num_points))
-        return ProceduralOptions(num_views=views, width=width, height=height, num_points=points)
 
 
 @dataclass(frozen=True)
@@ -87,6 +60,8 @@ class BatchOptions:
     """Longer side of images, pixels; larger images are reduced to it."""
     size_multiple: int = 16
     """Image sides are reduced to multiples of this, which the networks need."""
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are brought to in place of these two: resized until they cover it, then cropped."""
     reach: tuple[float, float] = (0.2, 1.0)
     """Smallest and largest share of the cameras that views are drawn from, those nearest to one of them, so that views
     lie close together in some batches and far apart in others."""
@@ -109,12 +84,18 @@ class RefinementOptions:
     """How predictions are refined in training, and how exposures are changed."""
 
     steps: tuple[int, int] = (60, 500)
-    """Fewest and most Adam steps; their number is drawn log-uniformly. What should have been held shows after many
-    steps."""
+    """Fewest and most Adam steps. What should have been held shows after many steps."""
+    drawn: Literal["log-uniform", "uniform"] = "log-uniform"
+    """How their number is drawn."""
     backward: BackwardMode = BackwardMode.IMPLICIT_DAMPED
     """How gradients pass through the steps."""
     solver_iterations: int = 16
     """Most iterations of the linear solver in the backward pass."""
+    error: Literal["log-mse", "mse", "l1-ssim"] = "log-mse"
+    """Error of target views: the logarithm of the mean squared difference (ours), that difference, or 0.8 L1 + 0.2
+    (1 - SSIM)."""
+    lpips_weight: float = 0.0
+    """Weight of LPIPS, which is added to it, if its network can be had."""
     train_initial: bool = False
     """Train the initial model too, not only the head that predicts precisions."""
     first_share: float = 0.1
@@ -124,6 +105,8 @@ class RefinementOptions:
     """Probability that one of the context images is made brighter or darker; target images never are."""
     exposure: tuple[float, float] = (0.75, 1.25)
     """Smallest and largest factor of that image."""
+    exposure_offset: float = 0.0
+    """Largest number that is added to or taken from that image, sRGB 0 to 1."""
     evaluated_steps: tuple[int, ...] = (500,)
     """Numbers of steps after which validation captures are evaluated."""
     reference_scenes: int = 8
@@ -143,24 +126,35 @@ class RefinementOptions:
 
 @dataclass(frozen=True)
 class InitializerTrainingOptions(OuterOptions):
-    """Everything that the weights depend on besides networks, losses and scenes. Each update is made from one scene."""
+    """Everything that the weights depend on besides networks, losses and scenes."""
 
     iterations: int = 6000
     averaging: float = 0.995
+    scenes_per_iteration: int = 1
+    """Scenes of one update in each process; they are seen one after another, and their gradients are averaged."""
+    backbone_learning_rate: float | None = None
+    """Highest rate of the image transformer, with --through-optimization of the initial model without its head; None
+    for that of everything else."""
     batch: BatchOptions = field(default_factory=BatchOptions)
     """How views are drawn from a capture."""
 
 
 @dataclass(frozen=True)
 class DepthLossWeights:
-    """Weights of the supervision by the exact depths of procedural scenes (ours; the original has none)."""
+    """Weights of the terms of the predicted depths."""
 
     regression: float = 1.0
-    """Weight of the mean absolute error of log-depth, at the resolution of the images."""
+    """Weight of the mean absolute error of log-depth, at the resolution of the images; needs the exact depths of
+    procedural scenes (ours)."""
     classification: float = 0.1
-    """Weight of the cross-entropy over depth candidates, at the resolution of the cost volume."""
+    """Weight of the cross-entropy over depth candidates, at the resolution of the cost volume; needs them, too."""
     smoothness: float = 0.01
     """Weight of the edge-aware smoothness, as in the original."""
+
+    @property
+    def need_exact(self) -> bool:
+        """Whether exact depths are needed."""
+        return bool(self.regression or self.classification)
 
 
 def default_objective() -> Objective:
@@ -182,3 +176,5 @@ class Losses:
     """Error of predicted depths, in the initial stage."""
     growth: float = 0.9
     """Weight of the error after an update, relative to that after the next one."""
+    mean_over_updates: bool = True
+    """Divide the sum of these errors by the number of updates; the original does not."""

@@ -33,11 +33,18 @@ class InitializerRecord(TrainingRecord):
         folder: Folder of the run.
         config: Behaviour of the weights.
         history: Training records of the stages before, last first.
+        origin: Where other parts come from that the training starts with; None for random numbers.
     """
 
-    def __init__(self, folder: Path, config: ReSplatConfig, history: list[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: ReSplatConfig,
+        history: list[dict[str, Any]],
+        origin: dict[str, str | None] | None = None,
+    ) -> None:
         super().__init__(folder)
-        self.config, self.history = config, history
+        self.config, self.history, self.origin = config, history, origin or {}
         self._smooth: dict[str, float] = {}
 
     def show(self, trainer: InitializerTrainer, report: IterationReport[InitializerStatistics]) -> None:
@@ -60,7 +67,8 @@ class InitializerRecord(TrainingRecord):
     def particulars(
         self, trainer: InitializerTrainer, report: IterationReport[InitializerStatistics]
     ) -> dict[str, Any]:
-        return {"validation": self.rounded(report.numbers()), "before": self.history}
+        origin = {name: source or "random" for name, source in self.origin.items()}
+        return {"validation": self.rounded(report.numbers()), "origin": origin, "before": self.history}
 
     def weights(self, trainer: InitializerTrainer, training: dict[str, Any]) -> Weights:
         tensors = trainer.stage.tensors(trainer.average.module)

@@ -8,8 +8,10 @@ numbers; these, and the changed exposures, are ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.implicit.backward_mode import BackwardMode
 from l2o_splat.implicit.heuristic import heuristic_precision, reference_precision
 from l2o_splat.implicit.layer import LayerStatus, proximal_refine
 from l2o_splat.implicit.linearized_views import ContextViews
@@ -28,6 +31,8 @@ from l2o_splat.initializer_training.initial_stage import RASTER
 from l2o_splat.initializer_training.options import RefinementOptions
 from l2o_splat.initializers.diff3r import predicted_precision
 from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
+from l2o_splat.losses import equal_where_masked, photometric_loss
+from l2o_splat.metrics import Lpips
 from l2o_splat.nets.resplat.model import InitialModel
 from l2o_splat.rendering import render
 from l2o_splat.scene import SceneKnowledge
@@ -35,6 +40,8 @@ from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.training.statistics import Statistics
 from l2o_splat.views import Views
 
+SSIM_SHARE = 0.2
+"""Share of SSIM in the error "l1-ssim"."""
 NOTHING = 1e-30
 """Precision that holds nothing, with which the refinement is plain Adam."""
 
@@ -44,7 +51,7 @@ class RefinementTerms(Statistics):
     """Numbers of one training step."""
 
     image_error: float
-    """Logarithm of the squared error of target views after the refinement."""
+    """Error of target views after the refinement."""
     first_error: float
     """The same before the refinement."""
     gradient_ratio: float
@@ -87,20 +94,32 @@ class RefinedStage:
     objective: ClassVar[None] = None
     network: RefinedModel
     options: RefinementOptions = field(default_factory=RefinementOptions)
+    _lpips: Lpips = field(default_factory=Lpips, init=False)
     _unlearned: dict[str, dict[str, float]] = field(default_factory=dict, init=False)
     """PSNR by scene of the precisions that are not learned, which a frozen initial model need not measure twice."""
+
+    def backbone(self) -> Iterable[nn.Parameter]:
+        """Those of the initial model but its head, which predicts the Gaussians."""
+        head = set(self.network.initial.gaussian_head.parameters())
+        return (parameter for parameter in self.network.initial.parameters() if parameter not in head)
+
+    def heaviest(self) -> RefinedStage:
+        """With one inner step: its memory does not depend on their number, unless they are unrolled."""
+        steps = self.options.steps[1] if self.options.backward is BackwardMode.UNROLL else 1
+        stage = copy(self)
+        stage.options = replace(self.options, steps=(steps, steps))
+        return stage
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, RefinementTerms]:
         """Loss with a graph to the network, and its terms."""
         options = self.options
         batch = self.exposed(batch, rng)
-        low, high = (math.log(steps) for steps in options.steps)
-        steps = round(math.exp(rng.uniform(low, high)))
+        steps = self.drawn_steps(rng)
         scene, precision, target = self.network(batch)
         refined, status = self.refine(scene, precision, steps)
-        error = log_error(refined, target)
+        error = self.error(refined, target)
         with torch.set_grad_enabled(self.network.train_initial):
-            first = log_error(scene.gaussians, target)
+            first = self.error(scene.gaussians, target)
         loss = error + options.first_share * first if self.network.train_initial else error
         if status.failure is not None:
             loss = loss * math.nan  # The trainer makes no step along a gradient that is not finite.
@@ -112,11 +131,32 @@ class RefinedStage:
             log_precision=float((precision.detach() / self.network.head.reference)[:, 1:].log().mean()),
         )
 
+    def drawn_steps(self, rng: np.random.Generator) -> int:
+        """Number of inner steps."""
+        few, many = self.options.steps
+        if self.options.drawn == "uniform":
+            return int(rng.integers(few, many, endpoint=True))
+        return round(math.exp(rng.uniform(math.log(few), math.log(many))))
+
+    def error(self, gaussians: Gaussians, views: Views) -> Float[Tensor, ""]:
+        """The error that ``options`` name, mean over views."""
+        rendered = render(gaussians, views.cameras, RASTER).rgb
+        if self.options.error == "l1-ssim":
+            error = photometric_loss(rendered, views.images, views.masks, SSIM_SHARE) / len(views)
+        else:
+            error = squared_error(rendered, views, logarithm=self.options.error == "log-mse")
+        if self.options.lpips_weight:
+            distances = self._lpips.distances(rendered, views.images, views.masks)
+            if distances is not None:
+                error = error + self.options.lpips_weight * distances.mean()
+        return error
+
     def exposed(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """The batch; with ``options.exposure_probability``, one context image has another exposure."""
         happens = rng.random() < self.options.exposure_probability
         which, gain = int(rng.integers(len(batch.context))), float(rng.uniform(*self.options.exposure))
-        return replace(batch, context=with_exposure(batch.context, which, gain)) if happens else batch
+        offset = float(rng.uniform(-1, 1)) * self.options.exposure_offset if self.options.exposure_offset else 0.0
+        return replace(batch, context=with_exposure(batch.context, which, gain, offset)) if happens else batch
 
     def refine(self, scene: InitialScene, precision: Float[Tensor, "n 5"], steps: int) -> tuple[Gaussians, LayerStatus]:
         """The scene after ``steps`` Adam steps on its context views, differentiable in scene and precision."""
@@ -161,19 +201,21 @@ class RefinedStage:
         return network.initial.state_dict() | head
 
 
-def log_error(gaussians: Gaussians, views: Views) -> Float[Tensor, ""]:
-    """Mean over views of the logarithm of the mean squared difference: -0.23 times PSNR, without clamping.
+def squared_error(rendered: Float[Tensor, "v h w 3"], views: Views, logarithm: bool) -> Float[Tensor, ""]:
+    """Mean over views of the mean squared difference, or of its logarithm (-0.23 times PSNR), without clamping.
 
-    Good and bad scenes count equally, and unlike L1 it shows the cost of a few Gaussians that went astray.
+    With the logarithm good and bad scenes count equally, and unlike L1 it shows the cost of a few Gaussians that went
+    astray. Masked pixels count as right.
     """
-    difference = render(gaussians, views.cameras, RASTER).rgb - views.images
-    return difference.square().mean(dim=(1, 2, 3)).log().mean()
+    rendered, images = equal_where_masked(rendered, views.images, views.masks)
+    error = (rendered - images).square().mean(dim=(1, 2, 3))
+    return error.log().mean() if logarithm else error.mean()
 
 
-def with_exposure(views: Views, which: int, gain: float) -> Views:
-    """The views with one photograph brighter or darker, clipped at white."""
+def with_exposure(views: Views, which: int, gain: float, offset: float = 0.0) -> Views:
+    """The views with one photograph brighter or darker (sRGB times ``gain`` plus ``offset``), clipped to 0..1."""
     images = views.images.clone()
-    images[which] = (images[which] * gain).clamp(max=1)
+    images[which] = (images[which] * gain + offset).clamp(0, 1)
     return replace(views, images=images)
 
 

@@ -9,124 +9,101 @@ from typing import Any
 import numpy as np
 import torch
 
-from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializer_training.batches import Batch, draw_batch, fixed_batch
 from l2o_splat.initializer_training.command import TrainInitializer
-from l2o_splat.initializer_training.initial_stage import InitialStage
-from l2o_splat.initializer_training.networks import new_initial_model, new_update_network
+from l2o_splat.initializer_training.memory import activation_bytes, spoken, state_size
+from l2o_splat.initializer_training.models import Beginning, begin
 from l2o_splat.initializer_training.record import InitializerRecord
-from l2o_splat.initializer_training.refined_stage import RefinedModel, RefinedStage, typical_precision
-from l2o_splat.initializer_training.trainer import InitializerTrainer, Stage
-from l2o_splat.initializer_training.update_stage import UpdateStage
-from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.initializer_training.trainer import InitializerTrainer
 from l2o_splat.nets.resplat.config import ReSplatConfig
-from l2o_splat.nets.resplat.model import InitialModel
-from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
+from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.processes import start_fabric
 from l2o_splat.training.sources import Source
 from l2o_splat.weights import Weights, load_weights
-from l2o_splat.weights.resplat import load_depth, read_tensors
 
 
 def train(options: TrainInitializer) -> None:
     """Train as the options say, see :meth:`TrainInitializer.run`."""
     # Every image shape needs some hundreds of kernels; the default cache only holds those of a few shapes.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
-    fabric = start_fabric(options.accelerator)
-    weights = None if options.weights is None else load_weights(options.weights, "resplat")
+    fabric = start_fabric(options.accelerator, options.devices, options.nodes)
     training, validation = options.data.sources(options.out)
+
+    def scenes(config: ReSplatConfig) -> list[Batch]:
+        return _batches(options, training, config, options.refinement.reference_scenes, fabric.device)
+
+    beginning = begin(options, scenes, fabric.device)
+    config, count = beginning.config, max(options.data.validation_captures, 1)
+    from_points = config.depth_range == "points"
+    if from_points and options.data.chunks.folder is not None and options.data.chunks.points is None:
+        raise TrainingError(
+            "These networks take the range of depths from each scene's sparse points, and chunks hold none; give "
+            "--data.chunks.points a folder with them, or networks with --behaviour.depth-range weights."
+        )
     if options.through_optimization:
-        stage, config = _refined_stage(options, weights, training, fabric.device)
-    else:
-        stage, config = _stage(options, weights, fabric.device)
-    count = max(options.data.validation_captures, 1)
-    if options.through_optimization:
-        batches = _batches(options, validation, count, fabric.device)  # Larger ones would take too long to refine.
+        # Larger ones would take too long to refine.
+        batches = _batches(options, validation, config, count, fabric.device)
     else:
         batches = [
-            fixed_batch(validation.capture(index), options.validation_views, fabric.device) for index in range(count)
+            fixed_batch(validation.capture(index), options.validation_views, fabric.device, from_points)
+            for index in range(count)
         ]
     trainer = InitializerTrainer(
         fabric,
-        stage,
+        beginning.stage,
         training,
         batches,
         options.training,
         options.schedule,
         options.out,
-        _describe(options, weights, config),
+        _describe(options, beginning),
+        from_points,
     )
-    record = InitializerRecord(options.out, config, _history(options))
+    if fabric.global_rank != 0:
+        trainer.run(lambda *_: None)
+        return
+    print(_estimate(options, trainer), flush=True)
+    record = InitializerRecord(options.out, config, _history(options), beginning.origin)
     trainer.run(record)
     print(record.outcome(trainer))
 
 
-def _stage(options: TrainInitializer, weights: Weights | None, device: torch.device) -> tuple[Stage, ReSplatConfig]:
-    """The networks, and their behaviour."""
-    if options.stage == "initial":
-        model = _initial_model(options, weights)
-        return InitialStage(model, options.losses), model.config
-    initializer = ReSplatInitializer.from_weights(weights).to(device).requires_grad_(False)
-    read = read_tensors(weights, {})
-    if read.shape.update is None:
-        shape = replace(read.shape, update=options.shape.update)
-        network = new_update_network(shape, options.training.seed)
-    else:
-        network = ReSplatUpdateNetwork(read.shape)
-        read.load_into(network)
-        network.update_feature.requires_grad_(True)
-    starts = "any" if set(options.start) != {"resplat"} else "initial_model"
-    config = replace(initializer.config, update_starts=starts, step_decay=options.step_decay)
-    return UpdateStage(network, initializer, options.losses, options.start, options.steps, options.step_decay), config
+def _batches(
+    options: TrainInitializer, source: Source, config: ReSplatConfig, count: int, device: torch.device
+) -> list[Batch]:
+    """Views of the first captures, drawn as in training but without changes, always the same ones."""
+    drawing = replace(
+        options.training.batch, flip_probability=0.0, turn_probability=0.0, recolour_probability=0.0, range_jitter=0.0
+    )
+    from_points = config.depth_range == "points"
+    return [
+        draw_batch(
+            source.capture(index), drawing, np.random.default_rng((0, index)), device, range_of_points=from_points
+        )
+        for index in range(count)
+    ]
 
 
-def _initial_model(options: TrainInitializer, weights: Weights | None) -> InitialModel:
-    """A new model or that of ``weights``, with the depth network of ``depth_weights`` if these are named."""
-    depth = None if options.depth_weights is None else load_weights(options.depth_weights, "resplat")
-    if weights is None:
-        model = new_initial_model(options.shape, options.behaviour, options.training.seed)
-    else:
-        # A depth network compares as many views as in its training.
-        own = {} if depth is None else {"reference_views": read_tensors(depth, {}).config.reference_views}
-        model = ReSplatInitializer.from_weights(weights, **own).model
-    if depth is not None:
-        load_depth(model.depth_predictor, depth)
-    return model
+def _estimate(options: TrainInitializer, trainer: InitializerTrainer) -> str:
+    """How much memory the training takes, in one sentence."""
+    first, batch = trainer.validation[0], options.training.batch
+    height, width = batch.image_size or (first.context.cameras.height, first.context.cameras.width)
+    views = max(min(batch.context_views[1], batch.context_pixels // (height * width)), batch.context_views[0])
+    activations = activation_bytes(trainer.stage, first, options.training.batch.size_multiple, views * height * width)
+    scenes = options.training.scenes_per_iteration
+    return spoken(state_size(trainer.stage), activations, views, height, width, scenes)
 
 
 def _history(options: TrainInitializer) -> list[dict[str, Any]]:
     """Training records of all weights that this training starts from, each once."""
     records: list[dict[str, Any]] = []
-    for named in (options.depth_weights, options.weights):
-        found = [] if named is None else _records(load_weights(named, "resplat"))
+    for named in (options.depth_weights, options.update_weights, options.weights):
+        found = [] if named is None else _records(load_weights(named, ("resplat", "diff3r")))
         records += [record for record in found if record not in records]
     return records
 
 
-def _refined_stage(
-    options: TrainInitializer, weights: Weights | None, source: Source, device: torch.device
-) -> tuple[RefinedStage, ReSplatConfig]:
-    """A new head on top of an initial model."""
-    model = ReSplatInitializer.from_weights(weights).model.to(device)
-    scenes = _batches(options, source, options.refinement.reference_scenes, device)
-    torch.manual_seed(options.training.seed)
-    head = UncertaintyHead(model.shape.width, typical_precision(model, scenes, options.refinement.reference_scale))
-    network = RefinedModel(model, head, options.refinement.train_initial)
-    config = replace(model.config, update_starts=ReSplatConfig().update_starts)
-    return RefinedStage(network, options.refinement), config
-
-
-def _batches(options: TrainInitializer, source: Source, count: int, device: torch.device) -> list[Batch]:
-    """Views of the first captures, drawn as in training but without changes, always the same ones."""
-    drawing = replace(
-        options.training.batch, flip_probability=0.0, turn_probability=0.0, recolour_probability=0.0, range_jitter=0.0
-    )
-    return [
-        draw_batch(source.capture(index), drawing, np.random.default_rng((0, index)), device) for index in range(count)
-    ]
-
-
-def _describe(options: TrainInitializer, weights: Weights | None, config: ReSplatConfig) -> dict[str, Any]:
+def _describe(options: TrainInitializer, beginning: Beginning) -> dict[str, Any]:
     """Everything that the weights depend on besides the training options, as plain data."""
     if options.through_optimization:
         own = {"refinement": asdict(options.refinement)}
@@ -138,13 +115,17 @@ def _describe(options: TrainInitializer, weights: Weights | None, config: ReSpla
             "perceptual": options.losses.images.perceptual,
             "perceptual_scale": options.losses.images.perceptual_scale,
         }
-    data = asdict(options.data) | {"folder": None}
+    data, weights = asdict(options.data) | {"folder": None}, beginning.weights
+    if options.data.chunks.folder is None:
+        data["chunks"] = None  # Whatever these options are, they change nothing.
     return own | {
         "stage": "through_optimization" if options.through_optimization else options.stage,
         "weights": None if weights is None else weights.card.sha256 or weights.card.source,
         "depth_weights": options.depth_weights,
+        "update_weights": options.update_weights,
+        "backbone": beginning.origin.get("backbone"),
         "shape": asdict(options.shape),
-        "behaviour": asdict(config),
+        "behaviour": asdict(beginning.config),
         "data": data,
     }
 

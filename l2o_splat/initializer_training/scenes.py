@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from l2o_splat.files import write_whole
-from l2o_splat.initializer_training.options import SceneOptions
+from l2o_splat.initializer_training.data import SceneOptions
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.procedural import GENERATOR_VERSION, ProceduralCapture, generate
 from l2o_splat.training.sources import TRAINING_SEEDS, ProceduralSource, Source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,6 +61,14 @@ class UpdateStage:
     def objective(self) -> Objective:
         return self.losses.images
 
+    def backbone(self) -> Iterable[nn.Parameter]:
+        """None: the update has no image transformer."""
+        return ()
+
+    def heaviest(self) -> UpdateStage:
+        """With the most updates in every step."""
+        return replace(self, steps=(self.steps[1], self.steps[1]))
+
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, UpdateTerms]:
         """Loss with a graph to the update network, also along the latent state, and its terms."""
         start = self.starts[rng.integers(len(self.starts))]
@@ -73,7 +81,8 @@ class UpdateStage:
             term = (1 - self.losses.context_share) * target + self.losses.context_share * context
             loss = self.losses.growth * loss + term
             errors.append(float(term.detach()))
-        return loss / num_steps, UpdateTerms(image_error=errors[-1], first_error=errors[0])
+        divisor = num_steps if self.losses.mean_over_updates else 1
+        return loss / divisor, UpdateTerms(image_error=errors[-1], first_error=errors[0])
 
     @torch.no_grad()
     def begin(self, start: Start, batch: Batch, seed: int) -> SceneStart:

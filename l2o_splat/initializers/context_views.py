@@ -202,6 +202,19 @@ def crop_to_multiple(views: Views, multiple: int, move_principal_point: bool = T
     """
     cameras = views.cameras
     height, width = cameras.height // multiple * multiple, cameras.width // multiple * multiple
+    return cropped(views, height, width, move_principal_point)
+
+
+def cropped(views: Views, height: int, width: int, move_principal_point: bool = True) -> Views:
+    """The middle of the views; see :func:`crop_to_multiple`.
+
+    Args:
+        views: At least ``height`` x ``width`` pixels.
+        height: Pixels.
+        width: Pixels.
+        move_principal_point: As there.
+    """
+    cameras = views.cameras
     top, left = (cameras.height - height) // 2, (cameras.width - width) // 2
     Ks = cameras.Ks.clone()
     if move_principal_point:

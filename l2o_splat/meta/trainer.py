@@ -130,7 +130,7 @@ class MetaTrainer(OuterLoop):
                 continue
             self.use()
             buffer.offer(episode, resumed, random)
-        self._average_gradients()
+        self.average_gradients()
         return MetaStatistics(
             gradient_norm=self.step(),
             gain_per_step=float(np.mean(gains)) if gains else 0.0,
@@ -186,16 +186,6 @@ class MetaTrainer(OuterLoop):
         if self.options.rollout_draw == "uniform":
             return int(random.integers(1, round(longest), endpoint=True))
         return round(math.exp(random.uniform(0, math.log(longest)))) if longest > 1 else 1
-
-    def _average_gradients(self) -> None:
-        """Average the gradients over processes; a parameter that no scene reached has a gradient of 0."""
-        for parameter in self.rule.network.parameters():
-            if not parameter.requires_grad:
-                continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if self.fabric.world_size > 1:
-                parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
 
     def evaluate(self) -> dict[str, float]:
         """Held-out PSNR of the averaged weights; only the first process computes, the others wait."""

@@ -50,11 +50,15 @@ class OuterLoop(ABC):
         self.schedule, self.folder = schedule, folder
         self.objective: Objective | None = None
         """Error of rendered views, if the training has one."""
-        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
+        rates = self.learning_rates()
+        groups = [
+            {"params": [parameter for parameter in network.parameters() if rates.get(parameter) == rate], "lr": rate}
+            for rate in dict.fromkeys(rates.values())
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
-            options.learning_rate,
+            [group["lr"] for group in groups],
             total_steps=options.iterations + 10,
             pct_start=options.warm_up,
             cycle_momentum=False,
@@ -88,6 +92,11 @@ class OuterLoop(ABC):
     @abstractmethod
     def dependencies(self) -> dict[str, Any]:
         """Everything that the weights depend on besides ``options``, as plain data."""
+
+    def learning_rates(self) -> dict[nn.Parameter, float]:
+        """The highest rate of each trained parameter; those with the same rate are one group of the optimizer."""
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        return dict.fromkeys(trained, self.options.learning_rate)
 
     def migrated_options(self, saved: dict[str, Any]) -> dict[str, Any]:
         """Options of a state that an earlier version saved, under their present names."""
@@ -133,6 +142,17 @@ class OuterLoop(ABC):
                 self.stopping = bool(self.fabric.all_reduce(torch.tensor(float(self.stopping)), reduce_op="sum"))
                 if done or self.stopping or self.iteration % self.schedule.save_every == 0:
                     self.save()
+
+    def average_gradients(self) -> None:
+        """Average the gradients over processes; a parameter that no scene of any of them reached keeps none."""
+        if self.fabric.world_size == 1:
+            return
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        reached = torch.tensor([float(parameter.grad is not None) for parameter in trained])
+        for parameter, anywhere in zip(trained, self.fabric.all_reduce(reached, reduce_op="sum").tolist(), strict=True):
+            if anywhere:
+                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.fabric.all_reduce(own, reduce_op="mean")
 
     def step(self) -> float:
         """Clip the gradient, move the weights by it and the rate along its cycle.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from l2o_splat.nets.lpips_network import LpipsNetwork
+from l2o_splat.weights.downloads import quiet_download
 from l2o_splat.weights.format import WeightsError
 from l2o_splat.weights.imported import how_to_import, imported
 from l2o_splat.weights.load import load_weights
@@ -21,7 +18,6 @@ ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 """torchvision's AlexNet; the name of the file has the first digits of its SHA-256."""
 CONVOLUTIONS = (0, 3, 6, 8, 10)
 """Their places in torchvision's AlexNet."""
-DOWNLOAD_TIMEOUT_SECONDS = 20.0
 
 
 def load_lpips() -> LpipsNetwork:
@@ -46,7 +42,7 @@ def load_lpips() -> LpipsNetwork:
 
 
 def _convolutions() -> dict[str, Tensor]:
-    with _quiet_download():
+    with quiet_download():
         state = torch.hub.load_state_dict_from_url(
             ALEXNET, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
@@ -62,15 +58,3 @@ def _channel_weights() -> dict[str, Tensor]:
     package = Path(importlib.util.find_spec("lpips").submodule_search_locations[0])
     state = torch.load(package / "weights" / "v0.1" / "alex.pth", map_location="cpu", weights_only=True)
     return {f"channels.{index}": state[f"lin{index}.model.1.weight"].flatten() for index in range(5)}
-
-
-@contextlib.contextmanager
-def _quiet_download() -> Iterator[None]:
-    """End a download that stands still; torch.hub announces it, but the outcome is what matters."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        socket.setdefaulttimeout(before)

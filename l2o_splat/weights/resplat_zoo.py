@@ -13,13 +13,14 @@ from typing import Any
 from torch import Tensor
 
 from l2o_splat.nets.resplat.config import NUMBERS_PER_GAUSSIAN
+from l2o_splat.nets.resplat.layouts import LAYOUTS
 
 REPOSITORY = "haofeixu/resplat"
 """Repository on the Hugging Face Hub."""
 LICENCE = "see huggingface.co/haofeixu/resplat; attribution: ReSplat, Xu et al., arXiv 2510.08575 (its code is MIT)"
 RASTER = {"rasterize_mode": "antialiased", "eps2d": 0.1, "image_rules": "1.5"}
 """Raster settings that all of them were trained with."""
-FINE_LAYOUT = {"far": 100.0, "longer_side": 256, "iterations": 2, "context_views": 2}
+FINE_LAYOUT = LAYOUTS["base-re10k-2v-256x256"].changes
 """Behaviour of the layout with one Gaussian per pixel, for pairs of views (RE10K)."""
 
 
@@ -50,34 +51,27 @@ ZOO = [
     ZooFile(
         "resplat-large-dl3dv-256x448-view8-62f1703a.pth",
         "Initial model alone, 8 context views of 256 x 448 (560 million parameters).",
-        {"world": "raw", "iterations": 0},
+        LAYOUTS["large-8v-256x448"].changes,
     ),
     ZooFile(
         "resplat-base-dl3dv-256x448-view16-f38bf984.pth",
         "Initial model and update, 16 context views of 256 x 448 (224 million parameters).",
-        {"context_views": 16},
+        LAYOUTS["base-16v-256x448"].changes,
     ),
     ZooFile(
         "resplat-base-dl3dv-256x448-view32-439b63a6.pth",
         "Initial model and update, 32 context views of 256 x 448 (224 million parameters).",
-        {"context_views": 32},
+        LAYOUTS["base-32v-256x448"].changes,
     ),
     ZooFile(
         "resplat-base-dl3dv-512x960-view8-8179ed87.pth",
         "Initial model and update, 4 to 16 context views of 512 x 960 or smaller (224 million parameters).",
-        {"longer_side": 960},
+        LAYOUTS["base-8v-512x960"].changes,
     ),
     ZooFile(
         "resplat-base-dl3dv-540x960-view16-a72dc6d0.pth",
         "Initial model and update, 16 context views of 540 x 960, depths at half resolution (224 million parameters).",
-        {
-            "longer_side": 960,
-            "scale_max": 3.0,
-            "half_resolution_depth": True,
-            "fit": "enlarge",
-            "iterations": 2,
-            "context_views": 16,
-        },
+        LAYOUTS["base-16v-540x960"].changes,
     ),
     ZooFile(
         "resplat-base-re10k-256x256-view2-b90d1b53.pth",

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from l2o_splat.initializer_training.options import MINI, MINI_CONFIG, BatchOptions, SceneOptions
+from l2o_splat.initializer_training.data import SceneOptions
+from l2o_splat.initializer_training.options import MINI, MINI_CONFIG, BatchOptions
 from l2o_splat.initializer_training.scenes import DepthSource
 from l2o_splat.nets.resplat.config import UpdateShape
 

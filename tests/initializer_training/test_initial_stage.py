@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from l2o_splat.initializer_training.batches import Batch, draw_batch, fixed_batch, recoloured, turned
-from l2o_splat.initializer_training.command import SceneData, TrainInitializer
+from l2o_splat.initializer_training.command import TrainInitializer
+from l2o_splat.initializer_training.data import SceneData
 from l2o_splat.initializer_training.initial_stage import RASTER, InitialStage, with_median_depths
 from l2o_splat.initializer_training.losses import depth_loss, rank_correlation
 from l2o_splat.initializer_training.networks import new_initial_model

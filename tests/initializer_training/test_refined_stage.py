@@ -1,6 +1,6 @@
 """Training through the refinement: what the gradient says, what exposures change, and what is saved."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from l2o_splat.implicit.backward_mode import BackwardMode
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializer_training.batches import fixed_batch
 from l2o_splat.initializer_training.command import TrainInitializer
+from l2o_splat.initializer_training.data import SceneData
 from l2o_splat.initializer_training.initial_stage import RASTER
 from l2o_splat.initializer_training.networks import new_initial_model
 from l2o_splat.initializer_training.options import InitializerTrainingOptions, RefinementOptions
@@ -19,10 +20,13 @@ from l2o_splat.initializer_training.scenes import StoredSource
 from l2o_splat.initializer_training.trainer import InitializerTrainer
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.resplat import ReSplatInitializer
+from l2o_splat.metrics import ssim
+from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.rendering import render
 from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.options import Schedule
-from l2o_splat.weights import load_weights
+from l2o_splat.training.record import changed_from
+from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.initializer_training.networks import BATCH, CONFIG, SHAPE, SOURCE
 
 CPU = torch.device("cpu")
@@ -170,3 +174,74 @@ def test_it_needs_an_initial_model(tmp_path):
         TrainInitializer(tmp_path, through_optimization=True).run()
     with pytest.raises(ValueError, match="first_order, which lets no precision learn"):
         RefinementOptions(backward=BackwardMode.FIRST_ORDER)
+
+
+@pytest.mark.parametrize("error", ["mse", "l1-ssim"])
+def test_the_error_of_target_views_is_the_one_named(batch, error):
+    trained = stage(batch, replace(OPTIONS, error=error))
+    scene, _, target = trained.network(batch)
+    rendered = render(scene.gaussians, target.cameras, RASTER).rgb
+    found = float(trained.error(scene.gaussians, target).detach())
+    if error == "mse":
+        assert found == pytest.approx(float((rendered - target.images).square().mean()), rel=1e-5)
+    else:
+        view_errors = [
+            0.8 * float((one - other).abs().mean()) + 0.2 * (1 - ssim(one, other))
+            for one, other in zip(rendered.detach(), target.images, strict=True)
+        ]
+        assert found == pytest.approx(float(np.mean(view_errors)), rel=1e-2)
+
+
+def test_step_counts_are_drawn_evenly_or_by_their_logarithm(batch):
+    counts = {}
+    for drawn in ("uniform", "log-uniform"):
+        trained = stage(batch, replace(OPTIONS, steps=(10, 1000), drawn=drawn))
+        counts[drawn] = [trained.drawn_steps(np.random.default_rng(seed)) for seed in range(200)]
+        assert min(counts[drawn]) >= 10 and max(counts[drawn]) <= 1000
+    assert 400 < np.median(counts["uniform"]) < 620 and 60 < np.median(counts["log-uniform"]) < 160
+
+
+def test_an_exposure_may_have_an_offset(batch):
+    trained = stage(batch, replace(OPTIONS, exposure_probability=1.0, exposure=(1.0, 1.0), exposure_offset=0.2))
+    found = []
+    for seed in range(8):
+        images = trained.exposed(batch, np.random.default_rng(seed)).context.images
+        inside = (images > 0) & (images < 1)
+        change = (images - batch.context.images)[inside & (images != batch.context.images)]
+        assert change.std() < 1e-5 and 0 < change.abs().max() <= 0.2
+        found.append(float(change.mean()))
+    assert min(found) < -0.05 and max(found) > 0.05
+
+
+def test_only_what_predicts_precisions_and_gaussians_has_the_fast_rate(batch):
+    trained = stage(batch, replace(OPTIONS, train_initial=True))
+    slow = set(trained.backbone())
+    fast = {name for name, parameter in trained.network.named_parameters() if parameter not in slow}
+    assert {name.split(".")[0] + "." + name.split(".")[1] for name in fast} == {
+        "initial.gaussian_head",
+        "head.hidden",
+        "head.output",
+    }
+
+
+def test_training_goes_on_with_the_head_of_diff3r_weights(batch, tmp_path):
+    pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
+    trained = stage(batch)
+    torch.nn.init.normal_(trained.network.head.output.weight, std=0.1)
+    initial = Weights(
+        {f"encoder.{name}": tensor for name, tensor in trained.network.initial.state_dict().items()},
+        WeightsCard("resplat", {}, behaviour=changed_from(asdict(ReSplatConfig()), asdict(CONFIG))),
+    )
+    save_weights(tmp_path / "held", trained.network.head.to_weights(initial))
+    TrainInitializer(
+        tmp_path / "more",
+        through_optimization=True,
+        weights=str(tmp_path / "held"),
+        refinement=OPTIONS,
+        training=InitializerTrainingOptions(iterations=1, learning_rate=1e-12, weight_decay=0.0, batch=BATCH),
+        data=SceneData(captures=1, folder=tmp_path / "scenes", options=SOURCE.options, validation_captures=1),
+        schedule=Schedule(evaluate_every=1, save_every=1, workers=0),
+    ).run()
+    _, head = read_diff3r(load_weights(tmp_path / "more" / "best.safetensors", "diff3r"))
+    torch.testing.assert_close(head.output.weight, trained.network.head.output.weight)
+    assert torch.equal(head.reference, trained.network.head.reference)
