@@ -128,9 +128,9 @@ def bench(
         results = write_all(specs, environment, out, images)
     except L2OError as error:
         raise SystemExit(f"l2o bench: {error}") from error
-    console.print(_rich(summary(results)))
+    console.print(_rich(summary(results), LEFT_TO_THE_REPORT))
     if (papers := beside_papers(results)) is not None:
-        console.print(_rich(papers), papers.explanation, highlight=False)
+        console.print(_rich(papers, ("peak GB",), num_texts=3), papers.explanation, highlight=False)
     console.print(f"Report: {out / REPORT_NAME}", highlight=False, soft_wrap=True)
     return int(any(run.status in ("failed", "out_of_memory", "pending") for run in results.runs))
 
@@ -235,12 +235,12 @@ def _methods(names: Sequence[str] | None, papers: PaperOptions, out: Path, say) 
     return [find_method(text) for text in DEFAULT_METHODS] if names is None else named
 
 
-def _rich(table: Table) -> RichTable:
-    """Return a table for the terminal, with the columns that fit there."""
-    used = [i for i, title in enumerate(table.columns) if title not in LEFT_TO_THE_REPORT]
+def _rich(table: Table, left_out: Sequence[str], num_texts: int = 2) -> RichTable:
+    """Return a table for the terminal without columns for which there is no room; the first ones hold text."""
+    used = [i for i, title in enumerate(table.columns) if title not in left_out]
     shown = RichTable()
     for i in used:
-        shown.add_column(table.columns[i], justify="left" if i < 2 else "right", overflow="fold")
+        shown.add_column(table.columns[i], justify="left" if i < num_texts else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*(f"[bold]{row[i].text}[/bold]" if row[i].kind == "best" else row[i].text for i in used))
     return shown

@@ -62,7 +62,9 @@ def write_model(folder: Path, of: Capture, names: list[str], binary: bool = True
         (folder / "points3D.bin").write_bytes(lines)
         return
     width, height, *parameters = lens
-    (folder / "cameras.txt").write_text(f"# Cameras\n7 SIMPLE_RADIAL {width} {height} {' '.join(map(str, parameters))}\n")
+    (folder / "cameras.txt").write_text(
+        f"# Cameras\n7 SIMPLE_RADIAL {width} {height} {' '.join(map(str, parameters))}\n"
+    )
     text = "# Images\n"
     for number, pose, name in rows:
         text += f"{number} {' '.join(map(repr, map(float, pose)))} 7 {name}\n\n"
@@ -78,10 +80,10 @@ def numbered(count: int, pattern: str = "IMG_{:04d}.png") -> list[str]:
     return [pattern.format(number) for number in range(count)]
 
 
-def write_mipnerf360(folder: Path, scenes=("garden", "kitchen")) -> Path:
-    """Photographs of 64 x 48 with copies of a quarter of that."""
+def write_mipnerf360(folder: Path, scenes=("garden", "kitchen"), width: int = 64, height: int = 48) -> Path:
+    """Photographs with copies of a quarter of their sides."""
     for seed, name in enumerate(scenes):
-        of, names = capture(seed), numbered(17)
+        of, names = capture(seed, 17, width, height), numbered(17)
         save_photographs(of, folder / name / "images", names)
         save_photographs(of, folder / name / "images_4", names, 4)
         write_model(folder / name / "sparse/0", of, names)

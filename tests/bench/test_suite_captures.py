@@ -276,9 +276,14 @@ def test_what_is_missing_has_a_sentence(tmp_path, suite, make, message):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda scene: [path.unlink() for path in (scene / "images").iterdir()], "does not exist .17 of 17 photographs"),
         (
-            lambda scene: (scene / "sparse/0/images.bin").write_bytes((scene / "sparse/0/images.bin").read_bytes()[:-40]),
+            lambda scene: [path.unlink() for path in (scene / "images").iterdir()],
+            "does not exist .17 of 17 photographs",
+        ),
+        (
+            lambda scene: (scene / "sparse/0/images.bin").write_bytes(
+                (scene / "sparse/0/images.bin").read_bytes()[:-40]
+            ),
             "images.bin is cut short or damaged",
         ),
     ],

@@ -32,7 +32,7 @@ LAYOUT = 1
 """Goes up when the same scene is written in another way."""
 DATAPARSER = (
     "nerfstudio-data",
-    *("--orientation-method", "none", "--center-method", "none", "--auto-scale-poses", "False"),
+    *("--orientation-method", "none", "--center-method", "none", "--no-auto-scale-poses"),
 )
 """World frame and units stay those of the data set."""
 
@@ -73,7 +73,7 @@ def write_captures(
             on_scene(f"{suite.name}/{name}")
             write_scene(suite, read(), views, target, f"{suite.name}/{name}")
         has_points = (target / "sparse_pc.ply").is_file()
-        words = (*DATAPARSER, *(("--load-3D-points", "True") if has_points else ()))
+        words = (*DATAPARSER, *(("--load-3D-points",) if has_points else ()))
         captures.append(CaptureSource(f"{suite.name}/{name}", words, str(target.resolve()), own_split=True))
     return captures
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from l2o_splat.bench.suites.suite import Published
 
-L2S = "Learn2Splat, arXiv 2605.15760"
+L2S = "arXiv 2605.15760"
 L2S_TIME = f"{L2S}, main table (time of 4000 Adam steps)"
 L2S_TUNED = f"{L2S}, tuned Adam (equal time)"
 L2S_WEIGHTS = f"{L2S}, unified and dedicated weights (best within 2000 steps)"
-RESPLAT = "ReSplat, arXiv 2510.08575"
+RESPLAT = "arXiv 2510.08575"
 
 
 def _main(method: str, best: float, end: float | None, steps: int | None, lpips: float, ssim: float, gb: float):
