@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from l2o_splat.scenes.capture import Capture
+from l2o_splat.scenes.capture import Capture, write_points
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
 from tests.scenes.chunk_files import encoded, write_folder
 
@@ -142,8 +142,10 @@ def write_scannetpp(folder: Path) -> Path:
     return folder
 
 
-def write_chunks(folder: Path, seeds=(8, 9), views: int = 24, width: int = 64, height: int = 48) -> Path:
-    """Scenes ``scene8`` and ``scene9`` in one chunk, below ``test``."""
+def write_chunks(
+    folder: Path, seeds=(8, 9), views: int = 24, width: int = 64, height: int = 48, points: bool = False
+) -> Path:
+    """Scenes ``scene8`` and ``scene9`` in one chunk, below ``test``, with their points in ``points`` if asked for."""
     entries = []
     for seed in seeds:
         of = capture(seed, views, width, height)
@@ -153,5 +155,8 @@ def write_chunks(folder: Path, seeds=(8, 9), views: int = 24, width: int = 64, h
         rows[:, 6:] = cameras.viewmats[:, :3].reshape(views, 12)
         images = [encoded(np.asarray(image)) for image in photographs(of)]
         entries.append({"key": f"scene{seed}", "cameras": rows, "images": images})
+        if points:
+            (folder / "points").mkdir(parents=True, exist_ok=True)
+            write_points(folder / f"points/scene{seed}.ply", of.points)
     write_folder(folder / "test", entries)
     return folder

@@ -123,17 +123,24 @@ def test_a_study_runs_on_the_data_sets_that_are_there(tmp_path):
     assert find_work(PaperOptions(study="sgd"), [], True, said.append) == []
 
 
-def test_suites_without_points_start_from_a_network_unless_the_user_says_otherwise():
-    start = "--pipeline.initialization"
-    method = find_method(f"mine=l2o-adam {start}.source random")
-    found = started(SUITES["dl3dv-32v"], method).options
-    assert found[:2] == (f"{start}.source", "resplat") and found[-2:] == (f"{start}.source", "random")
-    assert found[2:8] == (
-        *(f"{start}.context.num-views", "32", f"{start}.context.views-at-once", "8"),
-        *(f"{start}.context.longer-side", "448"),
-    )
-    assert started(SUITES["mipnerf360"], method) == method
-    assert started(SUITES["dl3dv-32v"], find_method("splatfacto")) == find_method("splatfacto")
+def test_sparse_chunks_start_from_a_network_unless_the_user_says_otherwise():
+    start, sparse = "--pipeline.initialization", SUITES["dl3dv-32v"]
+    network = (f"{start}.context.num-views", "32", f"{start}.context.views-at-once", "8")
+    network += (f"{start}.context.longer-side", "448")
+    adam, random = find_method("l2o-adam"), find_method(f"l2o-adam {start}.source random")
+    assert started(sparse, adam, has_points=True).options == (f"{start}.source", "resplat", *network)
+    assert started(sparse, find_method("resplat"), has_points=False).options == network
+    typed = find_method(f"l2o-adam {start}.source=resplat")
+    assert started(sparse, typed, has_points=False).options == (*network, *typed.options)
+    # Default weights need points; dense views start from them.
+    for suite, method, has_points in (
+        (sparse, adam, False),
+        (sparse, random, True),
+        (SUITES["dl3dv"], adam, True),
+        (SUITES["mipnerf360"], adam, False),
+        (sparse, find_method("splatfacto"), True),
+    ):
+        assert started(suite, method, has_points) == method
 
 
 def test_a_method_may_have_steps_of_its_own():

@@ -185,6 +185,19 @@ def test_a_window_of_chunks_has_spread_context_and_targets_between(tmp_path, mon
     assert "ply_file_path" not in transforms(found["dl3dv-8v/scene8"])
 
 
+def test_points_beside_chunks_come_with_their_scene(tmp_path, monkeypatch):
+    smaller(monkeypatch, "dl3dv", size=Cropped(32, 56))
+    folder = data_sets.write_chunks(tmp_path / "dl3dv", points=True)
+    found, of = read_capture(captures_of("dl3dv", folder, tmp_path / "out")["dl3dv/scene9"]), data_sets.capture(9, 24)
+    torch.testing.assert_close(found.points.xyz, of.points.xyz)
+    # 64 x 48 becomes 56 x 42, and 5 rows are cut off at the top.
+    pixels, depth = of.views.cameras.project(of.points.xyz)
+    seen = of.views.cameras.inside(pixels, depth)
+    moved, _ = found.views.cameras.project(found.points.xyz)
+    expected = pixels * 56 / 64 - torch.tensor([0.0, 5.0])
+    torch.testing.assert_close(moved[seen], expected[seen], rtol=1e-3, atol=0.05)
+
+
 def test_the_split_of_long_lrm_holds_out_7_15_23(tmp_path, monkeypatch):
     smaller(monkeypatch, "dl3dv-16v-540x960", size=Cropped(32, 56), split=SpreadContext(6))
     folder = data_sets.write_chunks(tmp_path / "dl3dv")
@@ -303,7 +316,7 @@ def test_short_scenes_and_small_photographs_are_refused(tmp_path, monkeypatch):
     with pytest.raises(BenchError, match="photographs have 48 x 64 pixels and the suite crops 256 x 448"):
         captures_of("dl3dv-8v", folder, tmp_path / "out")
     smaller(monkeypatch, "dl3dv-32v", size=Cropped(32, 56))
-    with pytest.raises(BenchError, match="24 views to choose context and targets from, and the suite needs 33"):
+    with pytest.raises(BenchError, match="dl3dv-32v/scene8: 24 frames are too few for 32 context and 24 target"):
         captures_of("dl3dv-32v", folder, tmp_path / "out")
 
 

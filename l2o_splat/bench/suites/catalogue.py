@@ -32,11 +32,14 @@ HIGH, LOW = Cropped(512, 960), Cropped(256, 448)
 VIEWS_AT_HIGH = (2, 4, 6, 8, 10, 12, 14, 16)
 OTHER_SIZES = (Cropped(448, 832), Cropped(416, 768), Cropped(320, 640))
 
-NO_POINTS = "Chunks hold no points, so our rules start from the initial model of ReSplat weights"
+STARTS_OF_CHUNKS = (
+    "With points beside the chunks our rules start from the initial model of ReSplat weights, without them from random "
+    "points."
+)
 
 
-def _dl3dv(name: str, size: Cropped, split: Split, remark: str = "") -> Suite:
-    return Suite(name, "dl3dv", size, split, published_for(name), remark=remark or f"{NO_POINTS}.")
+def _dl3dv(name: str, size: Cropped, split: Split, remark: str = STARTS_OF_CHUNKS) -> Suite:
+    return Suite(name, "dl3dv", size, split, published_for(name), remark=remark)
 
 
 _ALL = (
@@ -65,7 +68,7 @@ _ALL = (
         "dl3dv",
         LOW,
         EveryEighth(),
-        f"{NO_POINTS}; the paper starts its dense runs from COLMAP's points.",
+        "Our rules start from the points beside the chunks, as the paper's, or from random ones where there are none.",
     ),
     _dl3dv("dl3dv-8v", LOW, Window(40, 8, 8)),
     _dl3dv("dl3dv-16v", LOW, Window(80, 16, 16)),
@@ -76,19 +79,18 @@ _ALL = (
         "dl3dv-16v-540x960",
         Cropped(540, 960),
         SpreadContext(16),
-        f"{NO_POINTS}. The split of Long-LRM is computed by ReSplat's rule; --view-index takes the original file.",
+        f"{STARTS_OF_CHUNKS} The split of Long-LRM follows ReSplat's rule; --view-index takes its file.",
     ),
-    Suite("re10k", "re10k", Cropped(256, 256), Indexed(2), published_for("re10k"), remark=f"{NO_POINTS}."),
+    Suite("re10k", "re10k", Cropped(256, 256), Indexed(2), published_for("re10k"), remark=STARTS_OF_CHUNKS),
     Suite(
         "re10k-8v",
         "re10k",
         HIGH,
         Window(200, 8, 8),
         published_for("re10k-8v"),
-        remark=f"{NO_POINTS}. The paper's 72 scenes and its number of targets are not known; --view-index takes its "
-        "file.",
+        remark=f"{STARTS_OF_CHUNKS} The paper's 72 scenes and number of targets are not known.",
     ),
-    Suite("acid", "acid", Cropped(256, 256), Indexed(2), published_for("acid"), remark=f"{NO_POINTS}."),
+    Suite("acid", "acid", Cropped(256, 256), Indexed(2), published_for("acid"), remark=STARTS_OF_CHUNKS),
 )
 
 SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}

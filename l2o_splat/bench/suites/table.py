@@ -40,7 +40,8 @@ def beside_papers(results: Results) -> Table | None:
         return None
     rows = []
     for suite in suites:
-        rows += [_own_row(results, suite, method) for method in results.methods]
+        methods = [method for method in results.methods if _runs(results, suite, method)]
+        rows += [_own_row(results, suite, method) for method in methods]
         rows += [_published_row(suite, row) for row in (*suite.published, *_of_study(results, suite))]
     titles = ["Suite", "Method", "From", *(title for title, *_ in _COLUMNS)]
     used = [i for i in range(len(titles)) if any(row[i].text for row in rows)]

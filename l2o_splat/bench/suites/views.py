@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float
-
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.suites.posed import PosedScene
 from l2o_splat.bench.suites.suite import EveryEighth, Indexed, OwnSplit, Split, SpreadContext, Window
+from l2o_splat.scenes.chunks.errors import TooFewFramesError
+from l2o_splat.scenes.chunks.view_samplers import spread_evaluation_views
 from l2o_splat.scenes.split import HOLD_OUT_EVERY, SplitError, split_views
-from l2o_splat.view_sampling import farthest_points
+from l2o_splat.view_sampling import spread_views
 
 
 def choose_views(split: Split, scene: PosedScene, where: str) -> tuple[list[int], list[int]]:
@@ -34,16 +33,18 @@ def choose_views(split: Split, scene: PosedScene, where: str) -> tuple[list[int]
         context = [view for view, name in enumerate(scene.names) if name not in scene.test_names]
         return _checked(context, targets, where, "training frames and test frames that are not bad")
     if isinstance(split, Window):
-        window = list(range(min(split.frames, count)))
-        context = _spread(centres, window, split.context, where)
-        rest = [view for view in window if view not in context]
-        _enough(len(rest), split.targets, where, "targets beside the context")
-        stride = len(rest) // split.targets
-        return context, rest[: stride * split.targets : stride]
+        try:
+            views = spread_evaluation_views(centres[: split.frames], split.context, split.targets)
+        except TooFewFramesError as error:
+            raise BenchError(f"{where}: {error}") from error
+        return [*views.context], [*views.target]
     if isinstance(split, SpreadContext):
         targets = list(range(HOLD_OUT_EVERY - 1, count, HOLD_OUT_EVERY))
         rest = [view for view in range(count) if view not in targets]
-        return _checked(_spread(centres, rest, split.context, where), targets, where, f"{HOLD_OUT_EVERY} views")
+        if len(rest) < split.context:
+            raise BenchError(f"{where}: {len(rest)} views are no targets; {split.context} context views are needed.")
+        context = sorted(rest[view] for view in spread_views(centres[rest], split.context))
+        return _checked(context, targets, where, f"{HOLD_OUT_EVERY} views")
     raise BenchError(f"{where}: the views of this suite come from a file; name it with --view-index SUITE=FILE.")
 
 
@@ -75,14 +76,6 @@ def needs_index(split: Split) -> bool:
     return isinstance(split, Indexed)
 
 
-def _spread(centres: Float[np.ndarray, "v 3"], candidates: list[int], count: int, where: str) -> list[int]:
-    """Views by farthest-point sampling: the first is the one farthest from the mean of all (ReSplat)."""
-    _enough(len(candidates), count + 1, where, "views to choose context and targets from")
-    among = centres[candidates]
-    start = candidates[int(np.linalg.norm(among - among.mean(axis=0), axis=1).argmax())]
-    return sorted(farthest_points(centres, candidates, count, [start]))
-
-
 def _checked(context: list[int], targets: list[int], where: str, needed: str) -> tuple[list[int], list[int]]:
     if len(context) < 2 or not targets:
         raise BenchError(
@@ -90,8 +83,3 @@ def _checked(context: list[int], targets: list[int], where: str, needed: str) ->
             f"from {needed}."
         )
     return context, targets
-
-
-def _enough(found: int, needed: int, where: str, what: str) -> None:
-    if found < needed:
-        raise BenchError(f"{where}: there are {found} {what}, and the suite needs {needed}; use a longer scene.")

@@ -124,6 +124,7 @@ def find_work(
 
 
 def _work(suite: Suite, folder: Path, index: str | None, options: PaperOptions, methods: Sequence[Method]) -> SuiteWork:
+    from l2o_splat.bench.suites.chunk_scenes import has_points
     from l2o_splat.bench.suites.layouts import find_scenes
     from l2o_splat.bench.suites.views import needs_index
     from l2o_splat.scenes.chunks.errors import ChunkError
@@ -143,21 +144,34 @@ def _work(suite: Suite, folder: Path, index: str | None, options: PaperOptions, 
         views = None if index is None else read_view_index(Path(index).expanduser())
     except ChunkError as error:
         raise BenchError(f"--view-index {suite.name}: {error}") from error
+    points = suite.dataset in CHUNKS and has_points(folder, wanted)
     return SuiteWork(
         suite,
         folder,
         {name: readers[name] for name in wanted},
         views,
-        tuple(started(suite, method) for method in methods),
+        tuple(started(suite, method, points) for method in methods),
     )
 
 
-def started(suite: Suite, method: Method) -> Method:
-    """A method with the start that a suite without points gives it; options that the user typed go before."""
-    network = method.name in FROM_NETWORK
-    if not (network or (method.name in FROM_POINTS and suite.dataset in CHUNKS)):
+def started(suite: Suite, method: Method, has_points: bool) -> Method:
+    """A method with the start that a suite gives it; options that the user typed go before.
+
+    Sparse views of chunks start from the initial model of ReSplat weights, as in Learn2Splat. It sees all context
+    views, at the size of the suite.
+
+    Args:
+        suite: Says which views there are.
+        method: As the user named it.
+        has_points: Whether there are points beside the chunks, from which default weights learn the range of depths.
+    """
+    typed = " ".join(method.options).replace("=", " ")
+    options, of_network = [], method.name in FROM_NETWORK or f"{START}.source resplat" in typed
+    sparse_chunks = suite.dataset in CHUNKS and suite.context is not None
+    if method.name in FROM_POINTS and sparse_chunks and has_points and f"{START}.source" not in typed:
+        options, of_network = [f"{START}.source", "resplat"], True
+    if not of_network:
         return method
-    options = [] if network else [f"{START}.source", "resplat"]
     if suite.context is not None:
         options += [f"{START}.context.num-views", str(suite.context)]
         if suite.context > MOST_AT_ONCE:
