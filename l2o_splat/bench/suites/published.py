@@ -24,9 +24,15 @@ def _resplat(method: str, psnr: float, ssim: float, lpips: float, table: str, **
     return Published(method, psnr, ssim, lpips, source=f"{RESPLAT}, {table}", **others)
 
 
+def _counted(updates: int) -> str:
+    return f"{updates} update{'' if updates == 1 else 's'}"
+
+
 def _updates(table: str, values: tuple[tuple[float, float, float], ...], label: str = "ReSplat") -> list[Published]:
     """Rows of ReSplat after 0, 1, 2, ... updates."""
-    return [_resplat(f"{label}, {count} updates", *quality, table, steps=count) for count, quality in enumerate(values)]
+    return [
+        _resplat(f"{label}, {_counted(count)}", *quality, table, steps=count) for count, quality in enumerate(values)
+    ]
 
 
 _LEARN2SPLAT: dict[str, tuple[Published, ...]] = {
@@ -131,7 +137,7 @@ _RESPLAT: dict[str, tuple[Published, ...]] = {
         _resplat("MVSplat", 22.49, 0.764, 0.261, "table 1", num_gaussians=3_932_000, seconds=0.129),
         _resplat("DepthSplat", 24.17, 0.815, 0.208, "table 1", num_gaussians=3_932_000, seconds=0.190),
         *(
-            _resplat(f"ReSplat, {n} updates", *quality, "table 1", steps=n, num_gaussians=246_000, seconds=seconds)
+            _resplat(f"ReSplat, {_counted(n)}", *quality, "table 1", steps=n, num_gaussians=246_000, seconds=seconds)
             for n, (*quality, seconds) in enumerate(
                 (
                     (26.21, 0.842, 0.185, 0.311),
@@ -190,7 +196,7 @@ _GENERALISATION = {
 def _generalisation(start: tuple[float, ...], later: dict[int, tuple[float, ...]]) -> tuple[Published, ...]:
     source = f"{RESPLAT}, scripts (weights of 8 views, 512 x 960)"
     return tuple(
-        Published(f"ReSplat, {count} updates", *quality, steps=count, source=source)
+        Published(f"ReSplat, {_counted(count)}", *quality, steps=count, source=source)
         for count, quality in {0: start, **later}.items()
     )
 
