@@ -252,7 +252,7 @@ def test_a_study_on_chunks_is_run_with_its_own_views_and_updates(tmp_path, capsy
     assert "ReSplat: update without kNN" in (tmp_path / "out/summary.md").read_text()
 
 
-def test_suites_do_not_go_with_scenes_of_other_programs(tmp_path):
+def test_a_command_without_anything_to_run_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="At least one capture .--data. or suite"):
         bench(out=tmp_path)
     with pytest.raises(SystemExit, match="--scenes concerns suites and studies"):
