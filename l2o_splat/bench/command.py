@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -14,35 +15,40 @@ from l2o_splat.bench.compare import same_machine
 from l2o_splat.bench.errors import BenchError
 from l2o_splat.bench.markdown import summary_markdown
 from l2o_splat.bench.measures import Results
-from l2o_splat.bench.methods import find_method
+from l2o_splat.bench.methods import Method, find_method
 from l2o_splat.bench.pictures import find_pictures
 from l2o_splat.bench.ply import PlyFrame, PlyScene, find_ply
 from l2o_splat.bench.processes import ask
 from l2o_splat.bench.report import REPORT_NAME, write_report
 from l2o_splat.bench.results import read_results, write_results
 from l2o_splat.bench.spec import RunSpec, SweepOptions, check_names, plan_runs
+from l2o_splat.bench.suites.studies import StudyName
+from l2o_splat.bench.suites.table import beside_papers
+from l2o_splat.bench.suites.work import SUITE_STEPS, PaperOptions, find_work, pairs, study_methods
 from l2o_splat.bench.sweep import RUNS_NAME, read_run, run_sweep
 from l2o_splat.bench.tables import Table, summary
 from l2o_splat.budget.clock import ClockKind
 from l2o_splat.environment import command
 from l2o_splat.errors import L2OError
 from l2o_splat.files import write_text_whole
-from l2o_splat.scenes.capture_names import find_capture
-from l2o_splat.scenes.split import NumContext
+from l2o_splat.scenes.capture_names import CaptureSource, find_capture
+from l2o_splat.scenes.split import ViewChoice
 
 SUMMARY_NAME = "summary.md"
+
+DEFAULT_METHODS = ("l2o-adam", "l2o-adam-tuned")
 
 LEFT_TO_THE_REPORT = ("lost since best", "steps", "Gaussians", "needles", "peak MiB", "ms per step")
 """Columns of the summary for which a terminal has no room."""
 
 
 def bench(
-    data: tuple[str, ...],
-    methods: tuple[str, ...] = ("l2o-adam", "l2o-adam-tuned"),
+    data: tuple[str, ...] = (),
+    methods: tuple[str, ...] | None = None,
     steps: int | None = None,
     seconds: float | None = None,
     clock: ClockKind = "wall",
-    views: NumContext = "all",
+    views: ViewChoice = "all",
     scale: float = 1.0,
     seeds: int = 1,
     horizons: tuple[int, ...] = (),
@@ -51,6 +57,12 @@ def bench(
     dataparser: str | None = None,
     ply: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     ply_frame: PlyFrame = "detect",
+    suite: tuple[str, ...] = (),
+    dataset: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    view_index: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    scenes: tuple[str, ...] = (),
+    study: StudyName | None = None,
+    study_weights: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     ray: str | None = None,
     cores_per_run: int | None = None,
 ) -> int:
@@ -61,16 +73,18 @@ def bench(
 
     Args:
         data: Folders of captures, or l2o-demo:SEED for a built-in procedural one.
-        methods: Methods that ns-train knows, and adam-adc (l2o-adam with the density control of 3DGS); the first one is
-            the baseline of ratios and of equal wall-clock. With options of ns-train, and under another name:
-            'mine=learn2splat --optimizers.gaussians.optimizer.weights FILE'.
-        steps: Training steps of each run; without, 500, or as many as fit into --seconds.
+        methods: Methods that ns-train knows, adam-adc (l2o-adam with the density control of 3DGS) and l2o-sgd; the
+            first one is the baseline of ratios and of equal wall-clock. With options of ns-train, and under another
+            name: 'mine=learn2splat --optimizers.gaussians.optimizer.weights FILE'. Without, l2o-adam and
+            l2o-adam-tuned, or those of the study.
+        steps: Training steps of each run; without, 500 (2000 in suites and studies), or as many as fit into --seconds.
+            --max-num-iterations among the options of a method goes before.
         seconds: Seconds on the clock after which a run ends even if steps are left. Without --steps it is also the time
             budget that our methods plan their runs for.
         clock: What seconds are: those of the wall, or of the processors (all threads together), which are comparable
             on a busy machine with --cores-per-run 1.
         views: K for the sparse protocol (K context views by farthest-point sampling, views between them held out), all
-            for the dense one (every 8th view held out).
+            for the dense one (every 8th view held out), own for the split that the capture names.
         scale: Images are scaled by this factor, in memory.
         seeds: Runs per method; seeds change the order of views and random initialization.
         horizons: Run each method whose rates decay once per number of steps given here, to decay over; without, they
@@ -83,6 +97,13 @@ def bench(
             several times, with one capture.
         ply_frame: Coordinates of these files: dataparser as nerfstudio exports, capture as COLMAP's or the original
             poses, transforms as transforms.json; detect takes what shows the training photographs best.
+        suite: Evaluations of the papers, with their views and sizes and the published numbers beside ours;
+            docs/paper-suites.md lists them.
+        dataset: Folder of a data set of suites, as NAME=FOLDER; may be given several times.
+        view_index: The paper's file of context and target views for a suite, as SUITE=FILE; may be given several times.
+        scenes: Scenes of the suites; without, those of the paper, or all that are there.
+        study: A study of the papers: its methods on its suites, and on --data.
+        study_weights: Weights of a study, as NAME=WEIGHTS; may be given several times.
         ray: Run on the Ray cluster at this address, or auto for the one on this machine. The captures must be at the
             same paths on every node.
         cores_per_run: Cores of each run on a cluster; without, as many as the smallest node has, so that nothing
@@ -93,9 +114,11 @@ def bench(
         specs, environment = _plan(
             data,
             methods,
-            SweepOptions(_steps(steps, seconds), seconds, clock, views, scale, seeds, horizons),
+            PaperOptions(suite, dataset, view_index, scenes, study, study_weights),
+            SweepOptions(_steps(steps, seconds, suite or study), seconds, clock, views, scale, seeds, horizons),
             dataparser,
             _plys(ply, ply_frame),
+            out,
             console,
         )
         try:
@@ -105,7 +128,9 @@ def bench(
         results = write_all(specs, environment, out, images)
     except L2OError as error:
         raise SystemExit(f"l2o bench: {error}") from error
-    console.print(_rich(summary(results)))
+    console.print(_rich(summary(results), LEFT_TO_THE_REPORT))
+    if (papers := beside_papers(results)) is not None:
+        console.print(_rich(papers, ("peak GB",), num_texts=3), papers.explanation, highlight=False)
     console.print(f"Report: {out / REPORT_NAME}", highlight=False, soft_wrap=True)
     return int(any(run.status in ("failed", "out_of_memory", "pending") for run in results.runs))
 
@@ -151,8 +176,9 @@ def write_all(specs: Sequence[RunSpec], environment: dict, out: Path, images: bo
     return results
 
 
-def _steps(steps: int | None, seconds: float | None) -> int | None:
-    return 500 if steps is None and seconds is None else steps
+def _steps(steps: int | None, seconds: float | None, of_papers: object) -> int | None:
+    usual = SUITE_STEPS if of_papers else 500
+    return usual if steps is None and seconds is None else steps
 
 
 def _plys(entries: Sequence[str], frame: PlyFrame) -> dict[str, PlyScene]:
@@ -166,29 +192,55 @@ def _plys(entries: Sequence[str], frame: PlyFrame) -> dict[str, PlyScene]:
 
 def _plan(
     data: Sequence[str],
-    names: Sequence[str],
+    names: Sequence[str] | None,
+    papers: PaperOptions,
     options: SweepOptions,
     dataparser: str | None,
     plys: Mapping[str, PlyScene],
+    out: Path,
     console: Console,
 ) -> tuple[list[RunSpec], dict]:
-    if not data or not (names or plys):
-        raise BenchError("At least one capture (--data) and one method (--methods) or scene (--ply) are needed.")
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    methods = _methods(names, papers, out, say)
+    if not (data or papers.any) or not (methods or plys):
+        raise BenchError(
+            "At least one capture (--data) or suite (--suite) and one method (--methods) or scene (--ply) are needed."
+        )
+    if plys and papers.any:
+        raise BenchError("--ply is measured on captures (--data), not on suites; leave one of them out.")
     captures = [find_capture(text, dataparser) for text in data]
-    methods = [find_method(text) for text in names]
     check_names(captures, methods, plys)  # Before nerfstudio is asked, which takes ten seconds.
+    suites = find_work(papers, methods, bool(captures), say) if papers.any else []
     with console.status("Asking nerfstudio for its methods"):
+        # Options that a suite adds are ours; those that the user typed are in the methods themselves.
         answer = ask(methods, sorted({capture.dataparser for capture in captures}))
-    specs = plan_runs(captures, methods, answer["has_horizon"], options, plys)
-    return specs, answer["environment"] | {"command": command()}
+    groups: list[tuple[Sequence[CaptureSource], Sequence[Method]]] = [(captures, methods)] if captures else []
+    with console.status("Writing the captures of suites") as status:
+        for work in suites:
+            on_scene = lambda name: status.update(f"Writing the capture {name}")  # noqa: E731
+            groups.append((work.captures(out, on_scene), work.methods))
+    specs = [
+        spec
+        for captures_of, methods_of in groups
+        for spec in plan_runs(captures_of, methods_of, answer["has_horizon"], options, plys)
+    ]
+    study = {} if papers.study is None else {"study": papers.study}
+    return specs, answer["environment"] | {"command": command(), **study, "scale": options.scale}
 
 
-def _rich(table: Table) -> RichTable:
-    """Return a table for the terminal, with the columns that fit there."""
-    used = [i for i, title in enumerate(table.columns) if title not in LEFT_TO_THE_REPORT]
+def _methods(names: Sequence[str] | None, papers: PaperOptions, out: Path, say) -> list[Method]:
+    named = [find_method(text) for text in names or ()]
+    if papers.study is not None:
+        return [*study_methods(papers.study, pairs(papers.study_weights, "--study-weights"), out, say), *named]
+    return [find_method(text) for text in DEFAULT_METHODS] if names is None else named
+
+
+def _rich(table: Table, left_out: Sequence[str], num_texts: int = 2) -> RichTable:
+    """Return a table for the terminal without columns for which there is no room; the first ones hold text."""
+    used = [i for i, title in enumerate(table.columns) if title not in left_out]
     shown = RichTable()
     for i in used:
-        shown.add_column(table.columns[i], justify="left" if i < 2 else "right", overflow="fold")
+        shown.add_column(table.columns[i], justify="left" if i < num_texts else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*(f"[bold]{row[i].text}[/bold]" if row[i].kind == "best" else row[i].text for i in used))
     return shown

@@ -10,9 +10,14 @@ from l2o_splat.bench.errors import BenchError
 
 _HORIZON = re.compile(r"@(\d+)$")
 
-BASELINES = {"adam-adc": "l2o-adam --preset adc"}
+BASELINES = {
+    "adam-adc": "l2o-adam --preset adc",
+    "l2o-sgd": "l2o-adam --optimizers.gaussians.optimizer.rule sgd",
+}
 """Methods with options that have a name of their own here. ``adam-adc``: 3DGS's own growth around Adam with its own
-rates, which is what people use elsewhere."""
+rates, which is what people use elsewhere. ``l2o-sgd``: plain gradient descent."""
+
+STEPS_OPTION = "--max-num-iterations"
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,20 @@ class Method:
     """Name under which nerfstudio knows the method."""
     options: tuple[str, ...] = ()
     """Options, as ``ns-train NAME`` takes them."""
+
+    @property
+    def steps(self) -> int | None:
+        """Training steps that its options name (``--max-num-iterations``), which go before those of the sweep.
+
+        Raises:
+            BenchError: If they are no number.
+        """
+        found = re.findall(rf"(?:^|\s){STEPS_OPTION}[=\s](\S+)", shlex.join(self.options))
+        if not found:
+            return None
+        if not found[-1].isdecimal() or int(found[-1]) < 1:
+            raise BenchError(f"--methods {self.label}: {STEPS_OPTION} is {found[-1]}; a number of steps is needed.")
+        return int(found[-1])
 
 
 def find_method(text: str) -> Method:

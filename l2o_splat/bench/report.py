@@ -11,6 +11,7 @@ from pathlib import Path
 from l2o_splat.bench.measures import MEASURED, Results, curve
 from l2o_splat.bench.page import asset, filled, style
 from l2o_splat.bench.pictures import ERROR_AT_TOP, Pictures
+from l2o_splat.bench.suites.table import beside_papers
 from l2o_splat.bench.tables import BETTER, QUALITY_DIGITS, QUALITY_NAMES, Entry, Table, all_tables
 from l2o_splat.budget.clock import other_clock
 from l2o_splat.files import write_text_whole
@@ -81,7 +82,7 @@ def report_html(results: Results, pictures: Pictures) -> str:
         "lead": html.escape(_lead(results)),
         "command": html.escape(results.environment.get("command", "")),
         "problems": _problems(results),
-        "tables": "\n".join(_table_html(table, results) for table in all_tables(results)),
+        "tables": "\n".join(_table_html(table, results) for table in _tables(results)),
         "pictures": _pictures_html() if shown else "",
         "rules": f"<ul>{''.join(f'<li>{rule}</li>' for rule in RULES)}</ul>",
         "environment": "".join(
@@ -94,6 +95,11 @@ def report_html(results: Results, pictures: Pictures) -> str:
         "script": asset("l2o_splat.bench", "report.js"),
     }
     return filled(asset("l2o_splat.bench", "report.html"), parts)
+
+
+def _tables(results: Results) -> list[Table]:
+    papers = beside_papers(results)
+    return all_tables(results) if papers is None else [papers, *all_tables(results)]
 
 
 def _lead(results: Results) -> str:
@@ -151,7 +157,7 @@ def _table_html(table: Table, results: Results) -> str:
         for title, is_text in zip(table.columns, _text_columns(table), strict=True)
     )
     rows = "\n".join(
-        f'<tr data-scene="{html.escape(row[0].text)}">{"".join(_cell_html(entry, results) for entry in row)}</tr>'
+        f"<tr{_scene(row[0].text, results)}>{''.join(_cell_html(entry, results) for entry in row)}</tr>"
         for row in table.rows
     )
     return (
@@ -159,6 +165,11 @@ def _table_html(table: Table, results: Results) -> str:
         f'<p class="explanation">{html.escape(table.explanation)}</p><div class="table-scroll">'
         f'<table class="numbers"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div></section>'
     )
+
+
+def _scene(name: str, results: Results) -> str:
+    """The attribute by which rows of other scenes are hidden; none for rows that belong to no scene."""
+    return f' data-scene="{html.escape(name)}"' if name in results.scene_groups else ""
 
 
 def _text_columns(table: Table) -> list[bool]:

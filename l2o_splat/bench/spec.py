@@ -15,7 +15,7 @@ from l2o_splat.bench.methods import Method, with_horizon
 from l2o_splat.bench.ply import PlyScene
 from l2o_splat.budget.clock import ClockKind
 from l2o_splat.scenes.capture_names import CaptureSource
-from l2o_splat.scenes.split import NumContext
+from l2o_splat.scenes.split import ViewChoice
 
 PROTOCOL = 3
 """Number of the protocol; raise it whenever clock, split or measures change, so that old runs are not taken for new."""
@@ -52,7 +52,7 @@ class RunSpec:
     """Clock time at which the run ends. Without steps, methods with a time budget of their own get this one."""
     clock: ClockKind
     """What seconds are on the CPU."""
-    views: NumContext
+    views: ViewChoice
     scale: float
     protocol: int = PROTOCOL
     evaluated_every: float | None = None
@@ -112,7 +112,7 @@ class SweepOptions:
     steps: int | None
     seconds: float | None
     clock: ClockKind
-    views: NumContext
+    views: ViewChoice
     scale: float
     seeds: int
     horizons: tuple[int, ...]
@@ -125,8 +125,8 @@ class SweepOptions:
             raise BenchError(f"--steps is {self.steps}; at least 1 is needed.")
         if self.seconds is not None and not self.seconds > 0:
             raise BenchError(f"--seconds is {self.seconds}; a positive time is needed, or none.")
-        if self.views != "all" and self.views < 2:
-            raise BenchError(f"--views is {self.views}; at least 2 context views are needed, or `all`.")
+        if self.views not in ("all", "own") and self.views < 2:
+            raise BenchError(f"--views is {self.views}; at least 2 context views are needed, or `all` or `own`.")
         if not 0 < self.scale <= 1:
             raise BenchError(f"--scale is {self.scale}; images can be made smaller only: give a number in (0, 1].")
         if self.seeds < 1:
@@ -183,7 +183,7 @@ def plan_runs(
         for label, horizon in (
             [(with_horizon(method.label, horizon), horizon) for horizon in options.horizons]
             if options.horizons and has_horizon[method.label]
-            else [(method.label, options.steps)]
+            else [(method.label, method.steps or options.steps)]
         )
     ]
     trained = [
@@ -196,10 +196,10 @@ def plan_runs(
             label=label,
             horizon=horizon,
             seed=seed,
-            steps=options.steps,
+            steps=method.steps or options.steps,
             seconds=options.seconds,
             clock=options.clock,
-            views=options.views,
+            views="own" if capture.own_split else options.views,
             scale=options.scale,
         )
         for capture in captures
@@ -215,7 +215,7 @@ def plan_runs(
             data=capture.data,
             label=label,
             clock=options.clock,
-            views=options.views,
+            views="own" if capture.own_split else options.views,
             scale=options.scale,
             ply=ply,
             **shared,

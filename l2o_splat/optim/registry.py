@@ -18,6 +18,7 @@ from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.proximal import ProximalRule
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import UpdateRule
+from l2o_splat.optim.sgd import SgdRule
 from l2o_splat.weights.format import System, Weights
 from l2o_splat.weights.load import load_weights
 
@@ -77,6 +78,7 @@ _RULES: dict[str, RuleEntry] = {
     "adam": _adam("gsplat"),
     "adam-x5": _adam("x5"),
     "adam-own-scale": _adam("own-scale"),
+    "sgd": RuleEntry(lambda options: SgdRule.faster(options.rates)),
     "learn2splat": RuleEntry(_learn2splat, systems=("learn2splat", "gain"), default_weights="gain-mini"),
     "resplat": RuleEntry(
         lambda options: ReSplatRule.from_weights(options.weights, **options.behaviour),

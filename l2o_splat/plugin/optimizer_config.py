@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.colour_step import ColourStepRule
+from l2o_splat.optim.decayed import DecayedRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.registry import ALIASES, NUM_STEPS, RuleOptions, rule_entry, rules, weights_of
 from l2o_splat.optim.rule import UpdateRule
@@ -33,9 +34,10 @@ class JointOptimizerConfig(OptimizerConfig):
     _target: type = field(default_factory=lambda: JointOptimizer)
     rule: RuleName = "adam"
     """adam: gsplat's rates. adam-x5: five times those. adam-own-scale: position steps in units of each Gaussian's
-    own scale, all rates decaying. learn2splat: the learned optimizer. resplat: the update that comes with ReSplat's
-    initial model, a few steps from renders of the context views. proximal (or anchored, as before): splatfacto's rates
-    without decay, and a pull towards the start, on some of the views (diff3r)."""
+    own scale, all rates decaying. sgd: gradient descent without moments, for comparisons. learn2splat: the learned
+    optimizer. resplat: the update that comes with ReSplat's initial model, a few steps from renders of the context
+    views. proximal (or anchored, as before): splatfacto's rates without decay, and a pull towards the start, on some of
+    the views (diff3r)."""
     horizon: int | None = None
     """Steps over which rates decay, and whatever else changes during a run that counts steps. None: with the preset
     fast those of the run, else 2000."""
@@ -55,7 +57,10 @@ class JointOptimizerConfig(OptimizerConfig):
     """First steps in which colours also move by the closed form, with a share that falls to 0. For rules that follow
     gradients."""
     rates: float | None = None
-    """Factor of the rates of the rules adam and those that begin with its name. None: as the preset says."""
+    """Factor of the rates of sgd, adam and the rules that begin with its name. None: as the preset says."""
+    decay_to: float = 1.0
+    """Factor of the rule's steps at the end of the horizon, beside what its own rates do; they fall exponentially. 1:
+    no decay."""
     prox_scale: float = 1.0
     """Strength of the pull of the rule proximal: 1 as its precision says, 0 none, inf lets nothing move."""
     # Read by nerfstudio's Optimizers; the rule has rates of its own, and clipping would change its gradients.
@@ -71,7 +76,12 @@ class JointOptimizerConfig(OptimizerConfig):
     @property
     def has_horizon(self) -> bool:
         """Whether ``horizon`` changes anything: some rule of this config has rates that decay over it."""
-        return any(rule_entry(name).has_horizon for name in self.rule_names)
+        return self.decays or any(rule_entry(name).has_horizon for name in self.rule_names)
+
+    @property
+    def decays(self) -> bool:
+        """Whether steps decay beside what the rule's own rates do."""
+        return self.decay_to not in (None, 1.0)  # None in the config of a run from before.
 
     @property
     def takes_colour_steps(self) -> bool:
@@ -97,6 +107,8 @@ class JointOptimizerConfig(OptimizerConfig):
             )
         if self.rates is not None and not 0 < self.rates < math.inf:
             raise ValueError(f"{_OPTION}.rates is {self.rates}; a factor above 0 is needed.")
+        if self.decays and not 0 < self.decay_to < math.inf:
+            raise ValueError(f"{_OPTION}.decay-to is {self.decay_to}; a factor above 0 is needed.")
         if (self.colour_steps or 0) < 0:  # None in the config of a run from before.
             raise ValueError(f"{_OPTION}.colour-steps is {self.colour_steps}; 0 or more is needed.")
         if self.colour_steps and not self.takes_colour_steps:
@@ -148,6 +160,8 @@ class JointOptimizerConfig(OptimizerConfig):
         rule = rule_entry(name).build(
             RuleOptions(weights, horizon=horizon, rates=self.rates or 1.0, prox_scale=self.prox_scale)
         )
+        if self.decays:
+            rule = DecayedRule(rule, self.decay_to, horizon)
         if self.colour_steps and name == self.rule_names[0]:
             rule = ColourStepRule(rule, self.colour_steps)
         if self.safeguard and name == "learn2splat":

@@ -13,11 +13,12 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.parsers import CHECKED
-from l2o_splat.scenes.split import NumContext, SplitError, split_views
+from l2o_splat.scenes.split import SplitError, ViewChoice, split_views
 
 
-def use_protocol_split(config: DataParserConfig, views: NumContext) -> None:
-    """Let the dataparser that this config builds return the split of the protocol instead of its own.
+def use_protocol_split(config: DataParserConfig, views: ViewChoice) -> None:
+    """Let the dataparser that this config builds return the split of the protocol instead of its own, unless its own
+    is asked for.
 
     Images are read at full size even if there are smaller copies, so that they are scaled in memory alone.
     """
@@ -26,14 +27,14 @@ def use_protocol_split(config: DataParserConfig, views: NumContext) -> None:
     config._target = partial(_build, CHECKED.get(config._target, config._target), views)
 
 
-def _build(target: type[DataParser], views: NumContext, config: DataParserConfig) -> ProtocolDataParser:
+def _build(target: type[DataParser], views: ViewChoice, config: DataParserConfig) -> ProtocolDataParser:
     return ProtocolDataParser(target(config), views)
 
 
 class ProtocolDataParser:
     """A dataparser with the cameras, points and world frame of another one, and the split of the protocol."""
 
-    def __init__(self, parser: DataParser, views: NumContext) -> None:
+    def __init__(self, parser: DataParser, views: ViewChoice) -> None:
         self._parser = parser
         self._views = views
 
@@ -47,6 +48,8 @@ class ProtocolDataParser:
         Raises:
             CaptureError: If the capture has too few views for the split.
         """
+        if self._views == "own":
+            return self._parser.get_dataparser_outputs("train" if split == "train" else "test", **kwargs)
         centres = self._all_views.cameras.camera_to_worlds[:, :3, 3].numpy().astype(np.float64)
         try:
             training, held_out = split_views(centres, self._views)

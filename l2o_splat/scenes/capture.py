@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,16 @@ class SampledCapture(Capture):
     """Indices in ``views`` of those that only a loss or a metric sees; none of them is in ``context``."""
 
 
+@dataclass(frozen=True)
+class NamedSplit:
+    """A split that a capture carries itself, by paths as its ``transforms.json`` names them."""
+
+    train: Sequence[str]
+    """Photographs to train on."""
+    test: Sequence[str]
+    """Photographs that are held out."""
+
+
 def write_capture(directory: Path, capture: Capture) -> None:
     """Write images (8-bit PNG), ``transforms.json`` and ``sparse_pc.ply`` to a new directory.
 
@@ -94,10 +104,12 @@ def write_transforms(
     directory: Path,
     names: Sequence[str],
     cameras: PinholeCameras,
-    points: Points,
+    points: Points | None,
     *,
     sizes: Sequence[tuple[int, int]] | None = None,
     masks: Sequence[str] | None = None,
+    distortions: Sequence[Mapping[str, float]] | None = None,
+    split: NamedSplit | None = None,
 ) -> None:
     """Write ``transforms.json`` and ``sparse_pc.ply`` for images that lie at ``names`` in the directory.
 
@@ -105,9 +117,11 @@ def write_transforms(
         directory: Folder of the capture.
         names: Path of each image in it.
         cameras: One for each image.
-        points: Sparse points, in the world frame of the cameras.
+        points: Sparse points, in the world frame of the cameras; None writes none.
         sizes: Width and height of each image, pixels, in place of those of ``cameras``.
         masks: Path of the mask of each image in the directory.
+        distortions: Coefficients of each lens by OpenCV's names (``k1``, ``p1``, ...).
+        split: Which images are trained on and which are held out; None leaves it to the reader.
     """
     poses = torch.eye(4, dtype=torch.float64).repeat(len(cameras), 1, 1)
     poses[:, :3] = opengl_from_opencv(cameras.viewmats.double().cpu())
@@ -120,11 +134,19 @@ def write_transforms(
             frame |= {"w": sizes[i][0], "h": sizes[i][1]}
         if masks is not None:
             frame["mask_path"] = masks[i]
+        if distortions is not None:
+            frame |= distortions[i]
         frames.append({**frame, "transform_matrix": pose})
     size = {"w": sizes[0][0], "h": sizes[0][1]} if one_size else {}
-    meta = {"camera_model": "OPENCV", **size, "ply_file_path": "sparse_pc.ply", "frames": frames}
+    meta = {"camera_model": "OPENCV", **size, "frames": frames}
+    if points is not None:
+        meta["ply_file_path"] = "sparse_pc.ply"
+    if split is not None:
+        held_out = list(split.test)
+        meta |= {"train_filenames": list(split.train), "val_filenames": held_out, "test_filenames": held_out}
     (directory / "transforms.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    write_points(directory / "sparse_pc.ply", points)
+    if points is not None:
+        write_points(directory / "sparse_pc.ply", points)
 
 
 def read_capture(directory: Path) -> Capture:

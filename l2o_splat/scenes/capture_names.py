@@ -26,6 +26,8 @@ class CaptureSource:
     """Name of nerfstudio's dataparser and its options."""
     data: str | None
     """Absolute path of the folder; None for built-in captures."""
+    own_split: bool = False
+    """Whether the views to train on and to hold out are those that the capture itself names."""
 
 
 def find_capture(text: str, dataparser: str | None = None) -> CaptureSource:

@@ -18,6 +18,10 @@ NumContext = int | Literal["all"]
 """Number of context views, or ``"all"`` for every view that is not held out."""
 
 
+ViewChoice = NumContext | Literal["own"]
+"""The same, or ``"own"`` for the split that the capture itself names."""
+
+
 class SplitError(L2OError, ValueError):
     """A capture has too few views for a split; the message says how many are needed."""
 

@@ -91,7 +91,7 @@ def _l2o(words: list[str]) -> None:
     if parsed is None:
         return
     if words[0] == "bench":
-        for method in map(find_method, parsed["methods"]):
+        for method in map(find_method, parsed["methods"] or ()):
             _ns_train([method.name, *method.options])
     elif words[0] == "splat":
         _ns_train([parsed.method])

@@ -15,7 +15,7 @@ def in_text(page: Markdown) -> list[Command]:
     return [
         Command(command.place, tuple(STANDS_FOR.get(word, word) for word in command.words))
         for command in page.commands_in_text(IN_TEXT)
-        if "NAME" not in command.words  # It stands for something that is still to be made.
+        if "NAME" not in " ".join(command.words).split()  # It stands for something that is still to be made.
     ]
 
 

@@ -10,6 +10,7 @@ from l2o_splat.frame import Frame
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options
 from l2o_splat.optim.colour_step import ColourStepRule
+from l2o_splat.optim.decayed import DecayedRule
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.proximal import ProximalRule
@@ -17,6 +18,7 @@ from l2o_splat.optim.registry import rules as registered_rules
 from l2o_splat.optim.rule import Feedback, RenderedViews, UpdateRule
 from l2o_splat.optim.safeguard import SafeguardedRule
 from l2o_splat.optim.sequence import SequencedRule
+from l2o_splat.optim.sgd import SgdRule
 from l2o_splat.rendering import render
 from l2o_splat.rendering.evidence import ColourEvidence, Evidence
 from l2o_splat.scene import SceneKnowledge, SceneStart
@@ -108,6 +110,7 @@ def all_cases() -> dict[str, RuleCase]:
     frame = Frame(origin=torch.tensor([1.0, -2.0, 0.5]).double(), scale=3.0)
     cases = {name: RuleCase(rule, registered=name) for name, rule in adam.items()}
     cases |= {
+        "sgd": RuleCase(SgdRule(), registered="sgd"),
         "learn2splat": RuleCase(paper, registered="learn2splat"),
         "gain": RuleCase(gain, registered="learn2splat"),
         "resplat": RuleCase(resplat, registered="resplat", context=views),
@@ -116,6 +119,9 @@ def all_cases() -> dict[str, RuleCase]:
         "framed resplat": RuleCase(FramedRule(resplat, frame), context=views),
         "safeguarded gain": RuleCase(SafeguardedRule(gain, adam["adam-own-scale"])),
         "safeguarded resplat": RuleCase(SafeguardedRule(resplat, adam["adam-own-scale"]), context=views),
+        "decayed gain": RuleCase(DecayedRule(gain, 0.1, 6)),
+        "decayed resplat": RuleCase(DecayedRule(resplat, 0.1, 6), context=views),
+        "framed, decayed learn2splat": RuleCase(FramedRule(DecayedRule(paper, 0.1, 6), frame)),
         "proximal gain": RuleCase(ProximalRule(gain, weight=0.3), context=views),
         "proximal resplat": RuleCase(ProximalRule(resplat, weight=0.3), context=views),
         "learn2splat, then adam": RuleCase(SequencedRule(paper, adam["adam-own-scale"], switch_after=4)),
