@@ -169,7 +169,13 @@ def defaults_of(name: str, stage: str) -> dict[str, Any]:
             batch=batch,
         ),
         "losses": Losses(
-            images=Objective(ssim_weight=0.0, perceptual_weight=0.5, relative=False),
+            images=Objective(
+                ssim_weight=0.0,
+                perceptual_weight=0.5,
+                relative=False,
+                perceptual="vgg",
+                perceptual_scale=recipe.perceptual_scale,
+            ),
             context_share=0.0,
             depth=DepthLossWeights(regression=0.0, classification=0.0, smoothness=0.01),
             growth=0.9,
