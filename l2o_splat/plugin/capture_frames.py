@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat.bench.ply import PlyFrame
+from l2o_splat.errors import L2OError
 from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.metrics import psnr
@@ -23,7 +24,7 @@ LEGACY_TRANSFORM = [[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0,
 """What nerfstudio takes for the ``applied_transform`` of old captures with a COLMAP model beside them."""
 
 
-class UnknownFrameError(ValueError):
+class UnknownFrameError(L2OError, ValueError):
     """In no frame does a scene show the photographs; the message says how far it is from that."""
 
 
