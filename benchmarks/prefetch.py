@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2o_splat.initializer_training.options import SceneOptions
+from l2o_splat.initializer_training.data import SceneOptions
 from l2o_splat.initializer_training.scenes import DepthSource, StoredSource
 from l2o_splat.scenes.chunks.writer import ChunkWriter
 from l2o_splat.scenes.procedural import ProceduralOptions, generate

@@ -48,6 +48,12 @@ def memory_left_in_container() -> int | None:
     return None if limit is None or used is None else max(int(limit) - int(used), 0)
 
 
+def shared_memory() -> Path | None:
+    """Folder of files that live in memory and that all processes can read; None if there is none to write to."""
+    folder = Path("/dev/shm")
+    return folder if os.access(folder, os.W_OK) else None
+
+
 def peak_memory() -> int | None:
     """Peak of the resident memory of this process, bytes; None if the system does not say."""
     # Prefer this to ru_maxrss, which a child inherits from the process that started it.

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-SHARED_MEMORY = Path("/dev/shm")
+from l2o_splat.system import shared_memory
+
 _ALIGNMENT = 64
 """Every tensor begins at a multiple of so many bytes."""
 
@@ -38,10 +39,11 @@ class Parcel:
 
 def shared_folder() -> tempfile.TemporaryDirectory | None:
     """A new folder in shared memory, which is removed with this object; None if there is no such memory."""
-    if not os.access(SHARED_MEMORY, os.W_OK):
+    memory = shared_memory()
+    if memory is None:
         return None
     with suppress(OSError):
-        return tempfile.TemporaryDirectory(prefix="l2o-captures-", dir=SHARED_MEMORY, ignore_cleanup_errors=True)
+        return tempfile.TemporaryDirectory(prefix="l2o-captures-", dir=memory, ignore_cleanup_errors=True)
     return None
 
 

@@ -150,7 +150,9 @@ def make_rule(replay: Replay, **options) -> Learn2SplatRule:
     neighbours = replay["step0/knn_idx"].shape[1] if "step0/knn_idx" in replay else 4
     if shape == Learn2SplatNetworkShape.of_width(shape.latent_width, 3, shape.num_blocks, shape.feature_width):
         # The released proportions: this is the rule that `l2o meta-train --preset paper-dense` trains.
-        paper = PaperRuleOptions(shape.latent_width, shape.num_blocks, neighbours, precision="float32")
+        paper = PaperRuleOptions(
+            width=shape.latent_width, blocks=shape.num_blocks, neighbours=neighbours, precision="float32"
+        )
         rule = paper.build(shape.feature_width)
         rule.config = replace(rule.config, **options)
     else:

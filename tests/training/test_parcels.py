@@ -75,11 +75,11 @@ def test_full_shared_memory_is_left_for_the_pipe(capture, tmp_path, monkeypatch)
 
 
 def test_the_folder_goes_with_its_owner(tmp_path, monkeypatch):
-    monkeypatch.setattr(parcels, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(parcels, "shared_memory", lambda: tmp_path)
     folder = shared_folder()
     (Path(folder.name) / "parcel").write_bytes(b"in flight")
     del folder
     gc.collect()
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(parcels, "SHARED_MEMORY", tmp_path / "nowhere")
+    monkeypatch.setattr(parcels, "shared_memory", lambda: None)
     assert shared_folder() is None
