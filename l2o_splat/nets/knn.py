@@ -45,6 +45,20 @@ def nearest_neighbours(points: Float[Tensor, "n 3"], k: int) -> Int[Tensor, "n k
     return neighbours
 
 
+def nearest_of(queries: Float[Tensor, "q 3"], points: Float[Tensor, "n 3"]) -> Int[Tensor, " q"]:
+    """The point nearest to each query, by a search on the CPU.
+
+    Raises:
+        ValueError: If there is no point, or some positions are not finite.
+    """
+    if not len(points):
+        raise ValueError("There are no points to find the nearest of; at least one is needed.")
+    if not (torch.isfinite(queries).all() and torch.isfinite(points).all()):
+        raise ValueError("Some positions are not finite; the nearest point exists only for finite ones.")
+    _, found = cKDTree(points.detach().cpu().numpy()).query(queries.detach().cpu().numpy())
+    return torch.from_numpy(found.astype(np.int64)).to(points.device)
+
+
 def _scipy_search(points: Tensor, k: int) -> Tensor:
     positions = points.numpy().astype(np.float64)
     # Of many points in one place (padding), k are enough; each query would scan a leaf full of them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -269,6 +269,11 @@ class JointOptimizer(torch.optim.Optimizer):
             # The Parameter object stays, so that whoever else holds it sees the new size.
             parameter.data = getattr(gaussians, group["name"]).detach().to(parameter).clone()
             parameter.grad = None
+
+    def forget_moments(self, fields: Collection[str]) -> None:
+        """Set the averages of some fields' gradients to zero, where those fields were set to other values."""
+        if self.rule_state is not None:
+            self._remember(self.rule.with_moments(self.rule_state, fields))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from a saved state.

@@ -12,10 +12,13 @@ from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 from l2o_splat.gaussians import FIELDS, Gaussians
+from l2o_splat.growth.split import split_longest_axis
+from l2o_splat.nets.knn import nearest_of
 from l2o_splat.optim.joint_optimizer import BOOKKEEPING, JointOptimizer
 from l2o_splat.optim.named_tensors import check_named_tensors, check_new_group, check_no_others
 from l2o_splat.optim.registry import NUM_STEPS, RuleOptions, rule_entry, weights_of
 from l2o_splat.optim.rule import UpdateRule
+from l2o_splat.optim.strategy_edits import RowOptimizer, StrategyEdits
 from l2o_splat.scene import SceneKnowledge
 
 SPLATS = ("means", "scales", "quats", "opacities", "sh0", "shN")
@@ -140,6 +143,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._joint = JointOptimizer(aliases, built)
         centres = torch.zeros(1, 3) if camera_centres is None else camera_centres
         self._joint.bind(SceneKnowledge(centres, rescaled_by))
+        self._edits: StrategyEdits | None = None
 
     @property
     def inner_step(self) -> int:
@@ -151,7 +155,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Move the splats once by the gradients they hold.
 
         Raises:
-            ValueError: If a tensor was replaced or its number of rows changed other than by :meth:`resize`.
+            ValueError: If a tensor was replaced or its number of rows changed other than by the methods of this class
+                or by a strategy that was given :meth:`for_strategy`.
             FloatingPointError: If too many steps in a row had non-finite gradients.
         """
         loss = None
@@ -171,6 +176,79 @@ class LearnedOptimizer(torch.optim.Optimizer):
             ours.grad = None
         return loss
 
+    def for_strategy(self) -> tuple[dict[str, Parameter], dict[str, RowOptimizer]]:
+        """What gsplat's densification strategies take for ``params`` and ``optimizers``.
+
+        Both stay valid. What a strategy does with them (duplicate, split, remove, relocate, sample, reset opacities)
+        reaches the splats at once and the rule's state before the next :meth:`step`: kept rows keep theirs, the others
+        are ``fresh`` as in :meth:`resize`. The first dict holds row numbers too, to follow changes; render ``splats``.
+        """
+        if self._edits is None:
+            self._edits = StrategyEdits(self._splats, SPLATS)
+        return self._edits.params, self._edits.optimizers
+
+    def remove(self, mask: Bool[Tensor, " n"]) -> None:
+        """Take splats away.
+
+        Args:
+            mask: True for those that go.
+
+        Raises:
+            ValueError: If there is not one bool for each splat.
+        """
+        _, kept = self._divide(mask)
+        self._replace(self._present[kept], kept, torch.zeros_like(kept, dtype=torch.bool))
+
+    def clone(self, mask: Bool[Tensor, " n"]) -> None:
+        """Append copies of some splats; they start as ``fresh`` ones, see :meth:`resize`.
+
+        Args:
+            mask: True for those that are copied.
+
+        Raises:
+            ValueError: As for :meth:`remove`.
+        """
+        chosen, _ = self._divide(mask)
+        self._append(self._present[chosen], chosen)
+
+    def split(self, mask: Bool[Tensor, " n"]) -> None:
+        """Replace some splats by two halves each, side by side along the longest axis.
+
+        Halves stand at the end. The image stays nearly as it was (:func:`l2o_splat.growth.split.split_longest_axis`),
+        and each half goes on with the state of the whole and half of the gradients that it remembers.
+
+        Args:
+            mask: True for those that are split.
+
+        Raises:
+            ValueError: As for :meth:`remove`.
+        """
+        parents, kept = self._divide(mask)
+        halves = split_longest_axis(self._present[parents])
+        whole = self._present[kept].zip_map(lambda old, new: torch.cat([old, new]), halves)
+        source = torch.cat([kept, parents.repeat_interleave(2)])
+        is_half = torch.arange(len(source), device=source.device) >= len(kept)
+        self._replace(whole, source, torch.zeros_like(is_half), is_half)
+
+    def add(self, splats: Mapping[str, Tensor]) -> None:
+        """Append splats that come from none of the present ones.
+
+        They start as ``fresh`` ones that come from the nearest present splat, see :meth:`resize`.
+
+        Args:
+            splats: Values of the added ones, named and shaped as those that are there.
+
+        Raises:
+            KeyError, ValueError: If a tensor is missing, shapes differ, positions are not finite, or there is no splat.
+        """
+        added, present = as_gaussians(splats), self._present
+        if added.sh_degree != present.sh_degree:
+            raise ValueError(
+                f"The added splats have colours of SH degree {added.sh_degree}, the present ones of degree "
+                f"{present.sh_degree}; cut them or pad them with zeros."
+            )
+        self._append(added, nearest_of(added.means, present.means))
+
     def resize(self, splats: Mapping[str, Tensor], source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> None:
         """Change the number of splats from n to m: the mapping the optimizer was made with gets new Parameters.
 
@@ -187,14 +265,59 @@ class LearnedOptimizer(torch.optim.Optimizer):
             KeyError: If a tensor is missing.
             ValueError: If shapes differ, or a row is out of range.
         """
+        self._replace(as_gaussians(splats), source, fresh)
+
+    @property
+    def _present(self) -> Gaussians:
+        """The splats as they are, without a graph."""
+        return as_gaussians(self._splats).detach()
+
+    def _divide(self, mask: Bool[Tensor, " n"]) -> tuple[Int[Tensor, " k"], Int[Tensor, " r"]]:
+        """Rows that a mask chooses, and the others."""
+        n = len(self._splats["means"])
+        if mask.dtype != torch.bool or mask.shape != (n,):
+            raise ValueError(f"The mask is {mask.dtype} of shape {list(mask.shape)}; bool of shape [{n}] is needed.")
+        mask = mask.to(self._splats["means"].device)
+        return mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]
+
+    def _append(self, added: Gaussians, source: Int[Tensor, " k"]) -> None:
+        """Append fresh splats that take over what the rule remembers of the scene from those in ``source``."""
+        kept = torch.arange(len(self._splats["means"]), device=source.device)
+        whole = self._present.zip_map(lambda old, new: torch.cat([old, new.to(old)]), added.detach())
+        source = torch.cat([kept, source])
+        self._replace(whole, source, torch.arange(len(source), device=source.device) >= len(kept))
+
+    def _replace(
+        self,
+        gaussians: Gaussians,
+        source: Int[Tensor, " m"],
+        fresh: Bool[Tensor, " m"],
+        halves: Bool[Tensor, " m"] | None = None,
+    ) -> None:
+        """Put new Parameters into the mapping and move the rule's rows along, see :meth:`JointOptimizer.resize`."""
         pairs = self._share()
-        self._joint.resize(as_gaussians(splats), source, fresh)
+        self._joint.resize(gaussians, source, fresh, halves)
         for group, (name, theirs, ours) in zip(self.param_groups, pairs, strict=True):
             self._splats[name] = Parameter(_theirs(name, ours.data), requires_grad=theirs.requires_grad)
             group["params"] = [self._splats[name]]
+        if self._edits is not None:
+            self._edits.renew()
+
+    def _follow_strategy(self) -> None:
+        """Take over what a strategy has done since the last step."""
+        change = None if self._edits is None else self._edits.change()
+        if change is None:
+            return
+        self._joint.resize(as_gaussians(self._splats), change.source, change.fresh)
+        fields = dict(zip(SPLATS, FIELDS, strict=True))
+        self._joint.forget_moments([fields[name] for name in change.reset])
+        for group in self.param_groups:
+            group["params"] = [self._splats[group["name"]]]
+        self._edits.renew()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the splats: a row of state for each, step number, rule and ``lr``."""
+        self._follow_strategy()
         self._hand_on_options()
         return self._joint.state_dict()
 
@@ -207,6 +330,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._joint.load_state_dict(state_dict)
         for mine, joint in zip(self.param_groups, self._joint.param_groups, strict=True):
             mine.update(_options(joint))
+        if self._edits is not None:
+            self._edits.renew()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Called by torch for the six tensors.
@@ -227,6 +352,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Set anew in every step, since loops may assign to ``.data``.
         """
+        self._follow_strategy()
         state = self._joint.rule_state
         rows = set() if state is None else {len(value) for value in state.per_gaussian.values()}
         pairs = []
@@ -235,7 +361,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if self._splats[name] is not theirs:
                 raise ValueError(
                     f"splats[{name!r}] is another Parameter than the optimizer was made with (densification strategies "
-                    "replace them); assign to its .data, or change the number of splats with resize()."
+                    "replace them); give a strategy what for_strategy() returns, assign to .data, or change the number "
+                    "of splats with resize()."
                 )
             if rows - {len(theirs)}:
                 raise ValueError(

@@ -89,7 +89,7 @@ def two_threads():
 
 
 def test_the_documented_example_trains_and_prunes(one_thread):
-    example, freeze, warm_up, prune = blocks()[:4]
+    example, freeze, warm_up, prune, follow = blocks()[:5]
     names = {}
     exec(compile(example, str(DOCUMENT), "exec"), names)
     assert names["losses"][-1] < 0.7 * names["losses"][0]
@@ -101,6 +101,7 @@ def test_the_documented_example_trains_and_prunes(one_thread):
     assert names["optimizer"].param_groups[1]["lr"] == 0.05
     exec(compile(prune, str(DOCUMENT), "exec"), names)
     assert len(names["splats"]["means"]) <= n - n // 3
+    exec(compile(follow, str(DOCUMENT), "exec"), names)
     names["photometric_loss"](names["draw"](names["splats"]), names["photos"]).backward()
     names["optimizer"].step()
 
