@@ -9,6 +9,11 @@ LEAST_SHARE = 1e-6
 """Share of the budget that a step spends at least, so that every run comes to its end."""
 
 
+def share_of_rest(progress: float, begun: float) -> float:
+    """Share spent of what a budget still held when ``begun`` of it was spent."""
+    return (progress - begun) / (1 - begun) if begun < 1 else 1.0
+
+
 class Pace(ABC):
     """The share of the budget spent before each step, 0 to 1: a pure function of the step between revisions."""
 

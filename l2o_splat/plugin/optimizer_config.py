@@ -45,9 +45,11 @@ class JointOptimizerConfig(OptimizerConfig):
     """Weights of a learned rule: a path, hf://owner/repo/file, a name from `l2o weights list`, or random:SEED. None
     takes those that come with the package, gain-mini or resplat-mini."""
     finish_with: FinishingRuleName | None = None
-    """Another rule for the last part of the run."""
+    """Another rule for the last part of the run. None: with the preset fast adam-own-scale after weights of
+    Learn2Splat's paper, else none."""
     finish_after: int | None = None
-    """Steps after which the other rule takes over; its own steps and horizon count from there."""
+    """Steps after which the other rule takes over; its own steps and horizon count from there, or its share of the
+    budget does. None: 20 with the preset fast and weights of Learn2Splat's paper."""
     finish_weights: str | None = None
     """Weights of learn2splat after resplat; None as for weights."""
     safeguard: bool = False

@@ -18,7 +18,7 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from l2o_splat.implicit.checks import check_background, check_fixed_gaussians
-from l2o_splat.optim.registry import NUM_STEPS, rule_entry
+from l2o_splat.optim.registry import NUM_STEPS, rule_entry, weights_of
 from l2o_splat.optim.rule import Needs, UpdateRule
 from l2o_splat.plugin.file_start import check_file
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
@@ -59,6 +59,12 @@ class RunPlan:
     start_weights: str | None
     """Weights of the network that predicts the start; None for points."""
 
+    @property
+    def fixed_steps(self) -> int:
+        """First steps in which the scene does not grow: those of the paper's network, if another rule follows it."""
+        paper = self.rules[0] == "learn2splat" and self.cards[0].system == "learn2splat"
+        return self.switch_after if paper and self.switch_after is not None else 0
+
     def describe(self) -> dict[str, object]:
         """The same as plain data, for people and for JSON."""
         return {
@@ -86,7 +92,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
     Raises:
         ValueError: If options do not go together, or weights cannot be used.
     """
-    optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
+    optimizer = _handing_over(config.optimizers["gaussians"]["optimizer"], config.preset)
     start: InitializationConfig = config.pipeline.initialization
     names, rule = optimizer.rule_names, optimizer.build_rule()
     steps, cards = config.max_num_iterations, _cards(rule)
@@ -130,7 +136,12 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
     # nerfstudio's loop needs a number of steps; one with a time budget is stopped by the clock.
     steps = sys.maxsize // 2 if plan.num_steps is None else plan.num_steps
     optimizers = {"gaussians": dict(config.optimizers["gaussians"])}
-    optimizers["gaussians"]["optimizer"] = replace(optimizers["gaussians"]["optimizer"], rates=plan.schedule.rates)
+    optimizers["gaussians"]["optimizer"] = replace(
+        optimizers["gaussians"]["optimizer"],
+        rates=plan.schedule.rates,
+        finish_with=plan.rules[1] if len(plan.rules) > 1 else None,
+        finish_after=plan.switch_after,
+    )
     # Runs with a time budget are evaluated at shares of it instead.
     between = config.steps_per_eval_all_images if plan.seconds is None else 0
     return replace(
@@ -151,6 +162,21 @@ def default_seconds(device: str, pixels: float) -> float:
     """
     size = min(max(pixels / HALF_A_MEGAPIXEL, 0.5), 4.0)
     return (SECONDS_ON_CUDA if device.startswith("cuda") else SECONDS_ON_CPU) * size**0.5
+
+
+def _handing_over(optimizer: JointOptimizerConfig, preset: PresetName | None) -> JointOptimizerConfig:
+    """The optimizer, with a second rule if the preset hands the paper's network of learn2splat over to one.
+
+    The network makes the most of its first steps, each of which costs as much as several of Adam, and its steps are too
+    long for Gaussians that growth has added.
+    """
+    after = None if preset is None else PRESETS[preset].hand_over_after
+    if after is None or optimizer.rule_names != ("learn2splat",):
+        return optimizer
+    if weights_of("learn2splat", optimizer.weights).card.system != "learn2splat":
+        return optimizer
+    after = after if optimizer.finish_after is None else optimizer.finish_after
+    return replace(optimizer, finish_with="adam-own-scale", finish_after=after)
 
 
 def _cards(rule: UpdateRule) -> tuple[WeightsCard, ...]:

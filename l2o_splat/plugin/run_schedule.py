@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from l2o_splat.budget import BudgetClock, CountedPace, Pace, TimedPace
-from l2o_splat.budget.pace import restored
+from l2o_splat.budget.pace import restored, share_of_rest
 from l2o_splat.growth.adc import AdcOptions, adc_event_is_due
 from l2o_splat.growth.budget import GrowthOptions, event_shares
 from l2o_splat.plugin.errors import OptionError
@@ -55,13 +55,18 @@ class RunSchedule:
         seconds: Time budget; None counts steps.
         steps: Budget in steps, if there is no time budget.
         clock: Counts the seconds of the run.
+        fixed_steps: First steps in which the scene does not grow; what is left of the budget is that of growth.
     """
 
-    def __init__(self, preset: Preset, seconds: float | None, steps: int, clock: BudgetClock) -> None:
+    def __init__(
+        self, preset: Preset, seconds: float | None, steps: int, clock: BudgetClock, fixed_steps: int = 0
+    ) -> None:
         self.preset, self.seconds, self.clock = preset, seconds, clock
         self.pace: Pace = CountedPace(steps) if seconds is None else TimedPace(self.cost, 1 / FIRST_STEPS)
         self.events_done = 0
         """Events of growth so far."""
+        self.fixed_steps, self.fixed_share = fixed_steps, 0.0
+        """First steps in which the scene does not grow, and the share of the budget that they have spent."""
         self.first_count = self.last_count = 0
         """Gaussians at the start, and at the end of growth; with adaptive density control the most there may be."""
         self.num_views = sys.maxsize
@@ -99,13 +104,14 @@ class RunSchedule:
 
     def event_before(self, step: int, views_per_step: int) -> int | None:
         """The event of growth that is due before a step, counted from 0; None if there is none."""
-        if self.last_count == self.first_count:
+        if self.last_count == self.first_count or step < self.fixed_steps:
             return None
         if self.preset.adaptive:
             progress, images = self.pace.progress(step), step * views_per_step
             return self.events_done if adc_event_is_due(self.events_done, images, progress, AdcOptions()) else None
         shares = event_shares(self.growth)
-        due = self.events_done < len(shares) and self.pace.progress(step) >= shares[self.events_done]
+        progress = share_of_rest(self.pace.progress(step), self.fixed_share)
+        due = self.events_done < len(shares) and progress >= shares[self.events_done]
         return self.events_done if due else None
 
     def set_capture(self, num_views: int, pixels: float) -> None:
@@ -147,6 +153,8 @@ class RunSchedule:
 
     def end_step(self, step: int) -> None:
         """A step is done."""
+        if step + 1 == self.fixed_steps:
+            self.fixed_share = self.pace.progress(step + 1)
         if self.seconds is None:
             return
         measured, now, before = self._measured, self.clock.spent, self._ended
@@ -207,6 +215,7 @@ class RunSchedule:
             "spent": self.clock.spent,
             "seconds": self.seconds,
             "events_done": self.events_done,
+            "fixed_share": self.fixed_share,
             "first_count": self.first_count,
             "last_count": self.last_count,
             "measured": asdict(self._measured),
@@ -224,6 +233,8 @@ class RunSchedule:
         # Checkpoints of versions whose stages were fixed hold none.
         self.stages = tuple((share, scale) for share, scale in state.get("stages", self.stages))
         self.events_done = state["events_done"]
+        # Checkpoints of versions that always grew from the start hold none.
+        self.fixed_share = state.get("fixed_share", 0.0)
         self.first_count, self.last_count = state["first_count"], state["last_count"]
         if self.seconds is None:
             same = isinstance(saved, CountedPace)

@@ -198,7 +198,7 @@ class L2OTrainer(Trainer):
             )
         steps = self.config.optimizers["gaussians"]["optimizer"].horizon or self.plan.num_steps
         clock = BudgetClock(now=CLOCKS[self.config.clock])
-        return RunSchedule(self.plan.schedule, seconds, steps or 1, clock)
+        return RunSchedule(self.plan.schedule, seconds, steps or 1, clock, self.plan.fixed_steps)
 
     @property
     def training_state(self) -> str:

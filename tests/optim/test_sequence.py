@@ -78,3 +78,49 @@ def test_renders_reach_the_first_rule_and_gradients_the_second():
     train(by_hand, JointOptimizer(by_hand, adam()), range(3))
     train(parameters, optimizer, range(3))
     assert all(torch.equal(parameters[field], by_hand[field]) for field in FIELDS)
+
+
+class RecordingRule(UpdateRule):
+    """Moves nothing and notes what it is told of the budget."""
+
+    fingerprint = "records"
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def init_state(self, start):
+        return RuleState({"rows": torch.zeros(len(start.gaussians), 1)})
+
+    def forward(self, gaussians, feedback, state):
+        self.told.append(feedback.progress)
+        return gaussians.map(torch.zeros_like), state
+
+
+def take_steps(optimizer, parameters, spent):
+    for seed, progress in enumerate(spent):
+        backward(parameters, seed=seed)
+        optimizer.progress = progress
+        optimizer.step()
+
+
+def test_what_is_left_of_the_budget_is_that_of_the_second_rule():
+    first, second, parameters = RecordingRule(), RecordingRule(), make_parameters()
+    optimizer = JointOptimizer(parameters, SequencedRule(first, second, 2))
+    take_steps(optimizer, parameters, [0.1, 0.15, 0.2, 0.6])
+    assert first.told == [0.1, 0.15]
+    assert second.told == pytest.approx([0.0, 0.5])
+    # A resumed run, and one that grows, go on so.
+    saved, second = optimizer.state_dict(), RecordingRule()
+    resumed = JointOptimizer(parameters, SequencedRule(RecordingRule(), second, 2))
+    resumed.load_state_dict(saved)
+    take_steps(resumed, parameters, [0.8])
+    resumed.resize(resumed.gaussians, torch.arange(24), torch.arange(24) > 20)
+    take_steps(resumed, parameters, [1.0])
+    assert second.told == pytest.approx([0.75, 1.0])
+
+
+def test_a_run_without_a_budget_tells_the_second_rule_of_none():
+    second, parameters = RecordingRule(), make_parameters()
+    take_steps(JointOptimizer(parameters, SequencedRule(RecordingRule(), second, 1)), parameters, [None] * 3)
+    assert second.told == [None, None]
