@@ -60,9 +60,11 @@ def roll_out(rule: UpdateRule, episode: Episode, num_steps: int, loop: InnerLoop
         DivergedEpisodeError: If the scene has numbers that are not finite.
     """
     for _ in range(num_steps):
-        gradients = inner_gradients(episode.gaussians, episode.inner_views, loop)
+        leaves, views = _leaves(episode.gaussians), episode.inner_views
+        loss = rendered_loss(leaves, views, loop.raster, loop.ssim_weight).loss
+        feedback = replace(_feedback(episode, _gradients(loss, leaves)), loss=loss.detach() / len(views))
         with torch.no_grad():
-            delta, state = rule(episode.gaussians, _feedback(episode, gradients), episode.state)
+            delta, state = rule(episode.gaussians, feedback, episode.state)
             episode = episode.moved(episode.gaussians.zip_map(torch.add, delta), state)
     _check(episode)
     return episode
@@ -206,7 +208,8 @@ class _Evaluator:
 
 
 def _feedback(episode: Episode, gradients: Gaussians) -> Feedback:
-    return Feedback(gradients, episode.step, episode.scene.extent)
+    cameras = episode.context.cameras
+    return Feedback(gradients, episode.step, episode.scene.extent, pixels=cameras.width * cameras.height)
 
 
 def _leaves(gaussians: Gaussians) -> Gaussians:

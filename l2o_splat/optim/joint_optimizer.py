@@ -76,6 +76,8 @@ class JointOptimizer(torch.optim.Optimizer):
         """Share of the time budget spent before the step to come; see ``Feedback.progress``."""
         self.evidence: Evidence | None = None
         """Evidence of the step to come, see ``Feedback.evidence``; :attr:`evidence_kinds` says what is needed."""
+        self.pixels: float | None = None
+        """Pixels of a photograph of the step to come; see ``Feedback.pixels``."""
         self._start = SceneStart(self.gaussians)
         self._refused_steps = 0
 
@@ -158,7 +160,9 @@ class JointOptimizer(torch.optim.Optimizer):
             gradients = Gaussians(**{group["name"]: _gradient(group) for group in self.param_groups})
         gaussians, state = self.gaussians, self.rule_state
         extent = self.param_groups[0]["scene_extent"]
-        feedback = Feedback(gradients, self.inner_step, extent, rendered, self.loss, self.progress, evidence)
+        feedback = Feedback(
+            gradients, self.inner_step, extent, rendered, self.loss, self.progress, evidence, self.pixels
+        )
         new_state = None
         if all(not _is_frozen(group) and float(group["lr"]) == 1 for group in self.param_groups):
             begun = self.rule.init_state(self._present_start) if state is None else state

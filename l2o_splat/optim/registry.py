@@ -13,13 +13,15 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options
+from l2o_splat.optim.controlled import ControlledRule
+from l2o_splat.optim.controller import Controller
 from l2o_splat.optim.gain import GainRule
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.proximal import ProximalRule
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.optim.sgd import SgdRule
-from l2o_splat.weights.format import System, Weights
+from l2o_splat.weights.format import System, Weights, WeightsError
 from l2o_splat.weights.load import load_weights
 
 ENTRY_POINTS = "l2o_splat.rules"
@@ -53,7 +55,7 @@ class RuleEntry:
     systems: tuple[System, ...] = ()
     """Systems whose weights it takes; none for a rule without weights."""
     default_weights: str | None = None
-    """Weights that come with the package."""
+    """Weights that come with the package; None if there are none, and the user must name some."""
     num_steps: int = NUM_STEPS
     """Steps of a run unless they are typed or the rule has a number of its own."""
     has_horizon: bool = False
@@ -74,10 +76,20 @@ def _learn2splat(options: RuleOptions) -> UpdateRule:
     return rule.from_weights(options.weights, **options.behaviour)
 
 
+def _controlled(options: RuleOptions) -> UpdateRule:
+    if options.behaviour:
+        raise ValueError(f"Options {sorted(options.behaviour)} are given, but the rule controlled has none.")
+    adam = adam_options("own-scale", options.horizon, options.rates)
+    rule = ControlledRule(adam, Controller.from_weights(options.weights))
+    rule.card = options.weights.card
+    return rule
+
+
 _RULES: dict[str, RuleEntry] = {
     "adam": _adam("gsplat"),
     "adam-x5": _adam("x5"),
     "adam-own-scale": _adam("own-scale"),
+    "controlled": RuleEntry(_controlled, systems=("controller",), has_horizon=True),
     "sgd": RuleEntry(lambda options: SgdRule.faster(options.rates)),
     "learn2splat": RuleEntry(_learn2splat, systems=("learn2splat", "gain"), default_weights="gain-mini"),
     "resplat": RuleEntry(
@@ -138,11 +150,18 @@ def weights_of(name: str, reference: str | None) -> Weights | None:
 
     Raises:
         ValueError: If there is no such rule, or it has no weights and some are named.
-        WeightsError: If the weights cannot be found, are damaged, or belong to another method.
+        WeightsError: If the weights cannot be found, are damaged, or belong to another method; if none are named and
+            none come with the package.
     """
     entry = rule_entry(name)
     if not entry.systems:
         if reference is not None:
             raise ValueError(f"Weights {reference} are named, but the rule {name} has none; leave them out.")
         return None
-    return load_weights(reference or entry.default_weights).require(*entry.systems)
+    chosen = reference or entry.default_weights
+    if chosen is None:
+        raise WeightsError(
+            f"No weights come with the package for the rule {name}; name some of the system "
+            f"{' or '.join(entry.systems)} (docs/train-controller.md)."
+        )
+    return load_weights(chosen).require(*entry.systems)

@@ -216,6 +216,8 @@ class Feedback:
     evidence: Evidence | None = None
     """What the step's views say about each Gaussian, in the steps for which the rule needs some; None if the training
     loop does not provide it."""
+    pixels: float | None = None
+    """Pixels of a photograph of the step, their mean over views; None if the training loop does not provide it."""
 
 
 class UpdateRule(nn.Module):

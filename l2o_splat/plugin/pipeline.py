@@ -187,7 +187,10 @@ class L2OPipeline(VanillaPipeline):
             photographs = self.datamanager.next_train_photographs(step, self.model.background_here, scale)
         wanted = self._optimizer.evidence_kinds
         loss_dict, metrics_dict, self._optimizer.evidence = self.model.step_loss(photographs, drawn, wanted)
-        self._optimizer.loss = sum(loss_dict.values()).detach() / sum(len(group) for group in photographs)
+        count = sum(len(group) for group in photographs)
+        self._optimizer.loss = sum(loss_dict.values()).detach() / count
+        pixels = sum(len(group) * group.cameras.width * group.cameras.height for group in photographs)
+        self._optimizer.pixels = pixels / count
         return {}, loss_dict, metrics_dict
 
     def _grow_if_due(self, step: int, scale: float, drawn: RasterSettings) -> None:

@@ -160,7 +160,8 @@ def _cards(rule: UpdateRule) -> tuple[WeightsCard, ...]:
 def _preset_of(names: Sequence[str], cards: Sequence[WeightsCard]) -> PresetName:
     """fast for rules that are made for it; the papers' protocols for their own rules and weights."""
     last = names[-1]
-    made_for_it = last == "adam-own-scale" or (last == "learn2splat" and any(card.system == "gain" for card in cards))
+    gain = last == "learn2splat" and any(card.system == "gain" for card in cards)
+    made_for_it = gain or last in ("adam-own-scale", "controlled")
     return "fast" if made_for_it else "paper"
 
 
