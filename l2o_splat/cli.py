@@ -19,6 +19,7 @@ from l2o_splat.commands.saved_scenes import Eval, Export
 from l2o_splat.commands.splat import Splat
 from l2o_splat.commands.weights import WeightsCommand
 from l2o_splat.errors import L2OError
+from l2o_splat.evolution.command import TrainController
 from l2o_splat.initializer_training.command import TrainInitializer
 
 COMMANDS = {
@@ -33,6 +34,7 @@ COMMANDS = {
     "weights": WeightsCommand,
     "meta-train": MetaTrainCommand,
     "train-initializer": TrainInitializer,
+    "train-controller": TrainController,
     "bench": bench,
     "bench-compare": compare,
 }

@@ -65,6 +65,7 @@ def test_errors_of_values_load_nothing_slow():
         ["bench", "compare", "no-such-folder", "other"],
         ["meta-train", "--out", "o", "--data.capture-share", "0"],
         ["meta-train", "--out", "o", "--data.captures", "no-such-folder"],
+        ["train-controller", "--out", "o", "--training.population", "3"],
         ["train-initializer", "--out", "o", "--stage", "update"],
         ["train-initializer", "--out", "o", "--through-optimization"],
         ["photos", "no-such-folder"],
