@@ -6,13 +6,15 @@ import math
 from dataclasses import asdict, replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim.adam import AdamOptions, AdamRule, Rates
 from l2o_splat.optim.controller import Controller, SceneStatistics
 from l2o_splat.optim.rule import Feedback, RuleState, UpdateRule
 from l2o_splat.optim.wrapped import WrappedRule
-from l2o_splat.scene import SceneKnowledge
+from l2o_splat.scene import SceneKnowledge, SceneStart
 
 RECENT, LONGER = 0.8, 0.95
 """Decays of the two running averages of the log loss, whose difference is its slope: over 4 and 19 steps."""
@@ -24,7 +26,7 @@ class ControlledRule(WrappedRule):
     The bias correction of a step is that of its own beta1, as if that had been constant.
 
     State: that of Adam; of the scene ``log_loss [2]`` (float64), a recent and a longer running average of the log of
-    the loss, once there was one.
+    the loss, infinite until there is one.
 
     Args:
         options: Of Adam.
@@ -45,6 +47,9 @@ class ControlledRule(WrappedRule):
         bound.card = self.card
         return bound
 
+    def init_state(self, start: SceneStart) -> RuleState:
+        return replace(super().init_state(start), per_scene={"log_loss": _log_loss(None, start.gaussians.device)})
+
     @property
     def trained_raster(self) -> dict[str, object] | None:
         return None if self.card is None else self.card.raster
@@ -64,17 +69,13 @@ class ControlledRule(WrappedRule):
         moved = rule.step_in_place(gaussians, feedback, state)
         return None if moved is None else replace(moved, per_scene=scene)
 
-    def _before(
-        self, gaussians: Gaussians, feedback: Feedback, state: RuleState
-    ) -> tuple[AdamRule, dict[str, torch.Tensor]]:
+    def _before(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[AdamRule, dict[str, Tensor]]:
         """Adam with the gains of this step, and the numbers of the scene after it."""
         averages = _averages(feedback, state)
         options, gains = self.options, self.controller.gains(self._statistics(gaussians, feedback, averages))
         rates = Rates(**{name: gains.rates[name] * rate for name, rate in asdict(options.rates).items()})
         rule = AdamRule(replace(options, rates=rates, beta1=1 - gains.forgetting * (1 - options.beta1)))
-        if averages is None:
-            return rule, {}
-        return rule, {"log_loss": torch.tensor(averages, dtype=torch.float64, device=gaussians.device)}
+        return rule, {"log_loss": _log_loss(averages, gaussians.device)}
 
     def _statistics(
         self, gaussians: Gaussians, feedback: Feedback, averages: tuple[float, float] | None
@@ -92,7 +93,8 @@ class ControlledRule(WrappedRule):
 
 def _averages(feedback: Feedback, state: RuleState) -> tuple[float, float] | None:
     """Running averages of the log loss, that of the step to come included; None if there was none so far."""
-    before = tuple(state["log_loss"].tolist()) if "log_loss" in state else None
+    before = tuple(state["log_loss"].tolist())
+    before = None if math.isinf(before[0]) else before
     loss = math.nan if feedback.loss is None else float(feedback.loss)
     if not 0 < loss < math.inf:
         return before
@@ -100,3 +102,8 @@ def _averages(feedback: Feedback, state: RuleState) -> tuple[float, float] | Non
     if before is None:
         return now, now
     return RECENT * before[0] + (1 - RECENT) * now, LONGER * before[1] + (1 - LONGER) * now
+
+
+def _log_loss(averages: tuple[float, float] | None, device: torch.device) -> Float[Tensor, " 2"]:
+    """The averages as the state holds them; infinite before there is a loss."""
+    return torch.tensor(averages or (math.inf, math.inf), dtype=torch.float64, device=device)
