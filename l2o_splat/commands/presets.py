@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import tyro
@@ -55,7 +56,7 @@ def parse_with_preset(command: type[HasPresets], prog: str, words: Sequence[str]
 def _named(words: Sequence[str], flag: str) -> str | None:
     """What follows a flag, the last time that it is given."""
     found = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip_longest(words, words[1:]):
         if word == flag:
             found = following
         elif word.startswith(flag + "="):

@@ -18,6 +18,7 @@ import tyro
 
 from l2o_splat import cli
 from l2o_splat.bench.methods import find_method
+from l2o_splat.commands.presets import parse_with_preset
 from tests.docs.pages import ROOT
 
 ORDINARY = {
@@ -87,6 +88,9 @@ def _l2o(words: list[str]) -> None:
     if words[0] not in cli.COMMANDS:
         raise WrongCommandError(f"l2o has no subcommand {words[0]}")
     command = cli.COMMANDS[words[0]]
+    if hasattr(command, "of_preset"):
+        _quietly(lambda words: parse_with_preset(command, "l2o", words), words[1:])
+        return
     parsed = _quietly(lambda words: tyro.cli(_not_run(command), args=words), words[1:])
     if parsed is None:
         return

@@ -112,3 +112,9 @@ def test_an_unknown_preset_is_refused_with_those_that_there_are(capsys):
         parse_with_preset(MetaTrainCommand, "l2o meta-train", ["--out", "run", "--preset", "paper"])
     assert "paper-dense" in capsys.readouterr().err
     assert MetaTrainCommand.of_preset("paper-dense").out is tyro.MISSING
+
+
+def test_without_any_option_the_one_that_is_needed_is_named(capsys):
+    with pytest.raises(SystemExit):
+        parse_with_preset(MetaTrainCommand, "l2o meta-train", [])
+    assert "--out" in capsys.readouterr().err
