@@ -40,7 +40,7 @@ _USUAL = {
     "density": (-1.2, 0.7),
     "views": (2.7, 0.4),
 }
-"""Mean and spread of each statistic over runs of 20 to 100 steps on procedural captures, as rounded numbers."""
+"""Centre and width of each statistic, roughly as in runs of 20 to 100 steps on procedural captures; not measured."""
 
 
 @dataclass(frozen=True)
