@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from l2o_splat.nets.gain_shape import GainNetworkShape
@@ -90,8 +90,6 @@ class PaperRuleOptions:
         Raises:
             TrainingError: If it is too narrow to follow Adam and ``start`` wants it to.
         """
-        from dataclasses import replace
-
         from l2o_splat.nets.learn2splat_network import Learn2SplatNetwork, Learn2SplatNetworkShape
         from l2o_splat.optim.learn2splat import Learn2SplatConfig, Learn2SplatRule
 
@@ -102,9 +100,8 @@ class PaperRuleOptions:
             shape = replace(shape, scale_hidden_width=0)
         network = Learn2SplatNetwork(shape)
         try:
-            network = (
-                network.reset_to_adam(self.seed) if self.start == "adam" else network.reset_for_training(self.seed)
-            )
+            reset = network.reset_to_adam if self.start == "adam" else network.reset_for_training
+            reset(self.seed)
         except ValueError as error:
             raise TrainingError(f"--rule.start is adam: {error}") from error
         config = Learn2SplatConfig(neighbours=self.neighbours, precision=self.precision)

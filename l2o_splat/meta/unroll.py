@@ -179,8 +179,9 @@ class _Evaluator:
             gradients = _gradients(inner, leaves)
             scale = self.objective.scale(inner)
             return gradients, gradients.map(lambda gradient: scale * gradient), None
-        gradients = _gradients(inner, leaves, keep=True)
-        now = view_errors(rendered, views)
+        # The images of the inner loss are compared once more for rises, or if no views are chosen for the meta-loss.
+        gradients = _gradients(inner, leaves, keep=counts or self.weights.context_views is None)
+        now = view_errors(rendered, views) if counts else None
         if self.weights.context_views is not None:
             seen = before.inner_views
             views = seen[sorted(self.random.permutation(len(seen))[: self.weights.context_views].tolist())]
