@@ -110,7 +110,7 @@ class _Constants:
     """Defaults of the tutorial (table 1) for a number of dimensions and candidates."""
 
     weights: Float[np.ndarray, " m"]
-    """Of the better half, best first."""
+    """Weights of the better half of a generation, best first."""
     effective: float
     """Candidates that the weighted mean is worth, mu_eff."""
     spread_rate: float
@@ -119,7 +119,7 @@ class _Constants:
     one_rate: float
     ranks_rate: float
     expected_length: float
-    """Of a normal vector."""
+    """Expected length of a standard normal vector."""
 
     @classmethod
     def of(cls, dimensions: int, population: int) -> Self:

@@ -37,7 +37,7 @@ class WholeRuns:
 
     options: RunOptions
     seed: int
-    """Of the scenes."""
+    """Seed of the scenes."""
     seeds: range = TRAINING_SEEDS
     """Generator seeds of the scenes."""
 

@@ -25,7 +25,7 @@ class StateSize:
     """Numbers that a training keeps from iteration to iteration."""
 
     numbers: int
-    """Of the whole model: trained, frozen and statistics."""
+    """Numbers of the whole model: trained and frozen parameters, and statistics."""
     trained: int
     """Parameters that are trained."""
     network: int

@@ -15,7 +15,7 @@ from torch import Tensor
 from l2o_splat.losses import equal_where_masked
 
 FEATURE_WEIGHTS = (1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5)
-"""Of the five taps; the images themselves have weight 1."""
+"""Weights of the five taps; the images themselves have weight 1."""
 GREY_LEVELS = 255.0
 """Of a channel from black to white; features are measured in grey levels, distances in units of the whole range."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHUNKS = ("dl3dv", "re10k", "acid")
 """Data sets that come as chunks, without points."""
 FROM_POINTS = ("l2o-adam", "l2o-adam-tuned", "learn2splat")
-"""Methods of ours that start from points unless they are told otherwise."""
+"""Our methods that start from points by default."""
 FROM_NETWORK = ("resplat", "diff3r")
 MOST_AT_ONCE, AT_ONCE = 16, 8
 """Context views that an initial model of 8 views sees together at most, and how many of more than that."""
