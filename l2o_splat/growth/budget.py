@@ -18,6 +18,10 @@ MEMORY_SHARE = 0.5
 ROWS_IN_MEMORY = 8
 """Copies of the packed row of a Gaussian at the peak: parameter, gradient, two moments and two of a learned rule's
 state; at an event the old and the new parameters lie side by side."""
+PIXELS_OF_A_GAUSSIAN = 20.0
+"""A scene that grows by its photographs gets a Gaussian for so many pixels of one."""
+LEAST_GROWTH, MOST_GROWTH = 2.0, 4.0
+"""Fewest and most times as many Gaussians as at the start that such a scene gets."""
 BYTES_PER_VIEW = 136
 """What the CPU renderer keeps of a Gaussian for every view of a step: record, tiles and sums of gradients."""
 
@@ -54,6 +58,18 @@ class GrowthOptions:
         """Final number of Gaussians of a scene that started with ``start``; never fewer than those."""
         wanted = round(self.factor * start) if self.final_count is None else self.final_count
         return max(wanted, start)
+
+
+def growth_by_pixels(pixels: float, num_gaussians: int) -> float:
+    """How many times as many Gaussians a scene needs.
+
+    Points of structure from motion are as many at every size of the photographs, which the Gaussians have to fill.
+
+    Args:
+        pixels: Of a photograph, their mean.
+        num_gaussians: At the start.
+    """
+    return min(max(pixels / (PIXELS_OF_A_GAUSSIAN * num_gaussians), LEAST_GROWTH), MOST_GROWTH)
 
 
 def event_shares(options: GrowthOptions) -> tuple[float, ...]:

@@ -25,23 +25,6 @@ STEPS_OF_VIEWS = 2
 """The views of so many steps to come say where the scene needs more Gaussians."""
 
 
-PIXELS_OF_A_GAUSSIAN = 20.0
-"""A scene that grows by its photographs gets a Gaussian for so many pixels of one."""
-LEAST_GROWTH, MOST_GROWTH = 2.0, 4.0
-
-
-def growth_by_pixels(pixels: float, num_gaussians: int) -> float:
-    """How many times as many Gaussians a scene needs.
-
-    Points of structure from motion are as many at every size of the photographs, which the Gaussians have to fill.
-
-    Args:
-        pixels: Of a photograph, their mean.
-        num_gaussians: At the start.
-    """
-    return min(max(pixels / (PIXELS_OF_A_GAUSSIAN * num_gaussians), LEAST_GROWTH), MOST_GROWTH)
-
-
 def final_count(gaussians: Gaussians, factor: float, views_per_step: int) -> int:
     """Gaussians at the end; says so if memory sets the limit.
 

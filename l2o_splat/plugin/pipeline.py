@@ -15,6 +15,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from l2o_splat.growth.budget import growth_by_pixels
 from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.optim.joint_optimizer import JointOptimizer
@@ -23,12 +24,11 @@ from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_start
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.growing import adapt_scene, final_count, grow_scene, growth_by_pixels, most_in_memory, views_ahead
+from l2o_splat.plugin.growing import adapt_scene, final_count, grow_scene, most_in_memory, views_ahead
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
 from l2o_splat.plugin.run_progress import phase
-from l2o_splat.plugin.run_schedule import RunSchedule
 from l2o_splat.plugin.saved_capture import SavedCapture
 from l2o_splat.plugin.starts import InitializationConfig, StartRequest, start_scene
 from l2o_splat.plugin.viewer import SceneViewer
@@ -36,6 +36,7 @@ from l2o_splat.progress import ProgressReporter
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering.trial import draw_trial_image
 from l2o_splat.scene import SceneKnowledge, SceneStart
+from l2o_splat.schedule.run_schedule import RunSchedule
 
 SCHEDULE = "schedule"
 """Entry of the pipeline's extra state for the schedule of the run."""

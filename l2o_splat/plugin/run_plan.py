@@ -22,8 +22,8 @@ from l2o_splat.optim.registry import NUM_STEPS, rule_entry, weights_of
 from l2o_splat.optim.rule import Needs, UpdateRule
 from l2o_splat.plugin.file_start import check_file
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
-from l2o_splat.plugin.presets import PRESETS, Preset, PresetName
 from l2o_splat.plugin.starts import START_WEIGHTS, InitializationConfig
+from l2o_splat.schedule.presets import PRESETS, Preset, PresetName
 from l2o_splat.weights.format import WeightsCard
 
 HALF_A_MEGAPIXEL = 5e5

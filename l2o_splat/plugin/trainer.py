@@ -31,15 +31,15 @@ from l2o_splat.plugin.errors import one_sentence
 from l2o_splat.plugin.large_coordinates import OFFSET
 from l2o_splat.plugin.option_checks import check_trainer_options
 from l2o_splat.plugin.pipeline import SCHEDULE
-from l2o_splat.plugin.presets import PresetName, ScheduleConfig
 from l2o_splat.plugin.run_estimate import RunEstimate, spoken
 from l2o_splat.plugin.run_plan import default_seconds, effective_config, resolve
 from l2o_splat.plugin.run_progress import StepReports, reported_failure
-from l2o_splat.plugin.run_schedule import RunSchedule
 from l2o_splat.plugin.step_table import StepTable
 from l2o_splat.plugin.stop_signals import StopRequest, default_signals, stop_signals
 from l2o_splat.plugin.third_party_warnings import silence_third_parties
 from l2o_splat.progress import Phase, ProgressReporter
+from l2o_splat.schedule.presets import PresetName, ScheduleConfig
+from l2o_splat.schedule.run_schedule import RunSchedule
 
 EFFECTIVE_NAME = "effective.json"
 """File of a run's effective values."""

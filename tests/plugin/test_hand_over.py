@@ -5,8 +5,8 @@ import torch
 
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
-from l2o_splat.plugin.presets import PRESETS
 from l2o_splat.plugin.run_plan import resolve
+from l2o_splat.schedule.presets import PRESETS
 from tests.plugin.captures import last_checkpoint, method_config, train
 from tests.plugin.test_time_budget import stepped_clock, timed_config, train_until_killed
 

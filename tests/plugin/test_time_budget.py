@@ -7,11 +7,11 @@ import torch
 
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.growth import adc
+from l2o_splat.growth.budget import growth_by_pixels
 from l2o_splat.plugin import trainer as trainer_room
-from l2o_splat.plugin.growing import growth_by_pixels
 from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
-from l2o_splat.plugin.presets import highest_sh_degree
+from l2o_splat.schedule.presets import highest_sh_degree
 from tests.plugin.captures import last_checkpoint, method_config, train
 
 SECONDS_OF_A_STEP = 0.5

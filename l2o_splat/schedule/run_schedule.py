@@ -11,11 +11,11 @@ from typing import Any
 
 from l2o_splat.budget import BudgetClock, CountedPace, Pace, TimedPace
 from l2o_splat.budget.pace import restored, share_of_rest
+from l2o_splat.errors import L2OError
 from l2o_splat.growth.adc import AdcOptions, adc_event_is_due
 from l2o_splat.growth.budget import GrowthOptions, event_shares
-from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.presets import Preset, Stages, highest_sh_degree, value_at
-from l2o_splat.plugin.resolution import changed_from, image_stages, relative_cost
+from l2o_splat.schedule.presets import Preset, Stages, highest_sh_degree, value_at
+from l2o_splat.schedule.resolution import changed_from, image_stages, relative_cost
 
 FIRST_STEPS = 40
 """Steps of full cost that a budget is taken to hold, until one has been measured."""
@@ -29,6 +29,10 @@ EVALUATED = (0.1, 0.25, 0.5, 0.75)
 """Shares of a time budget after which held-out photographs are measured, off the clock, beside the end."""
 SHARE_OF_SAVES = 0.02
 """Share of the time that checkpoints may take. The pace is revised with a checkpoint alone."""
+
+
+class BudgetError(L2OError, ValueError):
+    """A time budget is spent before the first step."""
 
 
 @dataclass
@@ -134,14 +138,14 @@ class RunSchedule:
         """The start is made, the first step of this process comes next.
 
         Raises:
-            OptionError: If the start has taken the whole budget, or a run that has spent its budget is resumed.
+            BudgetError: If the start has taken the whole budget, or a run that has spent its budget is resumed.
         """
         if self.seconds is None:
             return
         left = self.seconds - self.clock.spent
         if left <= 0:
             took = "the start alone took" if step == 0 else "the run that is resumed has taken"
-            raise OptionError(
+            raise BudgetError(
                 f"--seconds is {self.seconds:g}, and {took} {self.clock.spent:.1f} s; give more seconds"
                 + (", or start from the points with --pipeline.initialization.source sfm." if step == 0 else ".")
             )

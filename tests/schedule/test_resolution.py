@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from l2o_splat.budget import BudgetClock
-from l2o_splat.plugin.presets import PRESETS
-from l2o_splat.plugin.resolution import changed_from, image_stages, relative_cost
-from l2o_splat.plugin.run_schedule import RunSchedule
+from l2o_splat.schedule.presets import PRESETS
+from l2o_splat.schedule.resolution import changed_from, image_stages, relative_cost
+from l2o_splat.schedule.run_schedule import RunSchedule
 
 PHOTOGRAPH = 640 * 480
 

@@ -19,7 +19,7 @@ class Preset:
     """When rates follow the share of the budget that is spent: in every run, or in those with a time budget alone. In
     the others they count steps."""
     coarse_to_fine: bool = False
-    """Train on reduced photographs first, see :mod:`l2o_splat.plugin.resolution`."""
+    """Train on reduced photographs first, see :mod:`l2o_splat.schedule.resolution`."""
     sh_degrees: Stages = ((0.0, 3),)
     """Highest SH degree that is drawn."""
     views_per_coefficient: float = 0.0
@@ -27,7 +27,7 @@ class Preset:
     photographs fit their own noise with them. 0 asks for none."""
     growth: float | None = 1.0
     """Gaussians at the end, as a multiple of those at the start; 1 keeps their number. None makes twice as many, and up
-    to four times where photographs have the pixels for it, see :func:`l2o_splat.plugin.growing.growth_by_pixels`."""
+    to four times where photographs have the pixels for it, see :func:`l2o_splat.growth.budget.growth_by_pixels`."""
     adaptive: bool = False
     """Adaptive density control of 3DGS instead, see :mod:`l2o_splat.growth.adc`; it finds the number by itself."""
     rates: float = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2o_splat.plugin.presets import Stages
+from l2o_splat.schedule.presets import Stages
 
 LEAST_PIXELS = 8_000
 """A photograph is not reduced to fewer."""

@@ -1,0 +1,1 @@
+"""What changes during a run: size of the photographs, SH degree, growth, and when its time is up."""
