@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 ViewStrategy = Literal["fps", "random", "sequential", "neighbors"]
+
+REMEMBERED_STEPS = 4
+"""Last steps whose views a sampler still knows."""
 
 
 def farthest_points(
@@ -52,7 +56,8 @@ class ViewSampler:
     ``views_per_step`` remain, all of them are drawn and the rest comes from a fresh full set, so that
     every view comes equally often (the paper's code drops carried-over views from the fresh set, which
     favours some views if the number of views is no multiple of ``views_per_step``). With no more
-    views than ``views_per_step`` every step sees all of them.
+    views than ``views_per_step`` every step sees all of them. From some step on there may be more or fewer views in a
+    step, see :meth:`change`.
 
     Strategies: ``random`` takes the top of a shuffled stack; ``sequential`` goes through the views in
     order; ``fps`` starts at a random view of the stack and adds the farthest of it each time; ``neighbors``
@@ -76,31 +81,57 @@ class ViewSampler:
         if strategy not in get_args(ViewStrategy):
             raise ValueError(f"View strategy {strategy!r} is unknown; choose one of {get_args(ViewStrategy)}.")
         self.centres = np.asarray(centres, dtype=np.float64)
-        self.views_per_step = min(views_per_step, len(centres))
         self.strategy = strategy
         self.seed = seed
+        self.changes: list[tuple[int, int]] = [(0, views_per_step)]
+        """Steps, ascending from 0, and the views in each step from there on; those of the capture at most."""
         self._rewind()
 
     def _rewind(self) -> None:
         self._random = np.random.default_rng(self.seed)
         self._stack: list[int] = []
+        self._drawn: dict[int, list[int]] = {}
         self._next_step = 0
+
+    def change(self, step: int, views_per_step: int) -> None:
+        """Draw so many views in each step from ``step`` on; what later steps were to draw is forgotten.
+
+        Raises:
+            ValueError: If there are no views per step, or an earlier change came after this step.
+        """
+        last, present = self.changes[-1]
+        if views_per_step < 1 or step < last:
+            raise ValueError(
+                f"{views_per_step} views from step {step} on were asked for, after a change in step {last}; at least 1 "
+                "view and no earlier step are needed."
+            )
+        if views_per_step == present:
+            return
+        self.changes = [*(entry for entry in self.changes if entry[0] < step), (step, views_per_step)]
+        if self._next_step > step:
+            self._rewind()
+
+    def resume(self, changes: Sequence[tuple[int, int]]) -> None:
+        """Draw as a sampler with these changes."""
+        self.changes = [(int(step), int(count)) for step, count in changes]
+        self._rewind()
 
     def views(self, step: int) -> list[int]:
         """Indices of the views of an inner step.
 
-        Steps in order cost nothing extra; any other step replays the order from the first.
+        Steps in order, and the last few again, cost nothing extra; any other step replays the order from the first.
         """
-        if step < self._next_step:
+        if step not in self._drawn and step < self._next_step:
             self._rewind()
-        while True:
-            drawn = self._draw()
+        while step not in self._drawn:
+            count = next(count for first, count in reversed(self.changes) if first <= self._next_step)
+            self._drawn[self._next_step] = self._draw(min(count, len(self.centres)))
+            self._drawn.pop(self._next_step - REMEMBERED_STEPS, None)
             self._next_step += 1
-            if self._next_step > step:
-                return drawn
+        return self._drawn[step]
 
-    def _draw(self) -> list[int]:
-        n, count = len(self.centres), self.views_per_step
+    def _draw(self, count: int) -> list[int]:
+        n = len(self.centres)
         if count == n:
             return list(range(n))
         if self.strategy == "neighbors":

@@ -42,6 +42,28 @@ def test_farthest_points_of_a_line_are_its_ends():
     assert farthest_points(line, list(range(9)), 3, start=[0]) == [0, 8, 4]
 
 
+@pytest.mark.parametrize("strategy", ["fps", "random", "sequential", "neighbors"])
+def test_more_views_from_some_step_on_change_no_step_before(strategy):
+    constant, growing = (ViewSampler(CENTRES, 3, strategy, seed=2) for _ in range(2))
+    before = [growing.views(step) for step in range(6)]
+    assert len(growing.views(6)) == 3  # Looked ahead, and then decided otherwise.
+    growing.change(6, 5)
+    growing.change(6, 5)
+    growing.change(9, 99)
+    assert before == [constant.views(step) for step in range(6)] == [growing.views(step) for step in range(6)]
+    assert [len(set(growing.views(step))) for step in range(5, 11)] == [3, 5, 5, 5, 11, 11]
+    resumed = ViewSampler(CENTRES, 8, strategy, seed=2)
+    resumed.resume(growing.changes)
+    assert [resumed.views(step) for step in (8, 6, 2)] == [growing.views(step) for step in (8, 6, 2)]
+
+
+def test_a_change_of_the_past_is_refused():
+    sampler = ViewSampler(CENTRES, 3, "fps", seed=0)
+    sampler.change(5, 4)
+    with pytest.raises(ValueError, match="2 views from step 3 on were asked for, after a change in step 5"):
+        sampler.change(3, 2)
+
+
 def test_few_views_are_all_seen_in_every_step():
     sampler = ViewSampler(CENTRES[:3], 8, "fps", seed=0)
     assert sampler.views(0) == sampler.views(5) == [0, 1, 2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -208,7 +208,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         if hasattr(self, "train_cameras"):
             moved = self.train_dataset.cameras.camera_to_worlds
             self.train_cameras.camera_to_worlds = moved.to(self.train_cameras.camera_to_worlds)
-        for made_of_cameras in ("view_sampler", "_views", "_pinholes"):
+        for made_of_cameras in ("view_sampler", "_pinholes"):
             self.__dict__.pop(made_of_cameras, None)
 
     def create_train_dataset(self) -> CheckedDataset:
@@ -264,7 +264,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
 
     def next_train(self, step: int) -> tuple[Cameras, dict]:
         """Cameras of the step, and under ``"views"`` their photographs in nerfstudio's form."""
-        indices = self._views(step)
+        indices = self.view_sampler.views(step)
         return self.train_cameras[torch.tensor(indices)], {"views": [self.cached_train[i] for i in indices]}
 
     @cached_property
@@ -276,11 +276,6 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     @cached_property
     def _scaled(self) -> ScaledPhotographs:
         return ScaledPhotographs(self.cached_train)
-
-    @cached_property
-    def _views(self) -> Callable[[int], list[int]]:
-        """Views of a step; the sampler would replay all steps for one that it was asked for already."""
-        return lru_cache(maxsize=4)(self.view_sampler.views)
 
     @property
     def mean_pixels(self) -> float:
@@ -307,8 +302,8 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         """
         scale = self.usable_scale(scale)
         self._scaled.keep(scale)
-        photographs = self.photographs_by_size(self._views(step), background, scale)
-        self._scaled.read_ahead(self._views(step + 1))
+        photographs = self.photographs_by_size(self.view_sampler.views(step), background, scale)
+        self._scaled.read_ahead(self.view_sampler.views(step + 1))
         return photographs
 
     def all_train_photographs(self, background: Tensor) -> list[StoredPhotographs]:

@@ -21,8 +21,8 @@ from l2o_splat.rendering.evidence import Evidence
 from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.views import StoredPhotographs
 
-STEPS_OF_VIEWS = 2
-"""The views of so many steps to come say where the scene needs more Gaussians."""
+VIEWS_LOOKED_AT = 16
+"""The next so many views say where the scene needs more Gaussians; all, of a capture with fewer."""
 
 
 def final_count(gaussians: Gaussians, factor: float, views_per_step: int) -> int:
@@ -62,8 +62,12 @@ def views_ahead(
         background: Colour behind them, sRGB 0 to 1, where the scene is.
         scale: Of the step's photographs.
     """
-    shown = (index for ahead in range(STEPS_OF_VIEWS) for index in datamanager.view_sampler.views(step + ahead))
-    return datamanager.photographs_by_size(dict.fromkeys(shown), background, scale)
+    sampler, shown = datamanager.view_sampler, {}
+    wanted = min(VIEWS_LOOKED_AT, len(sampler.centres))
+    while len(shown) < wanted:
+        shown |= dict.fromkeys(sampler.views(step))
+        step += 1
+    return datamanager.photographs_by_size(shown, background, scale)
 
 
 def grow_scene(

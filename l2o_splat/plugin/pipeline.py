@@ -40,6 +40,8 @@ from l2o_splat.schedule.run_schedule import RunSchedule
 
 SCHEDULE = "schedule"
 """Entry of the pipeline's extra state for the schedule of the run."""
+VIEWS = "views"
+"""Entry of that schedule for how many views steps had so far."""
 
 
 @dataclass
@@ -168,15 +170,20 @@ class L2OPipeline(VanillaPipeline):
                 rescaled_by=self._saved.rescaled_by,
             )
         state = present.state()
-        return state if self.schedule is None else state | {SCHEDULE: self.schedule.state()}
+        if self.schedule is None:
+            return state
+        return state | {SCHEDULE: self.schedule.state() | {VIEWS: self.datamanager.view_sampler.changes}}
 
     def set_extra_state(self, state: dict) -> None:
         self.follow(state)
         self.saved_schedule = state.get(SCHEDULE)
+        if self.schedule is not None and self.saved_schedule is not None and VIEWS in self.saved_schedule:
+            self.datamanager.view_sampler.resume(self.saved_schedule[VIEWS])
 
     def get_train_loss_dict(self, step: int):
         """Loss of the step's views, summed over views; of the context views in steps with renders."""
         self._optimizer.progress = self.schedule.progress(step)
+        self.datamanager.view_sampler.change(step, self.schedule.views(step, self.datamanager.config.views_per_step))
         if self._optimizer.feedback_kind == "renders":
             return self._show_context()
         scale = self.datamanager.usable_scale(self.schedule.image_scale(step))

@@ -22,6 +22,8 @@ class Preset:
     """Train on reduced photographs first, see :mod:`l2o_splat.schedule.resolution`."""
     sh_degrees: Stages = ((0.0, 3),)
     """Highest SH degree that is drawn."""
+    views: tuple[float, float] = (1.0, 1.0)
+    """Factors of the views of a step at the beginning and at the end of the budget; geometric between them."""
     views_per_coefficient: float = 0.0
     """Training views that each SH coefficient of a colour channel needs; higher degrees are not drawn, since few
     photographs fit their own noise with them. 0 asks for none."""

@@ -96,6 +96,11 @@ class RunSchedule:
         """Size of the photographs in a step, as a factor of their own."""
         return value_at(self.stages, self.pace.progress(step))
 
+    def views(self, step: int, views_per_step: int) -> int:
+        """Views of a step of a run that would have ``views_per_step`` throughout."""
+        first, last = self.preset.views
+        return max(round(views_per_step * first * (last / first) ** self.pace.progress(step)), 1)
+
     def sh_degree(self, step: int) -> int:
         """Highest SH degree that a step draws."""
         highest = highest_sh_degree(self.num_views, self.preset.views_per_coefficient)
