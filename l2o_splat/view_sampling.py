@@ -12,6 +12,8 @@ ViewStrategy = Literal["fps", "random", "sequential", "neighbors"]
 
 REMEMBERED_STEPS = 4
 """Last steps whose views a sampler still knows."""
+VIEWS_AHEAD = 16
+"""Views that say where a scene needs more Gaussians; all, of a capture with fewer."""
 
 
 def farthest_points(
@@ -129,6 +131,14 @@ class ViewSampler:
             self._drawn.pop(self._next_step - REMEMBERED_STEPS, None)
             self._next_step += 1
         return self._drawn[step]
+
+    def ahead(self, step: int) -> list[int]:
+        """The views of this step and of as many of the next ones as it takes for ``VIEWS_AHEAD``, each once."""
+        found: dict[int, None] = {}
+        while len(found) < min(VIEWS_AHEAD, len(self.centres)):
+            found |= dict.fromkeys(self.views(step))
+            step += 1
+        return list(found)
 
     def _draw(self, count: int) -> list[int]:
         n = len(self.centres)

@@ -1,4 +1,4 @@
-"""``l2o train-controller``: gains of Adam's rates and momentum, trained on whole runs. Only a run imports torch."""
+"""``l2o train-controller``: the slow decisions of a run, trained on whole runs. Only a run imports torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from l2o_splat.training.errors import TrainingError
 
 @dataclass
 class TrainController:
-    """Train a controller: 27 numbers that change the rates and the momentum of tuned Adam while a scene is optimized.
+    """Train a controller: 33 numbers that change rates, momentum, views, image sizes and growth of a run.
 
     In each generation CMA-ES draws some controllers, lets all of them optimize the same procedural scenes from start to
     end, and moves on by their order. The result is OUT/best.safetensors (and .json with the training record), for
-    `ns-train l2o-adam-tuned --optimizers.gaussians.optimizer.rule controlled --optimizers.gaussians.optimizer.weights
-    OUT/best.safetensors`. OUT/best-frozen is the same without what it reads off the scene, for comparison.
+    `ns-train l2o-adam-tuned --schedule.controller OUT/best.safetensors`. OUT/best-frozen is the same without its
+    responses to the run, for comparison.
 
     The same command goes on with a run that was stopped, after its last whole generation.
     """

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from l2o_splat.meta.options import InnerLoop
 from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.options import CaptureRanges
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The runs that a controller is judged by."""
+    """The runs that a controller is judged by: those of the preset fast, each of its own length."""
 
-    budgets: tuple[int, ...] = (20, 50, 100)
-    """Lengths of the runs, steps; each scene is optimized afresh for each, and its final errors are averaged."""
-    dense_share: float = 0.25
+    budgets: tuple[float, float] = (20.0, 400.0)
+    """Shortest and longest run, in steps at full size with all views; drawn on a logarithmic scale."""
+    read_at: tuple[float, ...] = (0.1, 0.3, 1.0)
+    """Shares of the budget after which held-out views are compared; what is reported of a run is not its end alone."""
+    imperfect_share: float = 0.8
+    """Probability that the training photographs of a scene change in exposure, are noisy, and have inexact poses."""
+    dense_share: float = 0.0
     """Probability that a scene starts from Gaussians on its surfaces instead of one per sparse point."""
     views_per_step: int = 8
-    """Views of a step."""
-    sh_degree: int = 3
-    """Degree of the spherical harmonics."""
-    ranges: CaptureRanges = field(default_factory=CaptureRanges)
+    """Views of a step, before the controller."""
+    ranges: CaptureRanges = field(
+        default_factory=lambda: CaptureRanges(
+            short_side=(132, 150), long_side=(176, 210), num_views=(12, 40), num_points=(800, 3200)
+        )
+    )
     """Sizes of the procedural captures."""
-    loop: InnerLoop = field(default_factory=InnerLoop)
-    """How steps render and compare."""
 
     def __post_init__(self) -> None:
-        if not self.budgets or min(self.budgets) < 1:
-            raise TrainingError(f"The budgets of runs are {self.budgets} steps; name at least one, of 1 step or more.")
-        if not 0 <= self.dense_share <= 1:
-            raise TrainingError(f"The share of dense starts is {self.dense_share}; a number from 0 to 1 is needed.")
+        if not 1 <= self.budgets[0] <= self.budgets[1]:
+            raise TrainingError(f"The budgets of runs are {self.budgets}; an ascending range from 1 on is needed.")
+        if not self.read_at or not all(0 < share <= 1 for share in self.read_at):
+            raise TrainingError(f"Runs are read at {self.read_at}; at least one share above 0 and up to 1 is needed.")
+        for name in ("imperfect_share", "dense_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"{name} is {getattr(self, name)}; a number from 0 to 1 is needed.")
         if self.views_per_step < 1:
             raise TrainingError(f"There are {self.views_per_step} views per step; at least 1 is needed.")
 
@@ -41,17 +48,21 @@ class EvolutionOptions:
 
     generations: int = 60
     """Updates of the distribution that controllers are drawn from."""
-    population: int = 13
+    population: int = 14
     """Controllers drawn in a generation; all of them run the same scenes."""
-    scenes: int = 4
-    """Scenes of a generation, new ones in each."""
+    scenes: int = 6
+    """Scenes of a generation, new ones in each, from the shortest to the longest budget."""
     spread: float = 0.15
-    """Standard deviation of each number at first; numbers are logarithms of gains."""
+    """Standard deviation of each number at first; numbers are logarithms of factors."""
+    numbers: Literal["all", "constants"] = "all"
+    """constants: only those that do not depend on the run, to see what responses to it are worth."""
+    begin_with: str | None = None
+    """Weights of a controller that the distribution begins around; None begins with the preset as it is."""
     seed: int = 0
     """Seed of scenes and draws."""
     runs: RunOptions = field(default_factory=RunOptions)
     """The runs that a controller is judged by."""
-    validation_scenes: int = 8
+    validation_scenes: int = 12
     """Scenes, never trained on, on which the best generation is chosen."""
     validate_every: int = 5
     """Generations between such evaluations."""

@@ -10,76 +10,91 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from l2o_splat.evolution.budgeted_run import BudgetedRun, ReducedPhotographs
 from l2o_splat.evolution.options import RunOptions
 from l2o_splat.initializers.dense import DenseOptions, dense_gaussians
 from l2o_splat.initializers.points import PointInitOptions
 from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.starts import start_from_points
 from l2o_splat.meta.unroll import DivergedEpisodeError
-from l2o_splat.optim.adam import adam_options
-from l2o_splat.optim.controlled import ControlledRule
-from l2o_splat.optim.controller import Controller
 from l2o_splat.scene import SceneStart
-from l2o_splat.scenes.capture import Capture, Points
+from l2o_splat.scenes.capture import Points
+from l2o_splat.scenes.imperfections import Imperfections
+from l2o_splat.scenes.split import split_views
+from l2o_splat.schedule.controller import Controller
 from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.sources import TRAINING_SEEDS, ProceduralSource
 from l2o_splat.views import Views
 
-_CPU = torch.device("cpu")
 DB = 10 / math.log(10)
 """Decibels of a unit of log error."""
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A scene before its first step."""
+
+    start: SceneStart
+    photographs: ReducedPhotographs
+    held_out: Views
+    budget: float
+    """Steps at full size."""
+
+
+@dataclass(frozen=True)
 class WholeRuns:
-    """Runs of Adam under a controller, from their start to the end of each budget. All of it follows from the options,
-    so that every process can make any run by its index."""
+    """Runs under a controller, one per scene, from their start to the end of their budgets. All of it follows from the
+    options, so that every process can make any run by its index."""
 
     options: RunOptions
     seed: int
     """Seed of the scenes."""
+    scenes: int
+    """Scenes that are run together; their budgets are spread evenly over the range."""
     seeds: range = TRAINING_SEEDS
     """Generator seeds of the scenes."""
 
-    def log_error(self, controller: Controller, index: int) -> float:
-        """Mean log (natural) of the held-out squared error of a scene at the ends of its runs.
+    def log_errors(self, controller: Controller, index: int) -> list[float]:
+        """Log (natural) of the held-out squared error of a scene at each share of its budget that runs are read at.
 
         Args:
-            controller: Its gains.
+            controller: Of the run.
             index: Of the scene.
 
         Returns:
-            NaN if a run diverged.
+            NaN if the run diverged.
 
         Raises:
             UnusableCaptureError: If no run can start from the scene.
         """
-        capture, start = _started(self, index)
-        errors = []
-        for budget in self.options.budgets:
-            rule = ControlledRule(adam_options("own-scale", budget), controller)
-            evaluation = self._evaluation((capture,), (budget,), lambda *_: start)
-            try:
-                psnr = float(evaluation.run(rule, self.options.loop, _CPU))
-            except DivergedEpisodeError:
-                return math.nan
-            errors.append(-psnr / DB)
-        return float(np.mean(errors))
+        begun = _begun(self, index)
+        run = BudgetedRun(
+            *(begun.start.gaussians, begun.photographs, begun.held_out, begun.budget),
+            *(self.options.views_per_step, controller, index),
+        )
+        try:
+            return [-psnr / DB for psnr in run.psnr_at(self.options.read_at)]
+        except (DivergedEpisodeError, FloatingPointError):
+            return [math.nan] * len(self.options.read_at)
 
-    def start(self, index: int) -> tuple[Capture, SceneStart]:
-        """The scene of an index, and where it starts.
+    def begin(self, index: int) -> Begun:
+        """The scene of an index, with its start and budget.
 
         Raises:
             UnusableCaptureError: If the capture lacks what the start needs.
         """
-        capture = ProceduralSource(self.seed, self.options.ranges, self.seeds).capture(index)
-        is_dense = np.random.default_rng([self.seed, index, 1]).random() < self.options.dense_share
-        evaluation = self._evaluation((), (), start_from_surfaces if is_dense else start_from_points)
-        return capture, evaluation.begin(capture, _CPU)[0]
-
-    def _evaluation(self, captures: tuple[Capture, ...], steps: tuple[int, ...], start) -> Evaluation:
-        options = self.options
-        return Evaluation(captures, steps, options.views_per_step, options.sh_degree, self.seed, start=start)
+        options, drawn = self.options, np.random.default_rng([self.seed, index, 1])
+        is_dense, is_imperfect, place = drawn.random() < options.dense_share, drawn.random(), drawn.random()
+        capture = ProceduralSource(self.seed, options.ranges, self.seeds).capture(index)
+        if is_imperfect < options.imperfect_share:
+            training, _ = split_views(capture.views.cameras.centres.numpy(), "all")
+            capture = Imperfections().spoil(capture, training, index)
+        start = start_from_surfaces if is_dense else start_from_points
+        evaluation = Evaluation((), (), options.views_per_step, 3, self.seed, start=start)
+        begun, context, held_out = evaluation.begin(capture, torch.device("cpu"))
+        least, most = map(math.log, options.budgets)
+        budget = math.exp(least + (most - least) * (index % self.scenes + place) / self.scenes)
+        return Begun(begun, ReducedPhotographs.of(context), held_out, budget)
 
 
 def start_from_surfaces(context: Views, points: Points, options: PointInitOptions) -> SceneStart:
@@ -91,15 +106,15 @@ def start_from_surfaces(context: Views, points: Points, options: PointInitOption
     return SceneStart(gaussians)
 
 
-@functools.lru_cache(maxsize=4)
-def _started(runs: WholeRuns, index: int) -> tuple[Capture, SceneStart]:
+@functools.lru_cache(maxsize=16)
+def _begun(runs: WholeRuns, index: int) -> Begun:
     """Remembered, since a process runs many controllers on a scene."""
-    return runs.start(index)
+    return runs.begin(index)
 
 
-def log_error_of(runs: WholeRuns, numbers: Float[np.ndarray, " d"], index: int) -> float | None:
-    """:meth:`WholeRuns.log_error` of the numbers of a controller; None for a scene that no run can start from."""
+def log_errors_of(runs: WholeRuns, numbers: Float[np.ndarray, " d"], index: int) -> list[float] | None:
+    """:meth:`WholeRuns.log_errors` of the numbers of a controller; None for a scene that no run can start from."""
     try:
-        return runs.log_error(Controller.of_vector(numbers), index)
+        return runs.log_errors(Controller(numbers), index)
     except UnusableCaptureError:
         return None

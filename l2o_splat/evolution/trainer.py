@@ -19,16 +19,16 @@ from safetensors.torch import save_file
 from l2o_splat.environment import environment
 from l2o_splat.evolution.cma_es import Distribution
 from l2o_splat.evolution.options import EvolutionOptions
-from l2o_splat.evolution.runs import DB, WholeRuns, log_error_of
+from l2o_splat.evolution.runs import DB, WholeRuns, log_errors_of
 from l2o_splat.evolution.workers import Workers
 from l2o_splat.files import write_text_whole, write_whole
-from l2o_splat.optim.controller import NUM_NUMBERS, Controller
-from l2o_splat.raster_settings import RasterSettings
+from l2o_splat.schedule.controller import IS_CONSTANT, NAMES, Controller
 from l2o_splat.training.errors import TrainingError
-from l2o_splat.training.record import BEST_NAME, CURVE_NAME, LAST_NAME, LICENCE, changed_from
+from l2o_splat.training.record import BEST_NAME, CURVE_NAME, LAST_NAME, LICENCE
 from l2o_splat.training.saved_state import ResumeError
 from l2o_splat.training.sources import VALIDATION_SEEDS
 from l2o_splat.weights.format import WeightsCard, save_weights
+from l2o_splat.weights.load import load_weights
 
 STATE_NAME = "state.safetensors"
 """The distribution as tensors; options, time and the best quality as JSON in its metadata."""
@@ -41,8 +41,8 @@ class ControllerTraining:
     """Moves a distribution of controllers to where whole runs end with a small error.
 
     All controllers of a generation run the same scenes, so that only what the controllers do ranks them. The result is
-    the mean of the distribution, and the best is chosen on validation scenes among the means so far and the neutral
-    controller, which is tuned Adam.
+    the mean of the distribution, and the best is chosen on validation scenes among the means so far, that of the start
+    included.
 
     Args:
         options: Everything that the numbers depend on.
@@ -55,14 +55,20 @@ class ControllerTraining:
         self, options: EvolutionOptions, folder: Path, workers: Workers, say: Callable[[str], object] = print
     ) -> None:
         self.options, self.folder, self._workers, self._say = options, folder, workers, say
-        self.distribution = Distribution.around(np.zeros(NUM_NUMBERS), options.spread)
+        self._trained = IS_CONSTANT if options.numbers == "constants" else np.ones(len(NAMES), dtype=bool)
+        """Which of the numbers are trained; the others stay as at the start."""
+        start = Controller.neutral()
+        if options.begin_with is not None:
+            start = Controller.from_weights(load_weights(options.begin_with))
+        self._start = start.numbers
+        self.distribution = Distribution.around(self._start[self._trained], options.spread)
         self.curve: list[dict[str, float]] = []
         self.best = -math.inf
-        """Highest mean held-out PSNR (dB) on the validation scenes so far."""
+        """Highest mean held-out PSNR (dB) on the validation scenes so far, over all shares that runs are read at."""
         self.seconds = 0.0
         """Time spent, evaluations included."""
-        self._training = WholeRuns(options.runs, options.seed)
-        self._validation = WholeRuns(options.runs, 0, VALIDATION_SEEDS)
+        self._training = WholeRuns(options.runs, options.seed, options.scenes)
+        self._validation = WholeRuns(options.runs, 0, options.validation_scenes, VALIDATION_SEEDS)
 
     @property
     def generation(self) -> int:
@@ -72,7 +78,13 @@ class ControllerTraining:
     @property
     def controller(self) -> Controller:
         """The mean of the distribution."""
-        return Controller.of_vector(self.distribution.mean)
+        return Controller(self._whole(self.distribution.mean))
+
+    def _whole(self, trained: Float[np.ndarray, " t"]) -> Float[np.ndarray, " d"]:
+        """All numbers of a controller, from those that are trained."""
+        numbers = self._start.copy()
+        numbers[self._trained] = trained
+        return numbers
 
     def run(self) -> None:
         """Train to the end, from the saved state if there is one.
@@ -88,7 +100,7 @@ class ControllerTraining:
             begin = time.perf_counter()
             candidates = self.distribution.draw(self.options.population, self.options.seed)
             scenes = range(self.generation * self.options.scenes, (self.generation + 1) * self.options.scenes)
-            errors = self._mean_errors(self._training, list(candidates), scenes)
+            errors = self._errors(self._training, [*map(self._whole, candidates)], scenes).mean(axis=1)
             if np.isnan(errors).all():
                 raise TrainingError(
                     f"All controllers of generation {self.generation + 1} diverged; train into another folder with a "
@@ -98,12 +110,14 @@ class ControllerTraining:
             found = {"best_db": -DB * np.nanmin(errors), "median_db": -DB * np.nanmedian(errors)}
             self._finish_generation(found | {"spread": self.distribution.spread}, begin)
 
-    def _mean_errors(
+    def _errors(
         self, runs: WholeRuns, candidates: list[Float[np.ndarray, " d"]], scenes: range
-    ) -> Float[np.ndarray, " p"]:
-        """Mean log error of each controller over the scenes that can be used; NaN if a run of it diverged."""
-        calls = [(runs, numbers, scene) for scene in scenes for numbers in candidates]
-        values = self._workers.results(log_error_of, calls)
+    ) -> Float[np.ndarray, "p shares"]:
+        """Log error of each controller at each share of the budget that runs are read at, mean over the scenes that can
+        be used; NaN if a run of it diverged."""
+        # The longest runs first, so that no worker ends with one.
+        calls = [(runs, numbers, scene) for scene in reversed(scenes) for numbers in candidates]
+        values = self._workers.results(log_errors_of, calls)
         rows = [values[first : first + len(candidates)] for first in range(0, len(values), len(candidates))]
         usable = [row for row in rows if None not in row]
         if not usable:
@@ -118,9 +132,11 @@ class ControllerTraining:
         line = {"generation": self.generation} | found
         done = self.generation == self.options.generations
         if done or self.generation % self.options.validate_every == 0:
-            pair = [self.controller.vector, self.controller.frozen().vector]
-            errors = self._mean_errors(self._validation, pair, range(self.options.validation_scenes))
-            line |= {"psnr": -DB * errors[0], "psnr_frozen": -DB * errors[1]}
+            pair = [self.controller.numbers, self.controller.frozen().numbers]
+            errors = -DB * self._errors(self._validation, pair, range(self.options.validation_scenes))
+            line |= {"psnr": errors[0].mean(), "psnr_frozen": errors[1].mean()}
+            for share, psnr in zip(self.options.runs.read_at, errors[0], strict=True):
+                line[f"psnr_at_{share:g}"] = psnr
         self.seconds += time.perf_counter() - begin
         line = {name: round(float(value), 4) for name, value in line.items() if math.isfinite(value)}
         line |= {"generation": self.generation, "seconds": round(self.seconds, 1)}
@@ -138,8 +154,7 @@ class ControllerTraining:
     def _save(self, controller: Controller, name: str) -> None:
         card = WeightsCard(
             "controller",
-            {"numbers": NUM_NUMBERS},
-            raster=changed_from(asdict(RasterSettings()), asdict(self.options.runs.loop.raster)),
+            {"numbers": list(NAMES)},
             licence=LICENCE,
             training={
                 "generations": self.generation,

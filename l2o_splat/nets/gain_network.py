@@ -6,6 +6,8 @@ meta-training starts from a good optimizer and can only add to it.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -109,7 +111,11 @@ class GainNetwork(nn.Module):
         return _limited(proposal[:, : len(FIELD_WIDTHS) + 1].float()).mean(dim=1)
 
     def step(
-        self, proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"], blend: Float[Tensor, " n"]
+        self,
+        proposal: Float[Tensor, "n proposal"],
+        direction: Float[Tensor, "n d"],
+        blend: Float[Tensor, " n"],
+        rates: Float[Tensor, " 6"],
     ) -> Float[Tensor, "n d"]:
         """What to add to the parameters; steps of the means are in units of each Gaussian's own scale.
 
@@ -117,16 +123,21 @@ class GainNetwork(nn.Module):
             proposal: From :meth:`forward`, in this step or an earlier one.
             direction: Adam direction of this step.
             blend: How much of the proposal enters for each of them, from 0 (the step is Adam's) to 1.
+            rates: One for each field; ``rates`` of this network, or those of a controller.
         """
-        return by_rows(self._step, blend[:, None], proposal, direction)
+        return by_rows(partial(self._step, rates), blend[:, None], proposal, direction)
 
     def _step(
-        self, blend: Float[Tensor, "n 1"], proposal: Float[Tensor, "n proposal"], direction: Float[Tensor, "n d"]
+        self,
+        rates: Float[Tensor, " 6"],
+        blend: Float[Tensor, "n 1"],
+        proposal: Float[Tensor, "n proposal"],
+        direction: Float[Tensor, "n d"],
     ) -> Float[Tensor, "n d"]:
         fields = len(FIELD_WIDTHS)
         log_gains, log_lengths, corrections = proposal.split([fields + 1, fields, BASE_WIDTH], dim=1)
-        gains = _limited_exp(blend * log_gains) * -self.rates
-        lengths = _limited_exp(log_lengths) * (-blend * self.rates[:-1])
+        gains = _limited_exp(blend * log_gains) * -rates
+        lengths = _limited_exp(log_lengths) * (-blend * rates[:-1])
         base = _per_number(gains[:, :fields]) * direction[:, :BASE_WIDTH] + _per_number(lengths) * corrections
         return torch.cat([base, gains[:, fields:] * direction[:, BASE_WIDTH:]], dim=1)
 

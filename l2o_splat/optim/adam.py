@@ -14,6 +14,7 @@ from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.in_place import kernels_can_use
 from l2o_splat.optim.rule import Feedback, Moments, RuleState, UpdateRule
 from l2o_splat.scene import SceneStart
+from l2o_splat.schedule.controller import Gains
 
 AdamPreset = Literal["gsplat", "x5", "own-scale"]
 
@@ -147,7 +148,20 @@ class AdamRule(UpdateRule):
         share = min(step / self.options.horizon if progress is None else progress, 1.0)
         return getattr(self.options.rates, field) * getattr(self.options.final_factor, field) ** share
 
+    def controlled(self, gains: Gains) -> AdamRule:
+        """The rule of a step whose rates and averages a controller changes.
+
+        Bias corrections are those of these betas, as if they had been constant.
+        """
+        options = self.options
+        rates = Rates(**{name: gains.rates[name] * rate for name, rate in asdict(options.rates).items()})
+        beta1 = 1 - gains.forgetting * (1 - options.beta1)
+        beta2 = 1 - gains.forgetting_squares * (1 - options.beta2)
+        return AdamRule(replace(options, rates=rates, beta1=beta1, beta2=beta2))
+
     def forward(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> tuple[Gaussians, RuleState]:
+        if feedback.gains is not None:
+            return self.controlled(feedback.gains)(gaussians, replace(feedback, gains=None), state)
         # One launch for the six fields on a GPU, where so small operations cost their launch.
         options, (factors, root_corrections) = self.options, self._by_field(feedback, state)
         gradients = [value for _, value in feedback.gradients.items()]
@@ -172,6 +186,8 @@ class AdamRule(UpdateRule):
 
     @torch.no_grad()
     def step_in_place(self, gaussians: Gaussians, feedback: Feedback, state: RuleState) -> RuleState | None:
+        if feedback.gains is not None:
+            return self.controlled(feedback.gains).step_in_place(gaussians, replace(feedback, gains=None), state)
         moved = self._step_by_kernels(gaussians, feedback, state)
         if moved is not None:
             return moved or None

@@ -131,10 +131,15 @@ class GainRule(ProposingRule):
         answer, more = self._answer(parameters[:, MEANS], step, state, lambda: (parameters, direction))
         ages, begun = self._ages(feedback, state)
         decays, blends = self._shares(state["adam_t"].double() if ages is None else ages)
-        proposed = self.network.step(answer, direction, blends)
+        proposed = self.network.step(answer, direction, blends, self._rates(feedback))
         if config.step_decay is not None:
             proposed *= decays[:, None]
         return Proposal(None, parameters, gradients, direction, proposed, state.updated(**changed, **more, **begun))
+
+    def _rates(self, feedback: Feedback) -> Float[Tensor, " 6"]:
+        """Rate of each field in a step; what the moments forget is fixed, whatever a controller asks for."""
+        rates = self.network.rates
+        return rates if feedback.gains is None else rates * rates.new_tensor(list(feedback.gains.rates.values()))
 
     def _answer(
         self,
@@ -228,7 +233,8 @@ class GainRule(ProposingRule):
 
         origin = float(state["scale_origin"])
         largest = config.log_scale_range[1] + origin
-        if not largest <= LARGEST_LOG_SCALE or not network.rates.abs().max() <= LARGEST_RATE:
+        rates = self._rates(feedback)
+        if not largest <= LARGEST_LOG_SCALE or not rates.abs().max() <= LARGEST_RATE:
             return None
         check_neighbours(len(gaussians), config.neighbours)
         limits = Limits(
@@ -242,7 +248,7 @@ class GainRule(ProposingRule):
         if not is_bounded_answer(answer.view(-1).numpy()):
             return None
         ages, begun = self._ages(feedback, state)
-        step.take(answer, network.rates, self._shares, ages, delta)
+        step.take(answer, rates, self._shares, ages, delta)
         return state.updated(**changed, **begun, adam_t=state["adam_t"] + 1)
 
     def delta(self, gaussians: Gaussians, proposal: Proposal) -> Gaussians:

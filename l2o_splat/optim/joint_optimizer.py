@@ -19,6 +19,7 @@ from l2o_splat.optim.named_tensors import check_named_tensors, check_new_group, 
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, RuleState, UpdateRule
 from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.scene import SceneKnowledge, SceneStart
+from l2o_splat.schedule.controller import Gains
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class JointOptimizer(torch.optim.Optimizer):
         """Evidence of the step to come, see ``Feedback.evidence``; :attr:`evidence_kinds` says what is needed."""
         self.pixels: float | None = None
         """Pixels of a photograph of the step to come; see ``Feedback.pixels``."""
+        self.gains: Gains | None = None
+        """Factors that a controller asks for in the step to come; see ``Feedback.gains``."""
         self._start = SceneStart(self.gaussians)
         self._refused_steps = 0
 
@@ -161,7 +164,7 @@ class JointOptimizer(torch.optim.Optimizer):
         gaussians, state = self.gaussians, self.rule_state
         extent = self.param_groups[0]["scene_extent"]
         feedback = Feedback(
-            gradients, self.inner_step, extent, rendered, self.loss, self.progress, evidence, self.pixels
+            gradients, self.inner_step, extent, rendered, self.loss, self.progress, evidence, self.pixels, self.gains
         )
         new_state = None
         if all(not _is_frozen(group) and float(group["lr"]) == 1 for group in self.param_groups):

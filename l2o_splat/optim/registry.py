@@ -13,8 +13,6 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options
-from l2o_splat.optim.controlled import ControlledRule
-from l2o_splat.optim.controller import Controller
 from l2o_splat.optim.gain import GainRule
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.proximal import ProximalRule
@@ -76,20 +74,10 @@ def _learn2splat(options: RuleOptions) -> UpdateRule:
     return rule.from_weights(options.weights, **options.behaviour)
 
 
-def _controlled(options: RuleOptions) -> UpdateRule:
-    if options.behaviour:
-        raise ValueError(f"Options {sorted(options.behaviour)} are given, but the rule controlled has none.")
-    adam = adam_options("own-scale", options.horizon, options.rates)
-    rule = ControlledRule(adam, Controller.from_weights(options.weights))
-    rule.card = options.weights.card
-    return rule
-
-
 _RULES: dict[str, RuleEntry] = {
     "adam": _adam("gsplat"),
     "adam-x5": _adam("x5"),
     "adam-own-scale": _adam("own-scale"),
-    "controlled": RuleEntry(_controlled, systems=("controller",), has_horizon=True),
     "sgd": RuleEntry(lambda options: SgdRule.faster(options.rates)),
     "learn2splat": RuleEntry(_learn2splat, systems=("learn2splat", "gain"), default_weights="gain-mini"),
     "resplat": RuleEntry(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.scene import SceneKnowledge, SceneStart
+from l2o_splat.schedule.controller import Gains
 from l2o_splat.views import Views
 from l2o_splat.weights.format import WeightsCard
 
@@ -218,6 +219,9 @@ class Feedback:
     loop does not provide it."""
     pixels: float | None = None
     """Pixels of a photograph of the step, their mean over views; None if the training loop does not provide it."""
+    gains: Gains | None = None
+    """Factors of rates and moments that a controller of the run asks for; None without one. Rules that have no rates of
+    their own leave them alone."""
 
 
 class UpdateRule(nn.Module):

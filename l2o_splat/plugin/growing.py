@@ -21,9 +21,6 @@ from l2o_splat.rendering.evidence import Evidence
 from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.views import StoredPhotographs
 
-VIEWS_LOOKED_AT = 16
-"""The next so many views say where the scene needs more Gaussians; all, of a capture with fewer."""
-
 
 def final_count(gaussians: Gaussians, factor: float, views_per_step: int) -> int:
     """Gaussians at the end; says so if memory sets the limit.
@@ -62,12 +59,7 @@ def views_ahead(
         background: Colour behind them, sRGB 0 to 1, where the scene is.
         scale: Of the step's photographs.
     """
-    sampler, shown = datamanager.view_sampler, {}
-    wanted = min(VIEWS_LOOKED_AT, len(sampler.centres))
-    while len(shown) < wanted:
-        shown |= dict.fromkeys(sampler.views(step))
-        step += 1
-    return datamanager.photographs_by_size(shown, background, scale)
+    return datamanager.photographs_by_size(datamanager.view_sampler.ahead(step), background, scale)
 
 
 def grow_scene(

@@ -34,10 +34,10 @@ class JointOptimizerConfig(OptimizerConfig):
     _target: type = field(default_factory=lambda: JointOptimizer)
     rule: RuleName = "adam"
     """adam: gsplat's rates. adam-x5: five times those. adam-own-scale: position steps in units of each Gaussian's
-    own scale, all rates decaying. controlled: the same with gains from a controller of your own, see weights. sgd:
-    gradient descent without moments, for comparisons. learn2splat: the learned optimizer. resplat: the update that
-    comes with ReSplat's initial model, a few steps from renders of the context views. proximal (or anchored, as
-    before): splatfacto's rates without decay, and a pull towards the start, on some of the views (diff3r)."""
+    own scale, all rates decaying. sgd: gradient descent without moments, for comparisons. learn2splat: the learned
+    optimizer. resplat: the update that comes with ReSplat's initial model, a few steps from renders of the context
+    views. proximal (or anchored, as before): splatfacto's rates without decay, and a pull towards the start, on some of
+    the views (diff3r)."""
     horizon: int | None = None
     """Steps over which rates decay, and whatever else changes during a run that counts steps. None: with the preset
     fast those of the run, else 2000."""

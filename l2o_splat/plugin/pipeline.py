@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +14,6 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from l2o_splat.growth.budget import growth_by_pixels
 from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.optim.joint_optimizer import JointOptimizer
@@ -123,15 +121,15 @@ class L2OPipeline(VanillaPipeline):
         request = StartRequest(options, plan.start_weights, self.datamanager, self.model, self.schedule.seconds)
         self._start = start_scene(request, plan.needs)
         self.model.set_gaussians(self._start.gaussians)
-        gaussians, views, preset = self._start.gaussians, self.datamanager.config.views_per_step, self.schedule.preset
+        gaussians, schedule, views = self._start.gaussians, self.schedule, self.datamanager.config.views_per_step
         # A start that predicts colours by direction keeps them, whatever their degree.
-        num_views = sys.maxsize if gaussians.features_rest.any() else len(self.datamanager.train_dataset)
-        self.schedule.set_capture(num_views, self.datamanager.mean_pixels)
-        self.schedule.first_count = len(gaussians)
-        growth = preset.growth or growth_by_pixels(self.schedule.pixels, len(gaussians))
-        self.schedule.last_count = (
-            most_in_memory(gaussians, views) if preset.adaptive else final_count(gaussians, growth, views)
-        )
+        has_directions = bool(gaussians.features_rest.any())
+        photographs, pixels = len(self.datamanager.train_dataset), self.datamanager.mean_pixels
+        schedule.set_capture(photographs, pixels, len(gaussians), has_directions)
+        if schedule.preset.adaptive:
+            schedule.last_count = most_in_memory(gaussians, views)
+        else:
+            schedule.last_count = final_count(gaussians, schedule.growth_factor, views)
         if plan.needs.precision:
             self.model.hold(self._start.precision)
 
@@ -197,6 +195,10 @@ class L2OPipeline(VanillaPipeline):
         loss_dict, metrics_dict, self._optimizer.evidence = self.model.step_loss(photographs, drawn, wanted)
         count = sum(len(group) for group in photographs)
         self._optimizer.loss = sum(loss_dict.values()).detach() / count
+        if self.schedule.controller is not None:
+            if self.schedule.controller.watches_loss:
+                self.schedule.observe(float(self._optimizer.loss))
+            self._optimizer.gains = self.schedule.gains(step)
         pixels = sum(len(group) * group.cameras.width * group.cameras.height for group in photographs)
         self._optimizer.pixels = pixels / count
         return {}, loss_dict, metrics_dict

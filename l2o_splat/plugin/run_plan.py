@@ -23,8 +23,10 @@ from l2o_splat.optim.rule import Needs, UpdateRule
 from l2o_splat.plugin.file_start import check_file
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
 from l2o_splat.plugin.starts import START_WEIGHTS, InitializationConfig
+from l2o_splat.schedule.controller import Controller
 from l2o_splat.schedule.presets import PRESETS, Preset, PresetName
-from l2o_splat.weights.format import WeightsCard
+from l2o_splat.weights.format import Weights, WeightsCard
+from l2o_splat.weights.load import load_weights
 
 HALF_A_MEGAPIXEL = 5e5
 SECONDS_ON_CPU, SECONDS_ON_CUDA = 120.0, 30.0
@@ -58,6 +60,8 @@ class RunPlan:
     """Where the Gaussians start; ``auto`` is decided when the capture has been read."""
     start_weights: str | None
     """Weights of the network that predicts the start; None for points."""
+    controller: Weights | None
+    """Weights of the controller that changes the schedule; None if there is none."""
 
     @property
     def fixed_steps(self) -> int:
@@ -69,7 +73,7 @@ class RunPlan:
         """The same as plain data, for people and for JSON."""
         return {
             "rules": list(self.rules),
-            "weights": [{"source": card.source, "licence": card.licence, "sha256": card.sha256} for card in self.cards],
+            "weights": [_described(card) for card in self.cards],
             "switch_after": self.switch_after,
             "preset": self.preset,
             "schedule": asdict(self.schedule),
@@ -78,7 +82,12 @@ class RunPlan:
             "num_steps": self.num_steps,
             "start": self.source,
             "start_weights": self.start_weights,
+            "controller": None if self.controller is None else _described(self.controller.card),
         }
+
+
+def _described(card: WeightsCard) -> dict[str, object]:
+    return {"source": card.source, "licence": card.licence, "sha256": card.sha256}
 
 
 def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> RunPlan:
@@ -124,6 +133,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
         needs=rule.needs,
         source=start.source,
         start_weights=_start_weights(start, optimizer),
+        controller=_controller(config.schedule.controller, preset),
     )
 
 
@@ -187,7 +197,7 @@ def _preset_of(names: Sequence[str], cards: Sequence[WeightsCard]) -> PresetName
     """fast for rules that are made for it; the papers' protocols for their own rules and weights."""
     last = names[-1]
     gain = last == "learn2splat" and any(card.system == "gain" for card in cards)
-    made_for_it = gain or last in ("adam-own-scale", "controlled")
+    made_for_it = gain or last == "adam-own-scale"
     return "fast" if made_for_it else "paper"
 
 
@@ -236,6 +246,19 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
             f"--preset is {preset}, which grows scenes or trains on reduced photographs, and a rule of this run holds "
             "Gaussians to their start on some of the photographs; use --preset paper or plain with it."
         )
+
+
+def _controller(reference: str | None, preset: PresetName) -> Weights | None:
+    if reference is None:
+        return None
+    if preset != "fast":
+        raise ValueError(
+            f"--schedule.controller names {reference}, and --preset is {preset}; controllers are made for the preset "
+            "fast: use it, or leave the controller out."
+        )
+    weights = load_weights(reference)
+    Controller.from_weights(weights)  # Refused before the capture is read.
+    return weights
 
 
 def _horizon(optimizer: JointOptimizerConfig, schedule: Preset) -> int | None:

@@ -38,6 +38,7 @@ from l2o_splat.plugin.step_table import StepTable
 from l2o_splat.plugin.stop_signals import StopRequest, default_signals, stop_signals
 from l2o_splat.plugin.third_party_warnings import silence_third_parties
 from l2o_splat.progress import Phase, ProgressReporter
+from l2o_splat.schedule.controller import Controller
 from l2o_splat.schedule.presets import PresetName, ScheduleConfig
 from l2o_splat.schedule.run_schedule import RunSchedule
 
@@ -198,7 +199,8 @@ class L2OTrainer(Trainer):
             )
         steps = self.config.optimizers["gaussians"]["optimizer"].horizon or self.plan.num_steps
         clock = BudgetClock(now=CLOCKS[self.config.clock])
-        return RunSchedule(self.plan.schedule, seconds, steps or 1, clock, self.plan.fixed_steps)
+        controller = None if self.plan.controller is None else Controller.from_weights(self.plan.controller)
+        return RunSchedule(self.plan.schedule, seconds, steps or 1, clock, self.plan.fixed_steps, controller)
 
     @property
     def training_state(self) -> str:

@@ -22,8 +22,6 @@ class Preset:
     """Train on reduced photographs first, see :mod:`l2o_splat.schedule.resolution`."""
     sh_degrees: Stages = ((0.0, 3),)
     """Highest SH degree that is drawn."""
-    views: tuple[float, float] = (1.0, 1.0)
-    """Factors of the views of a step at the beginning and at the end of the budget; geometric between them."""
     views_per_coefficient: float = 0.0
     """Training views that each SH coefficient of a colour channel needs; higher degrees are not drawn, since few
     photographs fit their own noise with them. 0 asks for none."""
@@ -75,6 +73,9 @@ class ScheduleConfig:
     """Gaussians at the end, as a multiple of those at the start; 1 keeps their number."""
     max_elongation: float | None = None
     """Longest axis of a Gaussian, as a multiple of its second one; inf for no bound."""
+    controller: str | None = None
+    """Weights of a controller of rates, views, image sizes and growth, see docs/train-controller.md; with the preset
+    fast alone. None takes none."""
 
 
 def highest_sh_degree(views: int, views_per_coefficient: float) -> int:

@@ -6,7 +6,7 @@ from l2o_splat.schedule.presets import Stages
 
 LEAST_PIXELS = 8_000
 """A photograph is not reduced to fewer."""
-WHOLE_STEPS, SHARPNESS = 270.0, 1.2
+WHOLE_STEPS, STEEPNESS = 270.0, 1.2
 """A size begins at a quarter of the budget if the whole budget would hold 270 steps at it; the fewer it would hold, the
 later. Measured at half a megapixel and at an eighth, on a budget of a minute."""
 EARLIEST = 0.12
@@ -17,16 +17,17 @@ PIXELS_OF_A_GAUSSIAN = 4.0
 """What a Gaussian costs in a view, in pixels."""
 
 
-def image_stages(pixels: float, steps: float) -> Stages:
+def image_stages(pixels: float, steps: float, sharpness: float = 1.0) -> Stages:
     """The sizes of a run, as factors of the photographs' sides, and the share of the budget from which each holds.
 
     Args:
         pixels: Of a photograph at full size.
         steps: Steps at full size that the whole budget would hold.
+        sharpness: The sizes begin as if it held this many times as many.
     """
     stages, scale = [], 1.0
     while True:
-        odds = 3 * (steps / (WHOLE_STEPS * scale**2)) ** SHARPNESS
+        odds = 3 * (sharpness * steps / (WHOLE_STEPS * scale**2)) ** STEEPNESS
         begin = 1 / (1 + odds)
         if scale == 1:
             begin = max(begin, EARLIEST)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 from bisect import bisect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from l2o_splat.budget import BudgetClock, CountedPace, Pace, TimedPace
 from l2o_splat.budget.pace import restored, share_of_rest
 from l2o_splat.errors import L2OError
 from l2o_splat.growth.adc import AdcOptions, adc_event_is_due
-from l2o_splat.growth.budget import GrowthOptions, event_shares
+from l2o_splat.growth.budget import LATEST_SHARE, GrowthOptions, event_shares, growth_by_pixels
+from l2o_splat.schedule.controller import Controller, Gains, RunStatistics
 from l2o_splat.schedule.presets import Preset, Stages, highest_sh_degree, value_at
 from l2o_splat.schedule.resolution import changed_from, image_stages, relative_cost
 
@@ -27,6 +29,8 @@ RECENT_STEPS = 10
 """Steps that tell the present speed."""
 EVALUATED = (0.1, 0.25, 0.5, 0.75)
 """Shares of a time budget after which held-out photographs are measured, off the clock, beside the end."""
+RECENT, LONGER = 0.8, 0.95
+"""Decays of the two running averages of the log loss, whose difference is its slope: over 4 and 19 steps."""
 SHARE_OF_SAVES = 0.02
 """Share of the time that checkpoints may take. The pace is revised with a checkpoint alone."""
 
@@ -60,12 +64,19 @@ class RunSchedule:
         steps: Budget in steps, if there is no time budget.
         clock: Counts the seconds of the run.
         fixed_steps: First steps in which the scene does not grow; what is left of the budget is that of growth.
+        controller: Changes what the preset says; None leaves it as it is.
     """
 
     def __init__(
-        self, preset: Preset, seconds: float | None, steps: int, clock: BudgetClock, fixed_steps: int = 0
+        self,
+        preset: Preset,
+        seconds: float | None,
+        steps: int,
+        clock: BudgetClock,
+        fixed_steps: int = 0,
+        controller: Controller | None = None,
     ) -> None:
-        self.preset, self.seconds, self.clock = preset, seconds, clock
+        self.preset, self.seconds, self.clock, self.controller = preset, seconds, clock, controller
         self.pace: Pace = CountedPace(steps) if seconds is None else TimedPace(self.cost, 1 / FIRST_STEPS)
         self.events_done = 0
         """Events of growth so far."""
@@ -75,11 +86,15 @@ class RunSchedule:
         """Gaussians at the start, and at the end of growth; with adaptive density control the most there may be."""
         self.num_views = sys.maxsize
         """Training views that colours by direction are learnt from."""
+        self.photographs = 0
+        """Training views."""
         self.pixels = 0.0
         """Mean number of pixels of a training photograph."""
         self.stages: Stages = ((0.0, 1.0),)
         """Size of the photographs, as a factor of their own, by the share of the budget spent."""
         self._measured = Measured()
+        self._log_losses: tuple[float, float] | None = None
+        """A recent and a longer running average of the log loss; None before the first step."""
         self._ended: float | None = None
         self._evaluations = 0
 
@@ -96,10 +111,33 @@ class RunSchedule:
         """Size of the photographs in a step, as a factor of their own."""
         return value_at(self.stages, self.pace.progress(step))
 
+    def known(self, step: int) -> RunStatistics:
+        """What a controller is told before a step."""
+        slope = None if self._log_losses is None else self._log_losses[0] - self._log_losses[1]
+        return replace(self._known_at_start, share=self.pace.progress(step), slope=slope, budget=self._log_budget)
+
+    @property
+    def _known_at_start(self) -> RunStatistics:
+        density = math.log(self.first_count / self.pixels) if self.first_count and self.pixels else None
+        return RunStatistics(0.0, density=density, views=math.log(self.photographs) if self.photographs else None)
+
+    @property
+    def _log_budget(self) -> float:
+        return math.log(self._whole_steps)
+
+    def _factor(self, output: str) -> float:
+        """Factor of what is decided once for a run."""
+        return 1.0 if self.controller is None else self.controller.factor(output, self._known_at_start)
+
+    def gains(self, step: int) -> Gains | None:
+        """Factors of the rates of a step; None without a controller."""
+        return None if self.controller is None else self.controller.gains(self.known(step))
+
     def views(self, step: int, views_per_step: int) -> int:
         """Views of a step of a run that would have ``views_per_step`` throughout."""
-        first, last = self.preset.views
-        return max(round(views_per_step * first * (last / first) ** self.pace.progress(step)), 1)
+        if self.controller is None:
+            return views_per_step
+        return max(round(views_per_step * self.controller.factor("views", self.known(step))), 1)
 
     def sh_degree(self, step: int) -> int:
         """Highest SH degree that a step draws."""
@@ -109,7 +147,10 @@ class RunSchedule:
     @property
     def growth(self) -> GrowthOptions:
         """How far the scene grows, and when."""
-        return GrowthOptions(final_count=self.last_count)
+        usual = GrowthOptions()
+        last = min(usual.last_share * self._factor("last_event"), LATEST_SHARE)
+        first = min(usual.first_share * self._factor("first_event"), last)
+        return GrowthOptions(final_count=self.last_count, first_share=first, last_share=last)
 
     def event_before(self, step: int, views_per_step: int) -> int | None:
         """The event of growth that is due before a step, counted from 0; None if there is none."""
@@ -123,16 +164,30 @@ class RunSchedule:
         due = self.events_done < len(shares) and progress >= shares[self.events_done]
         return self.events_done if due else None
 
-    def set_capture(self, num_views: int, pixels: float) -> None:
-        """What the schedule must know of the capture.
+    def set_capture(self, photographs: int, pixels: float, num_gaussians: int, has_directions: bool = False) -> None:
+        """What the schedule must know of the capture and of the start.
 
         Args:
-            num_views: Training views that colours by direction are learnt from.
+            photographs: Training views.
             pixels: Of a training photograph, their mean.
+            num_gaussians: At the start.
+            has_directions: Whether its colours depend on the direction already, which need not be learnt then.
         """
-        self.num_views, self.pixels = num_views, pixels
+        self.photographs, self.pixels = photographs, pixels
+        self.num_views = sys.maxsize if has_directions else photographs
+        self.first_count = self.last_count = num_gaussians
         if self.preset.coarse_to_fine:
-            self.stages = image_stages(pixels, self._whole_steps)
+            self.stages = self._planned_stages()
+
+    def _planned_stages(self) -> Stages:
+        return image_stages(self.pixels, self._whole_steps, self._factor("sharpness"))
+
+    @property
+    def growth_factor(self) -> float:
+        """How many times as many Gaussians there are to be at the end."""
+        if self.preset.growth is not None:
+            return self.preset.growth
+        return max(growth_by_pixels(self.pixels, self.first_count) * self._factor("growth"), 1.0)
 
     @property
     def _whole_steps(self) -> float:
@@ -159,6 +214,14 @@ class RunSchedule:
             self.pace = TimedPace(self.cost, (1 - spent) / FIRST_STEPS, 0, spent)
             self._measured.revised_at = self.clock.spent
         self._ended = self.clock.spent
+
+    def observe(self, loss: float) -> None:
+        """Take the loss of a step into account, mean over pixels and views; only a number above 0 tells something."""
+        if not 0 < loss < math.inf:
+            return
+        now = math.log(loss)
+        recent, longer = self._log_losses or (now, now)
+        self._log_losses = RECENT * recent + (1 - RECENT) * now, LONGER * longer + (1 - LONGER) * now
 
     def end_step(self, step: int) -> None:
         """A step is done."""
@@ -202,8 +265,7 @@ class RunSchedule:
             return
         self.pace.revise(step, self.seconds - spent, statistics.median(measured.costs))
         if self.preset.coarse_to_fine:
-            planned = image_stages(self.pixels, self._whole_steps)
-            self.stages = changed_from(self.stages, planned, self.pace.progress(step))
+            self.stages = changed_from(self.stages, self._planned_stages(), self.pace.progress(step))
         measured.revised_at = spent
 
     def saved(self, seconds: float) -> None:
@@ -228,6 +290,7 @@ class RunSchedule:
             "first_count": self.first_count,
             "last_count": self.last_count,
             "measured": asdict(self._measured),
+            "log_losses": self._log_losses,
         }
 
     def load(self, state: Mapping[str, Any], step: int, steps: int) -> None:
@@ -245,6 +308,8 @@ class RunSchedule:
         # Checkpoints of versions that always grew from the start hold none.
         self.fixed_share = state.get("fixed_share", 0.0)
         self.first_count, self.last_count = state["first_count"], state["last_count"]
+        # Checkpoints of versions without controllers hold none.
+        self._log_losses = tuple(state["log_losses"]) if state.get("log_losses") else None
         if self.seconds is None:
             same = isinstance(saved, CountedPace)
             self.pace = saved if same else CountedPace(steps, step, saved.progress(step))

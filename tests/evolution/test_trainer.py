@@ -8,39 +8,38 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from l2o_splat.errors import L2OError
 from l2o_splat.evolution import trainer as module
 from l2o_splat.evolution.command import TrainController
 from l2o_splat.evolution.options import EvolutionOptions, RunOptions
-from l2o_splat.evolution.runs import DB, WholeRuns, log_error_of
+from l2o_splat.evolution.runs import DB, WholeRuns, log_errors_of
 from l2o_splat.evolution.trainer import STATE_NAME, ControllerTraining
 from l2o_splat.evolution.workers import Workers
-from l2o_splat.meta.evaluation import Evaluation
-from l2o_splat.meta.options import InnerLoop
-from l2o_splat.optim.adam import AdamRule, adam_options
-from l2o_splat.optim.controller import NUM_NUMBERS, Controller
+from l2o_splat.scenes.split import split_views
+from l2o_splat.schedule.controller import IS_CONSTANT, NAMES, Controller
 from l2o_splat.training.options import CaptureRanges
 from l2o_splat.training.saved_state import ResumeError
-from l2o_splat.training.sources import VALIDATION_SEEDS, ProceduralSource
+from l2o_splat.training.sources import TRAINING_SEEDS, VALIDATION_SEEDS, ProceduralSource
 from l2o_splat.weights import load_weights
-from tests.meta.scenes import CPU
 
-AIM = np.linspace(-0.4, 0.4, NUM_NUMBERS)
+AIM = np.linspace(-0.4, 0.4, len(NAMES))
 OPTIONS = EvolutionOptions(generations=6, population=6, scenes=2, validation_scenes=2, validate_every=2)
-RANGES = CaptureRanges(short_side=(32, 32), long_side=(40, 40), num_views=(8, 9), num_points=(60, 90))
-RUNS = RunOptions(budgets=(2, 3), dense_share=0.0, views_per_step=2, sh_degree=0, ranges=RANGES)
+RANGES = CaptureRanges(short_side=(64, 64), long_side=(72, 80), num_views=(8, 9), num_points=(60, 90))
+RUNS = RunOptions(budgets=(3.0, 8.0), read_at=(0.3, 1.0), views_per_step=2, ranges=RANGES)
 
 
-def closed_form(runs: WholeRuns, numbers: np.ndarray, index: int) -> float | None:
+def closed_form(runs: WholeRuns, numbers: np.ndarray, index: int) -> list[float] | None:
     """A quadratic that differs from scene to scene, in place of whole runs; every fifth scene cannot be used."""
-    tilt = 0.1 * np.random.default_rng([runs.seeds[0], index]).standard_normal(NUM_NUMBERS)
-    return None if index % 5 == 4 else float(((numbers - AIM) ** 2).sum() + tilt @ numbers)
+    tilt = 0.1 * np.random.default_rng([runs.seeds[0], index]).standard_normal(len(NAMES))
+    error = float(((numbers - AIM) ** 2).sum() + tilt @ numbers)
+    return None if index % 5 == 4 else [error + 1, error, error - 1]
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "log_error_of", closed_form)
+    monkeypatch.setattr(module, "log_errors_of", closed_form)
 
 
 def train(folder, options=OPTIONS, say=lambda line: None) -> ControllerTraining:
@@ -57,7 +56,7 @@ def curve(folder) -> list[dict]:
 
 
 def numbers(folder, name: str) -> np.ndarray:
-    return Controller.from_weights(load_weights(folder / f"{name}.safetensors", "controller")).vector
+    return Controller.from_weights(load_weights(folder / f"{name}.safetensors")).numbers
 
 
 def test_a_stopped_training_goes_on_in_the_same_numbers(quick, tmp_path):
@@ -87,25 +86,27 @@ def test_training_lowers_the_error_and_keeps_the_best_of_validation(quick, tmp_p
     train(tmp_path, replace(OPTIONS, generations=60))
     lines = [line for line in curve(tmp_path) if "psnr" in line]
     assert [line["generation"] for line in lines][:3] == [0, 2, 4] and lines[-1]["generation"] == 60
-    validation = WholeRuns(OPTIONS.runs, 0, VALIDATION_SEEDS)
+    validation = WholeRuns(OPTIONS.runs, 0, 2, VALIDATION_SEEDS)
     neutral, best = (
         -DB * np.mean([closed_form(validation, vector, index) for index in range(2)])
-        for vector in (np.zeros(NUM_NUMBERS), numbers(tmp_path, "best"))
+        for vector in (np.zeros(len(NAMES)), numbers(tmp_path, "best"))
     )
+    at_end = lines[0]["psnr_at_1"] - lines[0]["psnr_at_0.1"]
+    assert at_end == pytest.approx(2 * DB, abs=1e-3)
     assert lines[0]["psnr"] == pytest.approx(neutral, abs=1e-3)
     assert best == pytest.approx(max(line["psnr"] for line in lines), abs=1e-3)
     assert best > neutral + 3
-    frozen = Controller.of_vector(numbers(tmp_path, "best")).frozen()
-    assert np.array_equal(numbers(tmp_path, "best-frozen"), frozen.vector)
+    frozen = Controller(numbers(tmp_path, "best")).frozen()
+    assert np.array_equal(numbers(tmp_path, "best-frozen"), frozen.numbers)
     card = load_weights(tmp_path / "best.safetensors").card
     assert card.training["options"]["population"] == 6 and card.training["curve"][0]["generation"] == 0
 
 
 def test_tuned_adam_stays_the_best_where_nothing_is_better(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "log_error_of", lambda runs, vector, index: float((vector**2).sum()))
+    monkeypatch.setattr(module, "log_errors_of", lambda runs, vector, index: [float((vector**2).sum())] * 3)
     train(tmp_path)
-    assert np.array_equal(numbers(tmp_path, "best"), np.zeros(NUM_NUMBERS))
-    assert not np.array_equal(numbers(tmp_path, "last"), np.zeros(NUM_NUMBERS))
+    assert np.array_equal(numbers(tmp_path, "best"), np.zeros(len(NAMES)))
+    assert not np.array_equal(numbers(tmp_path, "last"), np.zeros(len(NAMES)))
 
 
 def test_a_training_that_cannot_go_on_says_why(quick, monkeypatch, tmp_path):
@@ -117,10 +118,11 @@ def test_a_training_that_cannot_go_on_says_why(quick, monkeypatch, tmp_path):
     (tmp_path / "run" / STATE_NAME).write_bytes(b"{}")
     with pytest.raises(ResumeError, match="is no state of a controller's training"):
         train(tmp_path / "run")
-    monkeypatch.setattr(module, "log_error_of", lambda *_: None)
+    monkeypatch.setattr(module, "log_errors_of", lambda *_: None)
     with pytest.raises(L2OError, match="No run can start from any of the scenes 0 to 1"):
         train(tmp_path / "unusable")
-    monkeypatch.setattr(module, "log_error_of", lambda runs, vector, index: math.nan if vector.any() else 1.0)
+    broken = lambda runs, vector, index: [math.nan if vector.any() else 1.0] * 3  # noqa: E731
+    monkeypatch.setattr(module, "log_errors_of", broken)
     with pytest.raises(L2OError, match="All controllers of generation 1 diverged"):
         train(tmp_path / "diverged")
 
@@ -128,7 +130,8 @@ def test_a_training_that_cannot_go_on_says_why(quick, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RunOptions(budgets=()), "name at least one"),
+        (lambda: RunOptions(budgets=(9.0, 2.0)), "an ascending range"),
+        (lambda: RunOptions(read_at=(0.5, 1.5)), "at least one share above 0 and up to 1"),
         (lambda: RunOptions(dense_share=1.5), "from 0 to 1"),
         (lambda: EvolutionOptions(population=3), "population is 3; at least 4"),
         (lambda: EvolutionOptions(spread=0.0), "spread is 0.0"),
@@ -139,31 +142,45 @@ def test_options_out_of_range_are_refused(make, message):
         make()
 
 
-def test_the_error_is_that_of_whole_runs_of_tuned_adam():
-    """With the neutral controller: the evaluation of a run of each length, as ``l2o meta-train`` evaluates."""
-    capture = ProceduralSource(5, RANGES).capture(0)
-    psnr = []
-    for steps in RUNS.budgets:
-        rule = AdamRule(adam_options("own-scale", steps))
-        psnr.append(float(Evaluation((capture,), (steps,), 2, 0, 5).run(rule, InnerLoop(), CPU)))
-    runs = WholeRuns(RUNS, 5)
-    assert DB * runs.log_error(Controller.neutral(), 0) == pytest.approx(-np.mean(psnr), abs=1e-9)
-    faster = np.zeros(NUM_NUMBERS)
-    faster[: 7 * 3 : 3] = 0.3
-    calls = [(runs, faster, 0), (runs, np.zeros(NUM_NUMBERS), 1)]
-    alone = [log_error_of(*call) for call in calls]
-    assert alone[0] != runs.log_error(Controller.neutral(), 0)
+def test_constants_alone_can_be_trained_and_another_training_can_begin_with_them(quick, tmp_path):
+    train(tmp_path / "constants", replace(OPTIONS, generations=20, numbers="constants"))
+    constants = numbers(tmp_path / "constants", "last")
+    assert not constants[~IS_CONSTANT].any() and constants[IS_CONSTANT].all()
+    begin_with = str(tmp_path / "constants" / "last.safetensors")
+    train(tmp_path / "all", replace(OPTIONS, begin_with=begin_with, generations=1))
+    assert curve(tmp_path / "all")[0]["psnr"] == curve(tmp_path / "constants")[-1]["psnr"]
+
+
+def test_runs_are_the_same_in_every_process_and_differ_by_controller():
+    runs, faster = WholeRuns(RUNS, 5, 2), np.zeros(len(NAMES))
+    faster[NAMES.index("means.mean")] = 0.5
+    calls = [(runs, faster, 0), (runs, np.zeros(len(NAMES)), 1)]
+    alone = [log_errors_of(*call) for call in calls]
+    assert all(len(errors) == 2 and np.isfinite(errors).all() for errors in alone)
+    assert alone[0] != runs.log_errors(Controller.neutral(), 0)
     with Workers(1) as workers:
-        assert workers.results(log_error_of, calls) == alone
+        assert workers.results(log_errors_of, calls) == alone
 
 
-def test_a_share_of_the_scenes_starts_on_surfaces():
-    runs = WholeRuns(replace(RUNS, dense_share=0.5, ranges=replace(RANGES, num_points=(200, 200))), 0)
-    counts = {}
-    for index in range(4):
-        capture, start = runs.start(index)
-        counts[index] = len(start.gaussians) == len(capture.points)
-    assert set(counts.values()) == {True, False}
+def test_budgets_are_spread_over_their_range():
+    runs = WholeRuns(RUNS, 0, scenes=4)
+    budgets = np.log([runs.begin(index).budget for index in range(8)])
+    edges = np.linspace(math.log(3), math.log(8), 5)
+    for place in range(4):
+        assert all(edges[place] <= budgets[index] <= edges[place + 1] for index in (place, place + 4))
+
+
+def test_a_share_of_the_scenes_starts_on_surfaces_and_a_share_is_imperfect():
+    options = replace(RUNS, dense_share=0.5, imperfect_share=0.5, ranges=replace(RANGES, num_points=(200, 200)))
+    runs, counts, exposures = WholeRuns(options, 0, 6), set(), set()
+    for index in range(6):
+        begun = runs.begin(index)
+        capture = ProceduralSource(0, options.ranges, TRAINING_SEEDS).capture(index)
+        counts.add(len(begun.start.gaussians) == len(capture.points))
+        training, held_out = split_views(capture.views.cameras.centres.numpy(), "all")
+        assert torch.equal(begun.held_out.images, capture.views[held_out].images)
+        exposures.add(torch.equal(begun.photographs.views.images, capture.views[training].images))
+    assert counts == exposures == {True, False}
 
 
 def test_the_command_trains_and_goes_on(quick, tmp_path, capsys):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from l2o_splat.frame import Frame
 from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options
 from l2o_splat.optim.colour_step import ColourStepRule
-from l2o_splat.optim.controlled import ControlledRule
-from l2o_splat.optim.controller import NUM_NUMBERS, Controller
 from l2o_splat.optim.decayed import DecayedRule
 from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
@@ -110,8 +107,6 @@ def all_cases() -> dict[str, RuleCase]:
     paper, gain = make_learn2splat(latent_init="zeros"), make_gain(trained=True, query_growth=2.0)
     resplat = make_resplat(update_starts="any")
     proximal = ProximalRule(AdamRule(SPLATFACTO), weight=0.3)
-    controller = Controller.of_vector(np.linspace(-0.8, 1.0, NUM_NUMBERS))
-    controlled = ControlledRule(adam_options("own-scale", horizon=50), controller)
     frame = Frame(origin=torch.tensor([1.0, -2.0, 0.5]).double(), scale=3.0)
     cases = {name: RuleCase(rule, registered=name) for name, rule in adam.items()}
     cases |= {
@@ -120,7 +115,6 @@ def all_cases() -> dict[str, RuleCase]:
         "gain": RuleCase(gain, registered="learn2splat"),
         "resplat": RuleCase(resplat, registered="resplat", context=views),
         "proximal": RuleCase(proximal, registered="proximal", context=views),
-        "controlled": RuleCase(controlled, registered="controlled"),
         "framed learn2splat": RuleCase(FramedRule(paper, frame)),
         "framed resplat": RuleCase(FramedRule(resplat, frame), context=views),
         "safeguarded gain": RuleCase(SafeguardedRule(gain, adam["adam-own-scale"])),

@@ -122,7 +122,9 @@ def test_between_queries_the_steps_follow_the_gradients():
     _, state = rule(gaussians, Feedback(gradients(1), 1, 1.0), state)
     proposals = [rule.propose(gaussians, Feedback(gradients(t), 2, 1.0), state) for t in (2, 3)]
     for proposal in proposals:
-        expected = rule.network.step(state["answer"], proposal.direction, torch.ones(len(gaussians)))
+        expected = rule.network.step(
+            state["answer"], proposal.direction, torch.ones(len(gaussians)), rule.network.rates
+        )
         torch.testing.assert_close(proposal.step, expected)
     assert not proposals[0].step.equal(proposals[1].step)
 

@@ -1,7 +1,9 @@
 """Runs with a time budget, on a clock that moves with the steps."""
 
+import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +13,10 @@ from l2o_splat.growth.budget import growth_by_pixels
 from l2o_splat.plugin import trainer as trainer_room
 from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
+from l2o_splat.schedule.controller import NAMES, Controller, RunStatistics
 from l2o_splat.schedule.presets import highest_sh_degree
+from l2o_splat.weights import load_weights, save_weights
+from l2o_splat.weights.format import WeightsCard
 from tests.plugin.captures import last_checkpoint, method_config, train
 
 SECONDS_OF_A_STEP = 0.5
@@ -80,6 +85,20 @@ def test_few_photographs_train_no_high_degrees_unless_the_user_wants_them(tiny_c
         assert bands[:, 3:].any() == trained
 
 
+def controlled_config(capture, folder, seconds):
+    """Under a controller of which every number does something."""
+    rng = np.random.default_rng(3)
+    path = folder.parent / "controller"
+    save_weights(path, controller_weights(Controller(rng.uniform(-0.4, 0.4, len(NAMES)))))
+    config = timed_config(capture, folder, seconds)
+    config.schedule.controller, config.schedule.growth = f"{path}.safetensors", None
+    return config
+
+
+def controller_weights(controller):
+    return controller.to_weights(WeightsCard("controller", {"numbers": list(NAMES)}))
+
+
 def adc_config(capture, folder, seconds):
     config = timed_config(capture, folder, seconds, "l2o-adam")
     config.preset, config.schedule.growth = "adc", None
@@ -94,7 +113,9 @@ def early_density_control(monkeypatch):
 
 
 @pytest.mark.usefixtures("early_density_control")
-@pytest.mark.parametrize(("config_of", "kills"), [(timed_config, (12, 25)), (adc_config, (8, 17))])
+@pytest.mark.parametrize(
+    ("config_of", "kills"), [(timed_config, (12, 25)), (controlled_config, (15,)), (adc_config, (8, 17))]
+)
 def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, config_of, kills):
     """Across growth, changes of the SH degree and revisions of the pace."""
     whole = config_of(tiny_capture, tmp_path / "whole", 20.0)
@@ -122,7 +143,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
             assert torch.equal(*tensors), (name, killed_at)
         schedules = [end["pipeline"]["_extra_state"][SCHEDULE] for end in ends]
         assert schedules[0]["events_done"] == schedules[1]["events_done"] >= 5
-        assert schedules[0]["spent"] == schedules[1]["spent"] and schedules[0]["pace"] == schedules[1]["pace"]
+        for name in ("spent", "pace", "views", "log_losses"):
+            assert schedules[0][name] == schedules[1][name]
+        assert (len(schedules[0]["views"]) > 1) == (config_of is controlled_config)
 
 
 class Killed(Exception):
@@ -143,6 +166,33 @@ def train_until_killed(config, killed_at, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(L2OModel, "step_loss", killed_step_loss)
         train(config)
+
+
+def test_a_controller_decides_on_views_growth_and_rates_of_a_run(tiny_capture, tmp_path, stepped_clock):
+    numbers = dict.fromkeys(NAMES, 0.0) | {"views.mean": -0.6, "growth.mean": 0.3, "means.mean": 0.5}
+    controller = Controller(np.array(list(numbers.values())))
+    save_weights(tmp_path / "mine", controller_weights(controller))
+    config = timed_config(tiny_capture, tmp_path / "out", 10.0)
+    config.schedule.controller, config.schedule.growth = str(tmp_path / "mine.safetensors"), None
+    trainer = train(config)
+    optimizer, sampler = trainer.optimizers.optimizers["gaussians"], trainer.pipeline.datamanager.view_sampler
+    views = round(config.pipeline.datamanager.views_per_step * controller.factor("views", RunStatistics(0.0)))
+    assert [len(sampler.views(step)) for step in range(trainer.completed_step)] == [views] * trainer.completed_step
+    assert trainer.pipeline.model.num_points == round(60 * 2 * controller.factor("growth", RunStatistics(0.0)))
+    assert optimizer.gains.rates["means"] > 1.4 and optimizer.gains.rates["scales"] == 1
+    effective = json.loads((trainer.base_dir / "effective.json").read_text())
+    assert effective["controller"]["sha256"] == load_weights(tmp_path / "mine.safetensors").card.sha256
+
+
+def test_a_controller_belongs_to_the_preset_fast(tiny_capture, tmp_path):
+    save_weights(tmp_path / "mine", controller_weights(Controller.neutral()))
+    config = timed_config(tiny_capture, tmp_path / "out", 5.0)
+    config.preset, config.schedule.controller = "plain", str(tmp_path / "mine.safetensors")
+    with pytest.raises(SystemExit, match="and --preset is plain; controllers are made for the preset fast"):
+        config.setup(local_rank=0, world_size=1)
+    config.preset, config.schedule.controller = "fast", "gain-mini"
+    with pytest.raises(SystemExit, match="controller weights are needed"):
+        config.setup(local_rank=0, world_size=1)
 
 
 def test_a_spent_budget_and_a_longer_one(tiny_capture, tmp_path, stepped_clock, capsys):

@@ -46,8 +46,7 @@ def test_the_cost_of_a_step_is_that_of_pixels_and_gaussians():
 
 def schedule(now, seconds=60.0):
     made = RunSchedule(PRESETS["fast"], seconds, 1, BudgetClock(now=now))
-    made.first_count = made.last_count = 1000
-    made.set_capture(40, PHOTOGRAPH)
+    made.set_capture(40, PHOTOGRAPH, 1000)
     return made
 
 
@@ -74,6 +73,6 @@ def test_a_schedule_plans_its_sizes_by_what_steps_have_taken_and_goes_on_with_th
 
 def test_a_run_that_counts_steps_knows_its_sizes_from_the_start():
     run = RunSchedule(PRESETS["fast"], None, 90, BudgetClock())
-    run.set_capture(40, PHOTOGRAPH)
+    run.set_capture(40, PHOTOGRAPH, 1000)
     assert run.stages == image_stages(PHOTOGRAPH, 90)
     assert run.image_scale(0) == run.stages[0][1] and run.image_scale(89) == 1

@@ -1,0 +1,60 @@
+"""What photographs of real places have and ray-cast ones lack: changing exposure, noise, and poses a little off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o_splat.scenes.capture import Capture
+
+
+@dataclass(frozen=True)
+class Imperfections:
+    """Standard deviations of what is drawn for each photograph."""
+
+    exposure: float = 0.06
+    """Of the logarithm of the exposure."""
+    tint: float = 0.02
+    """Of the logarithm of each colour channel's own factor."""
+    noise: float = 0.02
+    """Of each sRGB number of each pixel, 0 to 1."""
+    pose: float = 0.4
+    """Of the camera's rotation about each of its axes, pixels at the distance of the focal length."""
+
+    def spoil(self, capture: Capture, views: Sequence[int], seed: int) -> Capture:
+        """The capture with imperfect photographs and poses of some views; the others are as they were.
+
+        Args:
+            capture: Any.
+            views: Those that train; the ones that are held out should stay as they are, to be compared with.
+            seed: Of the draws; those of a view depend on its place in the capture.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        images, cameras = capture.views.images, capture.views.cameras
+        n, chosen = len(images), torch.zeros(len(images), dtype=torch.bool)
+        chosen[list(views)] = True
+
+        def drawn(*shape: int) -> Float[Tensor, " n ..."]:
+            numbers = torch.randn(n, *shape, generator=generator)
+            return torch.where(chosen.view(n, *[1] * len(shape)), numbers, 0)
+
+        factors = (self.exposure * drawn(1, 1, 1) + self.tint * drawn(1, 1, 3)).exp()
+        noisy = (images * factors + self.noise * drawn(*images.shape[1:])).clamp(0, 1)
+        angles = self.pose / cameras.Ks[:, :1, 0] * drawn(3)
+        viewmats = cameras.viewmats.clone()
+        viewmats[:, :3] = _rotations(angles).to(viewmats) @ viewmats[:, :3]
+        moved = replace(cameras, viewmats=torch.where(chosen.view(n, 1, 1), viewmats, cameras.viewmats))
+        kept = torch.where(chosen.view(n, 1, 1, 1), noisy, images)
+        return replace(capture, views=replace(capture.views, cameras=moved, images=kept))
+
+
+def _rotations(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
+    """Rotations about vectors by their length, radians."""
+    x, y, z = vectors.double().unbind(dim=1)
+    zero = torch.zeros_like(x)
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1).view(-1, 3, 3)
+    return torch.linalg.matrix_exp(skew)
