@@ -95,6 +95,11 @@ class ViewSampler:
         self._drawn: dict[int, list[int]] = {}
         self._next_step = 0
 
+    @property
+    def views_per_step(self) -> int:
+        """Views in each step from the last change on."""
+        return min(self.changes[-1][1], len(self.centres))
+
     def change(self, step: int, views_per_step: int) -> None:
         """Draw so many views in each step from ``step`` on; what later steps were to draw is forgotten.
 
