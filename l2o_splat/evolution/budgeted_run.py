@@ -158,7 +158,7 @@ class BudgetedRun:
             photographs = self._photographs.photographs(indices, scale)
             seen = rendered_loss(gaussians, photographs, drawn, evidence=("error",)).evidence
         generator = event_generator(self._seed, event)
-        first, options = schedule.first_count, schedule.growth
+        first, options = schedule.first_count, schedule.growth_at(self.step)
         grown = grow(gaussians, seen.error, seen.visibility, seen.views, first, options, event, generator)
         self.optimizer.resize(grown.gaussians, grown.source, torch.zeros_like(grown.fresh), halves=grown.fresh)
         schedule.events_done += 1

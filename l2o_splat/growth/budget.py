@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.growth.choice import SplitPreference
 from l2o_splat.system import available_memory, memory_left_in_container
 
 MOST_EVENTS = 5
@@ -40,6 +41,8 @@ class GrowthOptions:
     """Share of the budget spent at the first event."""
     last_share: float = 0.5
     """Share of the budget spent at the last event, at most two thirds."""
+    preference: SplitPreference = field(default_factory=SplitPreference)
+    """Which Gaussians are split."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.factor < math.inf:

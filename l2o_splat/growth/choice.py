@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -10,6 +12,18 @@ LEAST_PIXELS = 4.0
 """Sum of blending weights over all views, in pixels, below which a Gaussian is too small to be split."""
 LEAST_VIEWS = 2
 """What fewer views see is not split: it can fit a single photograph, and held-out views pay for it."""
+
+
+@dataclass(frozen=True)
+class SplitPreference:
+    """Exponents of what the probability that a Gaussian is split is made of."""
+
+    error: float = 1.0
+    """Of its mean error, see :func:`scores`."""
+    visibility: float = 0.0
+    """Of the sum of its blending weights; above 0 favours large Gaussians."""
+    opacity: float = 0.0
+    """Of its opacity; above 0 favours solid Gaussians."""
 
 
 def scores(error: Float[Tensor, " n"], visibility: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -29,9 +43,11 @@ def choose(
     error: Float[Tensor, " n"],
     visibility: Float[Tensor, " n"],
     views: Int[Tensor, " n"],
+    opacity: Float[Tensor, " n"],
     candidates: Bool[Tensor, " n"],
     count: int,
     generator: torch.Generator,
+    preference: SplitPreference = SplitPreference(),
 ) -> Int[Tensor, " k"]:
     """Draw Gaussians without replacement, with probability proportional to their score.
 
@@ -39,14 +55,17 @@ def choose(
         error: As for :func:`scores`.
         visibility: As for :func:`scores`.
         views: Views that see each Gaussian.
+        opacity: From 0 to 1.
         candidates: Those that may be drawn at all.
         count: How many; fewer are drawn if fewer are seen well enough or have any error.
         generator: On the CPU, so that a choice is the same on every device.
+        preference: What counts; the mean error alone unless it says otherwise.
 
     Returns:
         Their indices in ascending order.
     """
-    score = scores(error, visibility).cpu().double()
+    score = scores(error, visibility).cpu().double() ** preference.error
+    score = score * visibility.cpu().double() ** preference.visibility * opacity.cpu().double() ** preference.opacity
     allowed = candidates & (visibility >= LEAST_PIXELS) & (views >= LEAST_VIEWS)
     score = torch.where(allowed.cpu() & score.isfinite(), score, 0)
     # Exponential clocks of these rates: the order in which they ring is that of drawing one after the other (Efraimidis

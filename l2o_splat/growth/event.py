@@ -66,7 +66,8 @@ def grow(
             raise ValueError(f"{name} has shape {tuple(values.shape)}; one number for each of {n} Gaussians is needed.")
     stay = kept(gaussians)
     missing = count_at(event, start, options) - int(stay.sum())
-    chosen = choose(error, visibility, views, stay, missing, generator)
+    opacity = gaussians.opacities.sigmoid()[:, 0]
+    chosen = choose(error, visibility, views, opacity, stay, missing, generator, options.preference)
     stay[chosen] = False
     return replaced(gaussians, stay, chosen, split_longest_axis(gaussians[chosen]))
 

@@ -212,7 +212,7 @@ class L2OPipeline(VanillaPipeline):
         if self.schedule.preset.adaptive:
             adapt_scene(self._optimizer, looked_at, self.schedule.last_count, drawn, generator)
         else:
-            growth, first = self.schedule.growth, self.schedule.first_count
+            growth, first = self.schedule.growth_at(step), self.schedule.first_count
             grow_scene(self._optimizer, looked_at, growth, first, event, drawn, generator)
         self.schedule.events_done += 1
 

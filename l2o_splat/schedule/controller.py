@@ -1,4 +1,4 @@
-"""The slow decisions of a run as functions of what is known of it: 33 numbers (ours).
+"""The slow decisions of a run as functions of what is known of it: 37 numbers (ours).
 
 A map that is linear in a few statistics of the run, and bounded. It is found by trying whole runs
 (:mod:`l2o_splat.evolution`), since gradients through a few steps are blind to what pays off a hundred steps later
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from typing_extensions import Self
 
 from l2o_splat.gaussians import FIELDS
+from l2o_splat.growth.choice import SplitPreference
 from l2o_splat.weights.format import Weights, WeightsCard, WeightsError
 
 NUMBERS: dict[str, tuple[str, ...]] = {
@@ -30,13 +31,19 @@ NUMBERS: dict[str, tuple[str, ...]] = {
     "sharpness": ("mean", "density"),
     "first_event": ("mean",),
     "last_event": ("mean",),
+    "split_error": ("mean",),
+    "split_visibility": ("mean", "share"),
+    "split_opacity": ("mean",),
 }
-"""What is controlled, and the statistics that it depends on. The mean counts always; ``rates`` are all six fields."""
+"""What is controlled, and the statistics that it depends on. The mean counts always; ``rates`` are all six fields. What
+begins with ``split`` is an exponent of what Gaussians are split by."""
 NAMES = tuple(f"{output}.{statistic}" for output, statistics in NUMBERS.items() for statistic in statistics)
 """Names of the numbers, in the order of :attr:`Controller.numbers`."""
 
 LARGEST_FACTOR = 4.0
 """Everything that is controlled is multiplied by at most this, or divided by it."""
+LARGEST_EXPONENT = 1.0
+"""Exponents that are 0 without a controller stay within plus and minus this."""
 LARGEST_STATISTIC = 2.0
 """Statistics are clamped to plus and minus so many widths, so that nothing is extrapolated to unusual scenes."""
 
@@ -124,6 +131,14 @@ class Controller:
             self.factor("forgetting", statistics),
             self.factor("forgetting_squares", statistics),
         )
+
+    def split_preference(self, statistics: RunStatistics) -> SplitPreference:
+        """What an event of growth splits Gaussians by; neutral numbers leave the mean error alone."""
+        visibility, opacity = (
+            LARGEST_EXPONENT * math.tanh(self._logarithm(output, statistics) / LARGEST_EXPONENT)
+            for output in ("split_visibility", "split_opacity")
+        )
+        return SplitPreference(self.factor("split_error", statistics), visibility, opacity)
 
     @property
     def digest(self) -> str:

@@ -182,6 +182,12 @@ class RunSchedule:
     def _planned_stages(self) -> Stages:
         return image_stages(self.pixels, self._whole_steps, self._factor("sharpness"))
 
+    def growth_at(self, step: int) -> GrowthOptions:
+        """The same, with what the Gaussians are split by in an event before a step."""
+        if self.controller is None:
+            return self.growth
+        return replace(self.growth, preference=self.controller.split_preference(self.known(step)))
+
     @property
     def growth_factor(self) -> float:
         """How many times as many Gaussians there are to be at the end."""

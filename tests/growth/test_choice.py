@@ -4,18 +4,20 @@ from dataclasses import replace
 
 import torch
 
-from l2o_splat.growth.choice import choose, scores
+from l2o_splat.growth.choice import SplitPreference, choose, scores
 from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.prune import kept
 from tests.rendering.scenes import random_scene
 
 
-def drawn(error, visibility=None, views=None, candidates=None, count=1, seed=0):
+def drawn(error, visibility=None, views=None, candidates=None, count=1, seed=0, opacity=None, preference=None):
     n = len(error)
+    opacity = torch.full((n,), 0.5) if opacity is None else opacity
     visibility = torch.full((n,), 9.0) if visibility is None else visibility
     views = torch.full((n,), 3) if views is None else views
     candidates = torch.ones(n, dtype=torch.bool) if candidates is None else candidates
-    return choose(error, visibility, views, candidates, count, event_generator(seed, 0))
+    generator = event_generator(seed, 0)
+    return choose(error, visibility, views, opacity, candidates, count, generator, preference or SplitPreference())
 
 
 def test_gaussians_are_drawn_in_proportion_to_their_score():
@@ -25,6 +27,17 @@ def test_gaussians_are_drawn_in_proportion_to_their_score():
         counts[drawn(error, seed=seed)] += 1
     # Four standard deviations of a binomial of 2000 draws are 0.045 at most.
     assert torch.allclose(counts / 2000, error / 10, atol=0.045)
+
+
+def test_exponents_say_what_counts():
+    """Shares of the draws by mean error, visibility and opacity."""
+    visibility, opacity = torch.tensor([4.0, 16.0, 36.0]), torch.tensor([0.2, 0.4, 0.4])
+    error = torch.tensor([1.0, 4.0, 2.0]) * visibility
+    wanted = torch.tensor([1.0 * 2 * 0.2, 16.0 * 4 * 0.4, 4.0 * 6 * 0.4])
+    preference, counts = SplitPreference(error=2.0, visibility=0.5, opacity=1.0), torch.zeros(3)
+    for seed in range(2000):
+        counts[drawn(error, visibility, seed=seed, opacity=opacity, preference=preference)] += 1
+    assert torch.allclose(counts / 2000, wanted / wanted.sum(), atol=0.045)
 
 
 def test_score_is_the_mean_error_where_a_gaussian_is_drawn():
@@ -58,7 +71,7 @@ def test_the_same_seed_draws_the_same_and_another_event_draws_others():
     everyone = torch.ones(200, dtype=torch.bool)
 
     def of(seed, event):
-        return choose(error, full, many, everyone, 50, event_generator(seed, event)).tolist()
+        return choose(error, full, many, full / 10, everyone, 50, event_generator(seed, event)).tolist()
 
     assert of(3, 1) == of(3, 1)
     assert of(3, 1) != of(3, 2) and of(3, 1) != of(4, 1)

@@ -46,7 +46,7 @@ def test_without_numbers_a_run_is_as_the_preset_says():
         gains = neutral.gains(step)
         assert set(gains.rates.values()) == {1.0} and gains[1:] == (1.0, 1.0)
         assert neutral.views(step, 8) == plain.views(step, 8) == 8
-    assert neutral.stages == plain.stages and neutral.growth == plain.growth
+    assert neutral.stages == plain.stages and neutral.growth_at(50) == plain.growth_at(50) == plain.growth
     assert neutral.growth_factor == plain.growth_factor
 
 
@@ -103,6 +103,8 @@ def test_factors_are_bounded_whatever_the_numbers_and_the_run():
     for sign in (-1, 1):
         told = RunStatistics(1.0, *[sign * 1e9] * 4)
         gains = extreme.gains(told)
+        preference = extreme.split_preference(told)
+        assert max(abs(preference.visibility), abs(preference.opacity)) <= 1
         factors = [extreme.factor(output, told) for output in NUMBERS if output not in (*FIELDS, "rates")]
         for factor in (*gains.rates.values(), gains.forgetting, *factors):
             assert 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR
@@ -136,6 +138,9 @@ def test_what_is_known_of_a_run():
 
 
 def test_decisions_for_the_whole_run_are_those_of_the_capture():
+    visibility = with_numbers(split_visibility__share=0.3)
+    early, late = (schedule(visibility).growth_at(step).preference.visibility for step in (10, 60))
+    assert early < 0 < late
     run = schedule(with_numbers(growth__mean=0.3, sharpness__mean=0.5, first_event__mean=-0.5, last_event__mean=1.0))
     usual = schedule(None)
     assert run.growth_factor / usual.growth_factor == pytest.approx(run.controller.factor("growth", USUAL)) != 1
