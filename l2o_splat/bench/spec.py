@@ -199,7 +199,7 @@ def plan_runs(
             steps=method.steps or options.steps,
             seconds=options.seconds,
             clock=options.clock,
-            views="own" if capture.own_split else options.views,
+            views=options.views if capture.views is None else capture.views,
             scale=options.scale,
         )
         for capture in captures
@@ -215,7 +215,7 @@ def plan_runs(
             data=capture.data,
             label=label,
             clock=options.clock,
-            views="own" if capture.own_split else options.views,
+            views=options.views if capture.views is None else capture.views,
             scale=options.scale,
             ply=ply,
             **shared,

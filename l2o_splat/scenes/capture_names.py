@@ -6,8 +6,12 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l2o_splat.errors import L2OError
+
+if TYPE_CHECKING:
+    from l2o_splat.scenes.split import ViewChoice
 
 PROCEDURAL = re.compile(r"l2o-demo(:(?P<seed>\d+))?")
 
@@ -26,8 +30,8 @@ class CaptureSource:
     """Name of nerfstudio's dataparser and its options."""
     data: str | None
     """Absolute path of the folder; None for built-in captures."""
-    own_split: bool = False
-    """Whether the views to train on and to hold out are those that the capture itself names."""
+    views: ViewChoice | None = None
+    """Which views are trained on and held out; None leaves it to the command that reads the capture."""
 
 
 def find_capture(text: str, dataparser: str | None = None) -> CaptureSource:

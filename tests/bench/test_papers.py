@@ -144,7 +144,7 @@ def test_sparse_chunks_start_from_a_network_unless_the_user_says_otherwise():
 
 
 def test_a_method_may_have_steps_of_its_own():
-    capture = CaptureSource("dl3dv-8v/a", ("nerfstudio-data",), "/a", own_split=True)
+    capture = CaptureSource("dl3dv-8v/a", ("nerfstudio-data",), "/a", views="own")
     methods = [find_method("one=resplat --max-num-iterations 1"), find_method("l2o-adam --max-num-iterations=30")]
     options = SweepOptions(2000, None, "wall", "all", 1.0, 1, ())
     specs = plan_runs(

@@ -74,7 +74,7 @@ def write_captures(
             write_scene(suite, read(), views, target, f"{suite.name}/{name}")
         has_points = (target / "sparse_pc.ply").is_file()
         words = (*DATAPARSER, *(("--load-3D-points",) if has_points else ()))
-        captures.append(CaptureSource(f"{suite.name}/{name}", words, str(target.resolve()), own_split=True))
+        captures.append(CaptureSource(f"{suite.name}/{name}", words, str(target.resolve()), views="own"))
     return captures
 
 
