@@ -34,7 +34,7 @@ class Cell:
     """One number of a table."""
 
     value: float | None
-    """Median over seeds."""
+    """Median over seeds; in the tables of the suite ``rules``, their mean."""
     spread: float | None = None
     """Largest minus smallest over seeds; None with one seed."""
     low: float | None = None
@@ -91,8 +91,10 @@ class Results:
         return [ALL_SCENES, *self.scenes] if len(self.scenes) > 1 else self.scenes
 
     def of(self, scene: str, method: str) -> list[Run]:
-        """Return the runs of one method on one scene, or on all scenes."""
-        return self._by_place[scene, method]
+        """Return the runs of one method on one scene, or on all scenes; none if it was left out of some of them."""
+        runs = self._by_place[scene, method]
+        left_out = scene == ALL_SCENES and len({run.scene for run in runs}) < len(self.scenes)
+        return [] if left_out else runs
 
     def cell(self, scene: str, method: str, measure: Measure) -> Cell:
         """Return median and spread over seeds; for all scenes, those of the mean over scenes."""
@@ -109,9 +111,8 @@ class Results:
 
     @cached_property
     def _budgets(self) -> dict[tuple[str, int], float]:
-        return {
-            (run.scene, run.seed): run.seconds for run in self.of(ALL_SCENES, self.baseline) if run.ok and run.steps
-        }
+        of_baseline = self._by_place[ALL_SCENES, self.baseline]
+        return {(run.scene, run.seed): run.seconds for run in of_baseline if run.ok and run.steps}
 
     def budget(self, run: Run) -> float | None:
         """Return the seconds that the baseline took on the same scene with the same seed (equal wall-clock).
@@ -175,8 +176,10 @@ def shortfall(runs: Sequence[Run]) -> str:
     return f"pending {pending}/{len(runs)}" if pending else ""
 
 
-def over_seeds(runs: Sequence[Run], measure: Measure) -> Cell:
-    """Return the median over seeds of the mean over scenes."""
+def over_seeds(
+    runs: Sequence[Run], measure: Measure, centre: Callable[[Sequence[float]], float] = statistics.median
+) -> Cell:
+    """Return the median (or another ``centre``) over seeds of the mean over scenes."""
     note = shortfall(runs)
     if note or not runs:
         return Cell(None, note=note)
@@ -187,7 +190,7 @@ def over_seeds(runs: Sequence[Run], measure: Measure) -> Cell:
         return Cell(None)
     means = [statistics.fmean(scenes) for scenes in values.values()]
     low, high = min(means), max(means)
-    return Cell(statistics.median(means), high - low if len(means) > 1 else None, low, high)
+    return Cell(centre(means), high - low if len(means) > 1 else None, low, high)
 
 
 def curve(results: Results, scene: str, method: str, quality: str) -> dict[str, list[list[float]]]:

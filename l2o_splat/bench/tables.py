@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from l2o_splat.bench.measures import (
@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers: one cell for each scene and method."""
+    """A column of numbers: one cell for each scene and method, or other group and member of it."""
 
     title: str
     cell: Callable[[str, str], Cell]
@@ -217,19 +217,39 @@ def _quality(results: Results, title: str, measure: Callable[[Run], float | None
 
 
 def _table(name: str, title: str, explanation: str, results: Results, columns: Sequence[Column]) -> Table:
+    groups = {scene: results.methods for scene in results.scene_groups}
+    return table_of(name, title, explanation, groups, columns, ("Scene", "Method"))
+
+
+def table_of(
+    name: str,
+    title: str,
+    explanation: str,
+    groups: Mapping[str, Sequence[str]],
+    columns: Sequence[Column],
+    names: tuple[str, str],
+) -> Table:
+    """Make a table with one row for each member of each group; the best number of a group is marked.
+
+    Args:
+        name: Of its section in the report.
+        title: Above the table.
+        explanation: Below the title.
+        groups: Members by group: methods by scene, for example. Columns are asked for each group and member.
+        columns: Of numbers; those without any number are left out.
+        names: Titles of the columns of groups and members.
+    """
     rows = []
-    for scene in results.scene_groups:
-        cells = {method: [column.cell(scene, method) for column in columns] for method in results.methods}
-        winners = [
-            _best_of(column, [cells[method][i] for method in results.methods]) for i, column in enumerate(columns)
-        ]
-        for method in results.methods:
-            names = [Entry(scene, scene, kind="text"), Entry(method, method, kind="text")]
-            entries = [_entry(*parts) for parts in zip(cells[method], columns, winners, strict=True)]
-            rows.append(names + _note_once(entries))
+    for group, members in groups.items():
+        cells = {member: [column.cell(group, member) for column in columns] for member in members}
+        winners = [_best_of(column, [cells[member][i] for member in members]) for i, column in enumerate(columns)]
+        for member in members:
+            heads = [Entry(group, group, kind="text"), Entry(member, member, kind="text")]
+            entries = [_entry(*parts) for parts in zip(cells[member], columns, winners, strict=True)]
+            rows.append(heads + _note_once(entries))
     # A quality that nothing could measure (LPIPS without its backbone) has no column.
     used = [i for i in range(len(columns) + 2) if any(row[i].text for row in rows)]
-    titles = ["Scene", "Method", *(column.title for column in columns)]
+    titles = [*names, *(column.title for column in columns)]
     return Table(name, title, explanation, [titles[i] for i in used], [[row[i] for i in used] for row in rows])
 
 
