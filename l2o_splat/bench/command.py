@@ -22,6 +22,16 @@ from l2o_splat.bench.processes import ask
 from l2o_splat.bench.report import REPORT_NAME, write_report
 from l2o_splat.bench.results import read_results, write_results
 from l2o_splat.bench.spec import RunSpec, SweepOptions, check_names, plan_runs
+from l2o_splat.bench.suites.rules import (
+    RULES,
+    SECONDS,
+    by_kind,
+    check_rules_options,
+    rule_groups,
+    suite_rules,
+    with_built_in,
+)
+from l2o_splat.bench.suites.rules_tables import rules_tables
 from l2o_splat.bench.suites.studies import StudyName
 from l2o_splat.bench.suites.table import beside_papers
 from l2o_splat.bench.suites.work import SUITE_STEPS, PaperOptions, find_work, pairs, study_methods
@@ -98,7 +108,8 @@ def bench(
         ply_frame: Coordinates of these files: dataparser as nerfstudio exports, capture as COLMAP's or the original
             poses, transforms as transforms.json; detect takes what shows the training photographs best.
         suite: Evaluations of the papers, with their views and sizes and the published numbers beside ours;
-            docs/paper-suites.md lists them.
+            docs/paper-suites.md lists them. Or rules: all update rules with 4 and 8 views and dense, on built-in
+            captures and on --data; without --steps and --seconds, 20 seconds a run.
         dataset: Folder of a data set of suites, as NAME=FOLDER; may be given several times.
         view_index: The paper's file of context and target views for a suite, as SUITE=FILE; may be given several times.
         scenes: Scenes of the suites; without, those of the paper, or all that are there.
@@ -110,12 +121,16 @@ def bench(
             disturbs the clock. Here: threads of each run.
     """
     console = Console()
+    papers = PaperOptions(suite, dataset, view_index, scenes, study, study_weights)
     try:
+        if RULES in suite:
+            check_rules_options(papers, views, horizons, ply)
+        steps, seconds = _budget(steps, seconds, papers)
         specs, environment = _plan(
             data,
             methods,
-            PaperOptions(suite, dataset, view_index, scenes, study, study_weights),
-            SweepOptions(_steps(steps, seconds, suite or study), seconds, clock, views, scale, seeds, horizons),
+            papers,
+            SweepOptions(steps, seconds, clock, views, scale, seeds, horizons),
             dataparser,
             _plys(ply, ply_frame),
             out,
@@ -128,9 +143,13 @@ def bench(
         results = write_all(specs, environment, out, images)
     except L2OError as error:
         raise SystemExit(f"l2o bench: {error}") from error
-    console.print(_rich(summary(results), LEFT_TO_THE_REPORT))
-    if (papers := beside_papers(results)) is not None:
-        console.print(_rich(papers, ("peak GB",), num_texts=3), papers.explanation, highlight=False)
+    of_rules = rules_tables(results)
+    for table in of_rules:
+        console.print(table.title, _rich(table, ()), table.explanation, "", sep="\n", highlight=False)
+    if not of_rules:
+        console.print(_rich(summary(results), LEFT_TO_THE_REPORT))
+    if (beside := beside_papers(results)) is not None:
+        console.print(_rich(beside, ("peak GB",)), beside.explanation, highlight=False)
     console.print(f"Report: {out / REPORT_NAME}", highlight=False, soft_wrap=True)
     return int(any(run.status in ("failed", "out_of_memory", "pending") for run in results.runs))
 
@@ -176,9 +195,13 @@ def write_all(specs: Sequence[RunSpec], environment: dict, out: Path, images: bo
     return results
 
 
-def _steps(steps: int | None, seconds: float | None, of_papers: object) -> int | None:
-    usual = SUITE_STEPS if of_papers else 500
-    return usual if steps is None and seconds is None else steps
+def _budget(steps: int | None, seconds: float | None, papers: PaperOptions) -> tuple[int | None, float | None]:
+    """Steps and seconds as they were typed, or the usual ones."""
+    if steps is not None or seconds is not None:
+        return steps, seconds
+    if RULES in papers.suites:
+        return None, SECONDS
+    return SUITE_STEPS if papers.suites or papers.study else 500, None
 
 
 def _plys(entries: Sequence[str], frame: PlyFrame) -> dict[str, PlyScene]:
@@ -209,12 +232,19 @@ def _plan(
     if plys and papers.any:
         raise BenchError("--ply is measured on captures (--data), not on suites; leave one of them out.")
     captures = [find_capture(text, dataparser) for text in data]
+    of_rules = RULES in papers.suites
+    if of_rules:
+        captures = with_built_in(captures)
     check_names(captures, methods, plys)  # Before nerfstudio is asked, which takes ten seconds.
-    suites = find_work(papers, methods, bool(captures), say) if papers.any else []
+    suites = find_work(papers, methods, bool(captures), say) if papers.any and not of_rules else []
     with console.status("Asking nerfstudio for its methods"):
         # Options that a suite adds are ours; those that the user typed are in the methods themselves.
         answer = ask(methods, sorted({capture.dataparser for capture in captures}))
-    groups: list[tuple[Sequence[CaptureSource], Sequence[Method]]] = [(captures, methods)] if captures else []
+    groups: list[tuple[Sequence[CaptureSource], Sequence[Method]]]
+    if of_rules:
+        groups = rule_groups(captures, None if names is None else methods)
+    else:
+        groups = [(captures, methods)] if captures else []
     with console.status("Writing the captures of suites") as status:
         for work in suites:
             on_scene = lambda name: status.update(f"Writing the capture {name}")  # noqa: E731
@@ -224,23 +254,28 @@ def _plan(
         for captures_of, methods_of in groups
         for spec in plan_runs(captures_of, methods_of, answer["has_horizon"], options, plys)
     ]
-    study = {} if papers.study is None else {"study": papers.study}
-    return specs, answer["environment"] | {"command": command(), **study, "scale": options.scale}
+    facts: dict = {} if papers.study is None else {"study": papers.study}
+    if of_rules:
+        facts = {"suite": RULES, "seconds": options.seconds, "steps": options.steps, **by_kind(answer["kinds"])}
+    return specs, answer["environment"] | {"command": command(), **facts, "scale": options.scale}
 
 
 def _methods(names: Sequence[str] | None, papers: PaperOptions, out: Path, say) -> list[Method]:
     named = [find_method(text) for text in names or ()]
     if papers.study is not None:
         return [*study_methods(papers.study, pairs(papers.study_weights, "--study-weights"), out, say), *named]
+    if names is None and RULES in papers.suites:
+        return suite_rules()
     return [find_method(text) for text in DEFAULT_METHODS] if names is None else named
 
 
-def _rich(table: Table, left_out: Sequence[str], num_texts: int = 2) -> RichTable:
-    """Return a table for the terminal without columns for which there is no room; the first ones hold text."""
+def _rich(table: Table, left_out: Sequence[str]) -> RichTable:
+    """Return a table for the terminal without columns for which there is no room."""
     used = [i for i, title in enumerate(table.columns) if title not in left_out]
     shown = RichTable()
     for i in used:
-        shown.add_column(table.columns[i], justify="left" if i < num_texts else "right", overflow="fold")
+        is_text = all(row[i].kind == "text" for row in table.rows)
+        shown.add_column(table.columns[i], justify="left" if is_text else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*(f"[bold]{row[i].text}[/bold]" if row[i].kind == "best" else row[i].text for i in used))
     return shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from l2o_splat.bench.measures import Results
+from l2o_splat.bench.suites.rules_tables import rules_tables
 from l2o_splat.bench.suites.table import beside_papers
 from l2o_splat.bench.tables import Table, equal_time, runs_table, summary
 
@@ -14,7 +15,8 @@ def summary_markdown(results: Results) -> str:
     lines = [f"`{environment.get('command', '')}`", ""]
     lines += [", ".join(f"{name} {environment[name]}" for name in facts if environment.get(name)), ""]
     papers = beside_papers(results)
-    for table in (*([] if papers is None else [papers]), summary(results), equal_time(results)):
+    before = [*rules_tables(results), *([] if papers is None else [papers])]
+    for table in (*before, summary(results), equal_time(results)):
         lines += [f"### {table.title}", "", table.explanation, "", *table_lines(table), ""]
     missing = [row for run, row in zip(results.runs, runs_table(results).rows, strict=True) if not run.ok]
     lines += [

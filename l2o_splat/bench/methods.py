@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from typing import Literal
 
 from l2o_splat.bench.errors import BenchError
 
@@ -16,6 +17,9 @@ BASELINES = {
 }
 """Methods with options that have a name of their own here. ``adam-adc``: 3DGS's own growth around Adam with its own
 rates, which is what people use elsewhere. ``l2o-sgd``: plain gradient descent."""
+
+Kind = Literal["hand-made", "learned", "untrained"]
+"""``learned``: some rule of the method has weights. ``untrained``: they are ``random:SEED``, for trials of the cost."""
 
 STEPS_OPTION = "--max-num-iterations"
 

@@ -91,7 +91,10 @@ def steps_taken(folder: Path) -> int:
 
 
 def ask(methods: Sequence[Method], dataparsers: Sequence[Sequence[str]], command: Sequence[str] = RUN_COMMAND) -> dict:
-    """Ask nerfstudio which methods have a horizon (``has_horizon``, by label), and for the ``environment``.
+    """Ask nerfstudio which methods have a horizon and of which kind they are, and for the environment.
+
+    Returns:
+        ``has_horizon`` and ``kinds`` (see :data:`~l2o_splat.bench.methods.Kind`) by label, and ``environment``.
 
     Raises:
         BenchError: If a method or dataparser is not known, or nerfstudio cannot be imported.

@@ -11,6 +11,7 @@ from pathlib import Path
 from l2o_splat.bench.measures import MEASURED, Results, curve
 from l2o_splat.bench.page import asset, filled, style
 from l2o_splat.bench.pictures import ERROR_AT_TOP, Pictures
+from l2o_splat.bench.suites.rules_tables import rules_tables
 from l2o_splat.bench.suites.table import beside_papers
 from l2o_splat.bench.tables import BETTER, QUALITY_DIGITS, QUALITY_NAMES, Entry, Table, all_tables
 from l2o_splat.budget.clock import other_clock
@@ -86,8 +87,7 @@ def report_html(results: Results, pictures: Pictures) -> str:
         "pictures": _pictures_html() if shown else "",
         "rules": f"<ul>{''.join(f'<li>{rule}</li>' for rule in RULES)}</ul>",
         "environment": "".join(
-            f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>"
-            for name, value in results.environment.items()
+            _fact_html(name, value) for name, value in results.environment.items() if value is not None
         ),
         # "</" would end the script element.
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
@@ -97,9 +97,14 @@ def report_html(results: Results, pictures: Pictures) -> str:
     return filled(asset("l2o_splat.bench", "report.html"), parts)
 
 
+def _fact_html(name: str, value: object) -> str:
+    text = ", ".join(value) if isinstance(value, list) else str(value)
+    return f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>"
+
+
 def _tables(results: Results) -> list[Table]:
     papers = beside_papers(results)
-    return all_tables(results) if papers is None else [papers, *all_tables(results)]
+    return [*rules_tables(results), *([] if papers is None else [papers]), *all_tables(results)]
 
 
 def _lead(results: Results) -> str:

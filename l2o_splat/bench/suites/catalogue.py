@@ -105,7 +105,7 @@ def find_suites(names: Iterable[str]) -> list[Suite]:
     names = list(dict.fromkeys(names))
     unknown = [name for name in names if name not in SUITES]
     if unknown:
-        raise BenchError(f"There is no suite {unknown[0]}; there are {', '.join(SUITES)}.")
+        raise BenchError(f"There is no suite {unknown[0]}; there are {', '.join(SUITES)}, and rules alone.")
     return [SUITES[name] for name in names]
 
 

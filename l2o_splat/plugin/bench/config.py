@@ -13,9 +13,12 @@ import tyro
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.registry import discover_methods
 
+from l2o_splat.bench.methods import Kind
 from l2o_splat.bench.spec import RunSpec
 from l2o_splat.environment import environment
+from l2o_splat.optim.registry import rule_entry
 from l2o_splat.plugin.dataparsers import dataparser_config
+from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
 from l2o_splat.plugin.protocol_split import use_protocol_split
 from l2o_splat.plugin.trainer import L2OTrainerConfig
 
@@ -64,6 +67,16 @@ def horizons(config: TrainerConfig) -> list[tuple[Any, str]]:
     return places
 
 
+def kind_of(config: TrainerConfig) -> Kind:
+    """Whether the rules of a method have weights, and trained ones."""
+    rules = [group["optimizer"] for group in config.optimizers.values()]
+    ours = [one for one in rules if isinstance(one, JointOptimizerConfig)]
+    if not any(rule_entry(name).systems for one in ours for name in one.rule_names):
+        return "hand-made"
+    references = [reference or "" for one in ours for reference in (one.weights, one.finish_weights)]
+    return "untrained" if any(reference.startswith("random:") for reference in references) else "learned"
+
+
 def run_config(spec: RunSpec, folder: Path) -> TrainerConfig:
     """Return the registered config with the changes that the spec asks for, and no other that affects a result."""
     config = method_config(spec.method, spec.options)
@@ -103,16 +116,17 @@ def run_config(spec: RunSpec, folder: Path) -> TrainerConfig:
 
 
 def describe(question: dict[str, list]) -> dict[str, Any]:
-    """Answer what a sweep must know before it starts: methods with a horizon, the environment, and mistakes.
+    """Answer what a sweep must know before it starts: methods with a horizon, kinds, the environment, and mistakes.
 
     Args:
         question: ``methods`` (label, name and options of each), and ``dataparsers`` with their options.
     """
-    answer: dict[str, Any] = {"errors": [], "has_horizon": {}, "environment": environment()}
+    answer: dict[str, Any] = {"errors": [], "has_horizon": {}, "kinds": {}, "environment": environment()}
     for method in question["methods"]:
         try:
             config = method_config(method["name"], method["options"])
             answer["has_horizon"][method["label"]] = bool(horizons(config))
+            answer["kinds"][method["label"]] = kind_of(config)
         except KeyError:
             known = ", ".join(sorted(discover_methods()[0]))
             answer["errors"].append(
