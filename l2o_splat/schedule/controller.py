@@ -108,6 +108,11 @@ class Controller:
         return Controller(np.where(IS_CONSTANT, self.numbers, 0.0))
 
     @property
+    def responds(self) -> bool:
+        """Whether anything depends on the run; without, it is a set of constants."""
+        return bool(self.numbers[~IS_CONSTANT].any())
+
+    @property
     def watches_loss(self) -> bool:
         """Whether it makes use of the slope of the loss, which must then be read in every step."""
         return any(number for name, number in zip(NAMES, self.numbers, strict=True) if name.endswith(".slope"))

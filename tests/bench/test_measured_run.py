@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -24,6 +25,9 @@ from l2o_splat.plugin.bench import run as bench_run
 from l2o_splat.plugin.bench.config import horizons, registered_config, run_config
 from l2o_splat.plugin.pipeline import L2OPipeline
 from l2o_splat.scenes.capture_names import find_capture
+from l2o_splat.schedule.controller import NAMES, Controller
+from l2o_splat.weights import save_weights
+from l2o_splat.weights.format import WeightsCard
 from tests.plugin.captures import method_config, train, write_tiny_capture
 
 
@@ -236,6 +240,20 @@ def test_what_nerfstudio_does_not_know_is_refused_before_anything_runs():
     fails = (sys.executable, "-c", "import sys; sys.exit('no such module')")
     with pytest.raises(BenchError, match="no such module"):
         ask(methods, [], command=fails)
+
+
+def test_a_controller_that_looks_at_the_run_makes_a_method_a_learned_one(tmp_path):
+    responding = Controller(np.linspace(0.1, 0.2, len(NAMES)))
+    for name, controller in {"looks": responding, "constants": responding.frozen()}.items():
+        save_weights(tmp_path / name, controller.to_weights(WeightsCard("controller", {"numbers": list(NAMES)})))
+    methods = [
+        Method(name, "l2o-adam-tuned", ("--schedule.controller", f"{tmp_path / name}.safetensors"))
+        for name in ("looks", "constants", "missing")
+    ]
+    answer = bench_run.describe({"methods": [asdict(method) for method in methods], "dataparsers": []})
+    assert answer["kinds"] == {"looks": "learned", "constants": "hand-made"}
+    (error,) = answer["errors"]
+    assert "missing.safetensors" in error
 
 
 def test_the_command_gives_the_report_in_one_go(capture, tmp_path, capsys):

@@ -21,6 +21,9 @@ from l2o_splat.plugin.dataparsers import dataparser_config
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
 from l2o_splat.plugin.protocol_split import use_protocol_split
 from l2o_splat.plugin.trainer import L2OTrainerConfig
+from l2o_splat.schedule.controller import Controller
+from l2o_splat.weights.format import WeightsError
+from l2o_splat.weights.load import load_weights
 
 UNENDING = 10**8
 """Steps of a run that the clock ends."""
@@ -68,7 +71,10 @@ def horizons(config: TrainerConfig) -> list[tuple[Any, str]]:
 
 
 def kind_of(config: TrainerConfig) -> Kind:
-    """Whether the rules of a method have weights, and trained ones."""
+    """Whether the rules of a method have weights, and trained ones, or its controller looks at the run."""
+    controller = getattr(config, "schedule", None) and config.schedule.controller
+    if controller and Controller.from_weights(load_weights(controller)).responds:
+        return "learned"
     rules = [group["optimizer"] for group in config.optimizers.values()]
     ours = [one for one in rules if isinstance(one, JointOptimizerConfig)]
     if not any(rule_entry(name).systems for one in ours for name in one.rule_names):
@@ -133,6 +139,8 @@ def describe(question: dict[str, list]) -> dict[str, Any]:
                 f"--methods {method['name']} is not registered with nerfstudio; known are {known}, and nerfstudio's "
                 "own such as splatfacto (`ns-train --help` lists all)."
             )
+        except WeightsError as error:
+            answer["errors"].append(f"--methods {method['label']}: {error}")
         except SystemExit:
             answer["errors"].append(
                 f"--methods {method['name']} has no such options: {shlex.join(method['options'])}; `ns-train "
