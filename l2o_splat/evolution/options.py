@@ -17,15 +17,16 @@ class RunOptions:
     """Shortest and longest run, in steps at full size with all views; drawn on a logarithmic scale."""
     read_at: tuple[float, ...] = (0.1, 0.3, 1.0)
     """Shares of the budget after which held-out views are compared; what is reported of a run is not its end alone."""
-    imperfect_share: float = 0.8
-    """Probability that the training photographs of a scene change in exposure, are noisy, and have inexact poses."""
+    imperfection: float = 1.0
+    """Training photographs of a scene change in exposure, are noisy, and have inexact poses: by a factor between 0 and
+    this, drawn for each scene."""
     dense_share: float = 0.0
     """Probability that a scene starts from Gaussians on its surfaces instead of one per sparse point."""
     views_per_step: int = 8
     """Views of a step, before the controller."""
     ranges: CaptureRanges = field(
         default_factory=lambda: CaptureRanges(
-            short_side=(132, 150), long_side=(176, 210), num_views=(12, 40), num_points=(800, 3200)
+            short_side=(132, 150), long_side=(176, 210), num_views=(10, 60), num_points=(800, 3200)
         )
     )
     """Sizes of the procedural captures."""
@@ -35,9 +36,10 @@ class RunOptions:
             raise TrainingError(f"The budgets of runs are {self.budgets}; an ascending range from 1 on is needed.")
         if not self.read_at or not all(0 < share <= 1 for share in self.read_at):
             raise TrainingError(f"Runs are read at {self.read_at}; at least one share above 0 and up to 1 is needed.")
-        for name in ("imperfect_share", "dense_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; a number from 0 to 1 is needed.")
+        if not 0 <= self.dense_share <= 1:
+            raise TrainingError(f"dense_share is {self.dense_share}; a number from 0 to 1 is needed.")
+        if not self.imperfection >= 0:
+            raise TrainingError(f"imperfection is {self.imperfection}; 0 (none) or more is needed.")
         if self.views_per_step < 1:
             raise TrainingError(f"There are {self.views_per_step} views per step; at least 1 is needed.")
 

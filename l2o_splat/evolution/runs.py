@@ -84,11 +84,10 @@ class WholeRuns:
             UnusableCaptureError: If the capture lacks what the start needs.
         """
         options, drawn = self.options, np.random.default_rng([self.seed, index, 1])
-        is_dense, is_imperfect, place = drawn.random() < options.dense_share, drawn.random(), drawn.random()
+        is_dense, strength, place = drawn.random() < options.dense_share, drawn.random(), drawn.random()
         capture = ProceduralSource(self.seed, options.ranges, self.seeds).capture(index)
-        if is_imperfect < options.imperfect_share:
-            training, _ = split_views(capture.views.cameras.centres.numpy(), "all")
-            capture = Imperfections().spoil(capture, training, index)
+        training, _ = split_views(capture.views.cameras.centres.numpy(), "all")
+        capture = Imperfections().times(options.imperfection * strength).spoil(capture, training, index)
         start = start_from_surfaces if is_dense else start_from_points
         evaluation = Evaluation((), (), options.views_per_step, 3, self.seed, start=start)
         begun, context, held_out = evaluation.begin(capture, torch.device("cpu"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,10 @@ class Imperfections:
     """Of each sRGB number of each pixel, 0 to 1."""
     pose: float = 0.4
     """Of the camera's rotation about each of its axes, pixels at the distance of the focal length."""
+
+    def times(self, factor: float) -> Imperfections:
+        """The same, all of them this many times as large."""
+        return Imperfections(*(factor * value for value in astuple(self)))
 
     def spoil(self, capture: Capture, views: Sequence[int], seed: int) -> Capture:
         """The capture with imperfect photographs and poses of some views; the others are as they were.
