@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from l2o_splat.devices import numbers_like
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.nets.gain_network import GainNetwork
 from l2o_splat.nets.gain_shape import GainNetworkShape
@@ -139,7 +140,7 @@ class GainRule(ProposingRule):
     def _rates(self, feedback: Feedback) -> Float[Tensor, " 6"]:
         """Rate of each field in a step; what the moments forget is fixed, whatever a controller asks for."""
         rates = self.network.rates
-        return rates if feedback.gains is None else rates * rates.new_tensor(list(feedback.gains.rates.values()))
+        return rates if feedback.gains is None else rates * numbers_like(rates, list(feedback.gains.rates.values()))
 
     def _answer(
         self,

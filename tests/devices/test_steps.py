@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,9 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.optim import learn2splat
 from l2o_splat.optim.sequence import SequencedRule
 from l2o_splat.plugin.model import L2OModel
+from l2o_splat.schedule.controller import NAMES, Controller
+from l2o_splat.weights import save_weights
+from l2o_splat.weights.format import WeightsCard
 from tests.devices.card import CARD, CardWatch, Wait, WrongDeviceError
 from tests.devices.stand_ins import install
 from tests.plugin.captures import method_config, write_tiny_capture
@@ -30,6 +34,10 @@ FALL = {"optim.safeguard.SafeguardedRule._at_work.<lambda>|number": 1}
 """Once, when the fallback takes over."""
 
 
+LOSS = {"plugin.pipeline.L2OPipeline.get_train_loss_dict|number": 1}
+"""A controller that watches the loss reads it in every step."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A method, its options, and what each step after the first may wait for."""
@@ -38,6 +46,8 @@ class Run:
     allowed: tuple[dict[str, int], ...]
     options: dict = field(default_factory=dict)
     num_steps: int = 4
+    controlled: bool = False
+    """Under a controller of which every number does something, and the preset fast."""
     in_some_steps: dict[int, dict[str, int]] = field(default_factory=dict)
     """What some steps wait for on top, by number."""
 
@@ -49,14 +59,20 @@ class Run:
 RUNS = {
     "adam": Run("l2o-adam", (REFUSAL,)),
     "tuned adam": Run("l2o-adam-tuned", (REFUSAL,)),
-    "gain-mini": Run("learn2splat", (REFUSAL,), {"weights": None}, 5),
+    "gain-mini": Run("learn2splat", (REFUSAL,), {"weights": "gain-mini"}, 5),
     "released network": Run("learn2splat", (REFUSAL, ACTIVE, SEARCH), {"weights": "random:0"}, 3),
     "safeguarded": Run(
-        "learn2splat", (REFUSAL,), {"weights": None, "safeguard": True}, 22, {10: COMPARISON, 20: COMPARISON}
+        "learn2splat",
+        (REFUSAL,),
+        {"weights": None, "safeguard": True},
+        22,
+        in_some_steps={10: COMPARISON, 20: COMPARISON},
     ),
     "sequence": Run(
         "learn2splat", (REFUSAL,), {"weights": None, "finish_with": "adam-own-scale", "finish_after": 2}, 5
     ),
+    "controlled": Run("l2o-adam-tuned", (REFUSAL, LOSS), controlled=True),
+    "controlled gain-mini": Run("learn2splat", (REFUSAL, LOSS), {"weights": "gain-mini"}, 4, controlled=True),
     "resplat": Run("resplat", (REFUSAL, SEARCH), num_steps=3),
     "diff3r": Run("diff3r", (REFUSAL,), num_steps=3),
 }
@@ -70,6 +86,12 @@ class Training:
         config.max_num_iterations = 100  # Rates of every length of run are those of the same long one.
         for name, value in run.options.items():
             setattr(config.optimizers["gaussians"]["optimizer"], name, value)
+        if run.controlled:
+            controller = Controller(np.linspace(-0.3, 0.3, len(NAMES)))
+            card = WeightsCard("controller", {"numbers": list(NAMES)})
+            save_weights(folder / "controller", controller.to_weights(card))
+            config.preset, config.schedule.controller = "fast", str(folder / "controller.safetensors")
+            config.schedule.growth = 1.0  # An event waits for the card, which other tests look at.
         if run.method in ("resplat", "diff3r"):
             config.pipeline.initialization.context.num_views = 2
         config.machine.device_type = device
