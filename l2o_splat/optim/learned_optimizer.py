@@ -20,6 +20,7 @@ from l2o_splat.optim.registry import NUM_STEPS, RuleOptions, rule_entry, weights
 from l2o_splat.optim.rule import UpdateRule
 from l2o_splat.optim.strategy_edits import RowOptimizer, StrategyEdits
 from l2o_splat.scene import SceneKnowledge
+from l2o_splat.weights.format import WeightsError
 
 SPLATS = ("means", "scales", "quats", "opacities", "sh0", "shN")
 """gsplat's names of ``gaussians.FIELDS``, in the same order."""
@@ -130,6 +131,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if options and loaded is None:
             raise ValueError(f"Options {sorted(options)} are given, but the rule {rule} has no weights with options.")
         self.card = None if loaded is None else loaded.card
+        if self.card is not None and self.card.system == "controller":
+            raise WeightsError(
+                f"The weights from {self.card.source} are of a controller, which decides on the views, photographs and "
+                "growth of a whole run of ns-train; use weights of the systems gain or learn2splat here."
+            )
         built = rule_entry(rule).build(RuleOptions(loaded, options, horizon)).to(splats["means"].device)
         _check_needs(rule, built)
         if self.card is not None and self.card.scene_frame == "cameras" and camera_centres is None:

@@ -70,7 +70,13 @@ def _adam(preset: str) -> RuleEntry:
 
 
 def _learn2splat(options: RuleOptions) -> UpdateRule:
-    rule = GainRule if options.weights.card.system == "gain" else Learn2SplatRule
+    card = options.weights.card
+    if card.system == "controller":
+        # What it decides on reaches a rule as gains in the feedback; the steps are those of tuned Adam.
+        rule = AdamRule(adam_options("own-scale", options.horizon, options.rates))
+        rule.card = card
+        return rule
+    rule = GainRule if card.system == "gain" else Learn2SplatRule
     return rule.from_weights(options.weights, **options.behaviour)
 
 
@@ -79,7 +85,7 @@ _RULES: dict[str, RuleEntry] = {
     "adam-x5": _adam("x5"),
     "adam-own-scale": _adam("own-scale"),
     "sgd": RuleEntry(lambda options: SgdRule.faster(options.rates)),
-    "learn2splat": RuleEntry(_learn2splat, systems=("learn2splat", "gain"), default_weights="gain-mini"),
+    "learn2splat": RuleEntry(_learn2splat, systems=("learn2splat", "gain", "controller"), default_weights="gain-mini"),
     "resplat": RuleEntry(
         lambda options: ReSplatRule.from_weights(options.weights, **options.behaviour),
         systems=("resplat",),

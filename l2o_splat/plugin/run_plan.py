@@ -133,7 +133,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
         needs=rule.needs,
         source=start.source,
         start_weights=_start_weights(start, optimizer),
-        controller=_controller(config.schedule.controller, preset),
+        controller=_controller(config.schedule.controller, optimizer, preset),
     )
 
 
@@ -196,8 +196,8 @@ def _cards(rule: UpdateRule) -> tuple[WeightsCard, ...]:
 def _preset_of(names: Sequence[str], cards: Sequence[WeightsCard]) -> PresetName:
     """fast for rules that are made for it; the papers' protocols for their own rules and weights."""
     last = names[-1]
-    gain = last == "learn2splat" and any(card.system == "gain" for card in cards)
-    made_for_it = gain or last == "adam-own-scale"
+    ours = last == "learn2splat" and any(card.system in ("gain", "controller") for card in cards)
+    made_for_it = ours or last == "adam-own-scale"
     return "fast" if made_for_it else "paper"
 
 
@@ -248,16 +248,21 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
         )
 
 
-def _controller(reference: str | None, preset: PresetName) -> Weights | None:
-    if reference is None:
+def _controller(typed: str | None, optimizer: JointOptimizerConfig, preset: PresetName) -> Weights | None:
+    """Weights of the controller: those that were typed, or those of the rule learn2splat if they are some."""
+    weights = None if typed is None else load_weights(typed)
+    if weights is None and "learn2splat" in optimizer.rule_names:
+        second = optimizer.rule_names[0] == "resplat"
+        of_rule = weights_of("learn2splat", optimizer.finish_weights if second else optimizer.weights)
+        weights = of_rule if of_rule.card.system == "controller" else None
+    if weights is None:
         return None
+    Controller.from_weights(weights)  # Refused before the capture is read.
     if preset != "fast":
         raise ValueError(
-            f"--schedule.controller names {reference}, and --preset is {preset}; controllers are made for the preset "
-            "fast: use it, or leave the controller out."
+            f"A controller is named ({weights.card.source}), and --preset is {preset}; controllers are made for the "
+            "preset fast: use it, or leave the controller out."
         )
-    weights = load_weights(reference)
-    Controller.from_weights(weights)  # Refused before the capture is read.
     return weights
 
 

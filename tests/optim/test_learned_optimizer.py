@@ -21,6 +21,7 @@ from l2o_splat.optim.framed import FramedRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer, RuleMismatchError
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.learned_optimizer import SPLATS, as_gaussians, as_splats
+from l2o_splat.schedule.controller import NAMES, Controller
 from l2o_splat.weights import Weights, WeightsCard, WeightsError, load_weights, save_weights
 
 CENTRES = torch.tensor([[0.0, 0.0, 4.0], [0.0, 0.0, 0.0], [2.0, 0.0, 2.0], [-2.0, 0.0, 2.0]])
@@ -325,8 +326,11 @@ def test_wrong_weights_options_and_gradients_are_named(weights, tmp_path):
         LearnedOptimizer(make_splats(), "no-such-weights")
     card = WeightsCard("resplat", {})
     save_weights(tmp_path / "r", Weights({"a": torch.zeros(1)}, card))
-    with pytest.raises(WeightsError, match="are of resplat; learn2splat or gain weights are needed"):
+    with pytest.raises(WeightsError, match="are of resplat; learn2splat or gain or controller weights are needed"):
         LearnedOptimizer(make_splats(), str(tmp_path / "r"))
+    save_weights(tmp_path / "k", Controller.neutral().to_weights(WeightsCard("controller", {"numbers": list(NAMES)})))
+    with pytest.raises(WeightsError, match="are of a controller, which decides on the views"):
+        LearnedOptimizer(make_splats(), str(tmp_path / "k"))
     with pytest.raises(ValueError, match=r"no options \['lr'\]"):
         LearnedOptimizer(make_splats(), weights, lr=0.1)
     scaled = save(tmp_path / "c", replace(card, system="learn2splat", scene_frame="cameras"))

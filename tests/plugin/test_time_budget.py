@@ -184,6 +184,23 @@ def test_a_controller_decides_on_views_growth_and_rates_of_a_run(tiny_capture, t
     assert effective["controller"]["sha256"] == load_weights(tmp_path / "mine.safetensors").card.sha256
 
 
+def test_learn2splat_with_the_weights_of_a_controller_is_tuned_adam_under_it(tiny_capture, tmp_path, stepped_clock):
+    controller = Controller(np.random.default_rng(4).uniform(-0.4, 0.4, len(NAMES)))
+    save_weights(tmp_path / "mine", controller_weights(controller))
+    scenes = []
+    for method in ("learn2splat", "l2o-adam-tuned"):
+        stepped_clock.seconds = 0.0
+        config = timed_config(tiny_capture, tmp_path / method, 6.0, method)
+        # The preset fast is the default of both.
+        config.preset, config.schedule.growth = None, None
+        if method == "learn2splat":
+            config.optimizers["gaussians"]["optimizer"].weights = str(tmp_path / "mine.safetensors")
+        else:
+            config.schedule.controller = str(tmp_path / "mine.safetensors")
+        scenes.append(train(config).pipeline.model.gaussians.detach().pack())
+    assert torch.equal(*scenes)
+
+
 def test_a_controller_belongs_to_the_preset_fast(tiny_capture, tmp_path):
     save_weights(tmp_path / "mine", controller_weights(Controller.neutral()))
     config = timed_config(tiny_capture, tmp_path / "out", 5.0)
