@@ -47,6 +47,11 @@ class Options:
     """Results; runs that it has already are not run again."""
 
 
+def key_of(options: Options, folder: Path, controller: Controller, budget: float, seed: int) -> str:
+    """Name of a run in the results."""
+    return f"{folder.name} {options.scale:g} {controller.digest} {budget:g} {seed} {options.read_at}"
+
+
 def main(options: Options) -> None:
     """Make the runs that are missing, and print the table."""
     torch.set_num_threads(1)
@@ -63,7 +68,7 @@ def main(options: Options) -> None:
         for name, controller in controllers.items():
             for budget in options.budgets:
                 for seed in range(options.seeds):
-                    key = f"{folder.name} {options.scale:g} {controller.digest} {budget:g} {seed} {options.read_at}"
+                    key = key_of(options, folder, controller, budget, seed)
                     if key not in results:
                         run = BudgetedRun(start, photographs, capture.views[held_out], budget, 8, controller, seed)
                         results[key] = [round(psnr, 3) for psnr in run.psnr_at(options.read_at)]
@@ -78,10 +83,7 @@ def table(options: Options, controllers: dict[str, Controller], results: dict[st
     def psnr(controller: Controller, budget: float) -> np.ndarray:
         return np.array(
             [
-                [
-                    results[f"{folder.name} {options.scale:g} {controller.digest} {budget:g} {seed} {options.read_at}"]
-                    for seed in range(options.seeds)
-                ]
+                [results[key_of(options, folder, controller, budget, seed)] for seed in range(options.seeds)]
                 for folder in options.data
             ]
         ).mean(axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 MAX_DEGREE = 4
@@ -46,6 +46,14 @@ class RasterSettings:
             raise ValueError(f"near is {self.near} and far {self.far}; 0 < near < far is needed.")
         if self.sh_degree is not None and not 0 <= self.sh_degree <= MAX_DEGREE:
             raise ValueError(f"sh_degree is {self.sh_degree}; None or 0 to {MAX_DEGREE} is needed.")
+
+    def reduced(self, scale: float) -> RasterSettings:
+        """Settings of photographs whose sides are multiplied by a scale.
+
+        The blur shrinks with the area of a pixel, so that it blurs the scene as much as at full size: Gaussians would
+        come out too thin otherwise.
+        """
+        return replace(self, eps2d=self.eps2d * scale**2)
 
     def drawn_degree(self, stored: int) -> int:
         """SH degree that is drawn of Gaussians that hold degree ``stored``.

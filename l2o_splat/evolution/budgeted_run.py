@@ -11,11 +11,12 @@ from torch import Tensor
 
 from l2o_splat.budget import BudgetClock
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.growth.event import event_generator, grow
+from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.meta.unroll import DivergedEpisodeError
 from l2o_splat.optim.adam import AdamRule, adam_options
 from l2o_splat.optim.joint_optimizer import JointOptimizer
+from l2o_splat.optim.scene_growth import grow_scene
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.reduction import reduced_cameras, reduced_photograph, reduced_size, usable_scale
 from l2o_splat.rendering.rendered_loss import rendered_loss
@@ -43,12 +44,12 @@ class ReducedPhotographs:
 
     @classmethod
     def of(cls, views: Views) -> ReducedPhotographs:
-        """Those of some views, 8 bits a channel."""
+        """The photographs of some views, 8 bits a channel."""
         pixels = (views.images.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
         return cls(views, {(index, views.cameras.width): image for index, image in enumerate(pixels)})
 
     def photographs(self, indices: Sequence[int], scale: float) -> StoredPhotographs:
-        """Some of them with their sides multiplied by a scale."""
+        """Some of the photographs, their sides multiplied by a scale."""
         cameras, stored = self.views.cameras, []
         width, height = reduced_size(scale, cameras.width, cameras.height)
         for index in indices:
@@ -72,8 +73,8 @@ class BudgetedRun:
         held_out: Views that no step sees.
         budget: Steps at full size, with all views and the Gaussians of the start, that the time would suffice for.
         views_per_step: Views of a step, before the controller.
-        controller: Of the schedule.
-        seed: Of the order of views and of growth.
+        controller: Changes the schedule.
+        seed: Another one gives another order of views and other choices of growth.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class BudgetedRun:
         schedule, optimizer, step = self.schedule, self.optimizer, self.step
         cameras = self._photographs.views.cameras
         scale = usable_scale(schedule.image_scale(step), cameras.width, cameras.height)
-        drawn = RasterSettings(eps2d=RasterSettings().eps2d * scale**2, sh_degree=schedule.sh_degree(step))
+        drawn = RasterSettings(sh_degree=schedule.sh_degree(step)).reduced(scale)
         self.sampler.change(step, schedule.views(step, self.views_per_step))
         self._grow_if_due(scale, drawn)
         indices = self.sampler.views(step)
@@ -149,23 +150,19 @@ class BudgetedRun:
         self._spent += self._cost(len(indices), scale, len(optimizer.gaussians)) / self._whole_step
 
     def _grow_if_due(self, scale: float, drawn: RasterSettings) -> None:
-        schedule, gaussians = self.schedule, self.optimizer.gaussians
+        schedule, num_gaussians = self.schedule, len(self.optimizer.gaussians)
         event = schedule.event_before(self.step, self.views_per_step)
         if event is None:
             return
         indices = self.sampler.ahead(self.step)
-        with torch.no_grad():
-            photographs = self._photographs.photographs(indices, scale)
-            seen = rendered_loss(gaussians, photographs, drawn, evidence=("error",)).evidence
-        generator = event_generator(self._seed, event)
-        first, options = schedule.first_count, schedule.growth_at(self.step)
-        grown = grow(gaussians, seen.error, seen.visibility, seen.views, first, options, event, generator)
-        self.optimizer.resize(grown.gaussians, grown.source, torch.zeros_like(grown.fresh), halves=grown.fresh)
+        photographs, generator = self._photographs.photographs(indices, scale), event_generator(self._seed, event)
+        growth, first = schedule.growth_at(self.step), schedule.first_count
+        grow_scene(self.optimizer, [photographs], growth, first, event, drawn, generator)
         schedule.events_done += 1
-        self._spent += SHARE_OF_DRAWING * self._cost(len(indices), scale, len(gaussians)) / self._whole_step
+        self._spent += SHARE_OF_DRAWING * self._cost(len(indices), scale, num_gaussians) / self._whole_step
 
     def _cost(self, views: int, scale: float, num_gaussians: int) -> float:
-        """Of a step, in pixels."""
+        """What a step costs, in pixels."""
         return views * (self._pixels * scale**2 + PIXELS_OF_A_GAUSSIAN * num_gaussians) + PIXELS_OF_A_STEP
 
     def _psnr(self) -> float:

@@ -16,7 +16,6 @@ from l2o_splat.initializers.dense import DenseOptions, dense_gaussians
 from l2o_splat.initializers.points import PointInitOptions
 from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.starts import start_from_points
-from l2o_splat.meta.unroll import DivergedEpisodeError
 from l2o_splat.scene import SceneStart
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.imperfections import Imperfections
@@ -74,7 +73,7 @@ class WholeRuns:
         )
         try:
             return [-psnr / DB for psnr in run.psnr_at(self.options.read_at)]
-        except (DivergedEpisodeError, FloatingPointError):
+        except FloatingPointError:
             return [math.nan] * len(self.options.read_at)
 
     def begin(self, index: int) -> Begun:

@@ -16,14 +16,14 @@ LEAST_VIEWS = 2
 
 @dataclass(frozen=True)
 class SplitPreference:
-    """Exponents of what the probability that a Gaussian is split is made of."""
+    """What makes it likely that a Gaussian is split: a product of powers."""
 
     error: float = 1.0
-    """Of its mean error, see :func:`scores`."""
+    """Exponent of the mean error, see :func:`scores`."""
     visibility: float = 0.0
-    """Of the sum of its blending weights; above 0 favours large Gaussians."""
+    """Exponent of the sum of blending weights; above 0 it favours large Gaussians."""
     opacity: float = 0.0
-    """Of its opacity; above 0 favours solid Gaussians."""
+    """Exponent of the opacity; above 0 it favours solid Gaussians."""
 
 
 def scores(error: Float[Tensor, " n"], visibility: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -1,24 +1,16 @@
-"""Growth of a scene inside nerfstudio: at some shares of the budget, between two steps."""
+"""How far a scene grows inside nerfstudio, and which views say where."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.growth.adc import AdcOptions, collect_screen_gradient, control_density
 from l2o_splat.growth.budget import GrowthOptions, bytes_per_gaussian, free_bytes, within_memory
-from l2o_splat.growth.event import grow
-from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.plugin.datamanager import L2ODataManager
-from l2o_splat.raster_settings import RasterSettings
-from l2o_splat.rendering.evidence import Evidence
-from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.views import StoredPhotographs
 
 
@@ -60,52 +52,3 @@ def views_ahead(
         scale: Of the step's photographs.
     """
     return datamanager.photographs_by_size(datamanager.view_sampler.ahead(step), background, scale)
-
-
-def grow_scene(
-    optimizer: JointOptimizer,
-    looked_at: Sequence[StoredPhotographs],
-    options: GrowthOptions,
-    start: int,
-    event: int,
-    drawn: RasterSettings,
-    generator: torch.Generator,
-) -> None:
-    """Prune and split where some views show the largest errors.
-
-    Args:
-        optimizer: Holds the scene, and what its rule remembers.
-        looked_at: As :func:`views_ahead` gives them.
-        options: How far the scene grows.
-        start: Number of Gaussians before the first event.
-        event: 0 for the first.
-        drawn: How views are drawn.
-        generator: Of the event.
-    """
-    gaussians = optimizer.gaussians
-    parts = [rendered_loss(gaussians, group, drawn, evidence=("error",)).evidence for group in looked_at]
-    seen = Evidence.total(parts)
-    grown = grow(gaussians, seen.error, seen.visibility, seen.views, start, options, event, generator)
-    optimizer.resize(grown.gaussians, grown.source, torch.zeros_like(grown.fresh), halves=grown.fresh)
-
-
-def adapt_scene(
-    optimizer: JointOptimizer,
-    looked_at: Sequence[StoredPhotographs],
-    most: int,
-    drawn: RasterSettings,
-    generator: torch.Generator,
-) -> None:
-    """Clone, split and remove Gaussians as 3DGS does.
-
-    Args:
-        optimizer: Holds the scene, and what its rule remembers.
-        looked_at: As :func:`views_ahead` gives them.
-        most: Gaussians that there may be.
-        drawn: How views are drawn.
-        generator: Of the event.
-    """
-    gaussians, extent = optimizer.gaussians, optimizer.param_groups[0]["scene_extent"]
-    gradient = collect_screen_gradient(gaussians, looked_at, drawn)
-    grown = control_density(gaussians, gradient, extent, AdcOptions(), most, generator)
-    optimizer.resize(grown.gaussians, grown.source, grown.fresh)

@@ -142,14 +142,10 @@ class L2OModel(SplatfactoModel):
         return replace(self._raster, depth=depth)
 
     def training_raster(self, image_scale: float, sh_degree: int) -> RasterSettings:
-        """Settings of the images of a step.
-
-        The blur of reduced photographs shrinks with the area of a pixel, so that it blurs the scene as much as at full
-        size: Gaussians would come out too thin otherwise.
-        """
+        """Settings of the images of a step."""
         drawn = min(sh_degree, self.config.sh_degree)
-        blur = self._raster.eps2d * image_scale**2
-        return replace(self._raster, eps2d=blur, sh_degree=None if drawn == self.config.sh_degree else drawn)
+        settings = self._raster.reduced(image_scale)
+        return replace(settings, sh_degree=None if drawn == self.config.sh_degree else drawn)
 
     def _chosen_raster(self) -> dict[str, Any]:
         """Raster settings the user has chosen; the others follow the rule's weights or a checkpoint."""

@@ -17,12 +17,13 @@ from torch import Tensor
 from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.optim.joint_optimizer import JointOptimizer
+from l2o_splat.optim.scene_growth import adapt_scene, grow_scene
 from l2o_splat.plugin.capture_checks import check_data_path
 from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_start
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.growing import adapt_scene, final_count, grow_scene, most_in_memory, views_ahead
+from l2o_splat.plugin.growing import final_count, most_in_memory, views_ahead
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan

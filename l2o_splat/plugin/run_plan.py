@@ -133,7 +133,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
         needs=rule.needs,
         source=start.source,
         start_weights=_start_weights(start, optimizer),
-        controller=_controller(config.schedule.controller, optimizer, preset),
+        controller=_controller(config.schedule.controller, optimizer, cards, preset),
     )
 
 
@@ -248,13 +248,14 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
         )
 
 
-def _controller(typed: str | None, optimizer: JointOptimizerConfig, preset: PresetName) -> Weights | None:
+def _controller(
+    typed: str | None, optimizer: JointOptimizerConfig, cards: Sequence[WeightsCard], preset: PresetName
+) -> Weights | None:
     """Weights of the controller: those that were typed, or those of the rule learn2splat if they are some."""
     weights = None if typed is None else load_weights(typed)
-    if weights is None and "learn2splat" in optimizer.rule_names:
+    if weights is None and any(card.system == "controller" for card in cards):
         second = optimizer.rule_names[0] == "resplat"
-        of_rule = weights_of("learn2splat", optimizer.finish_weights if second else optimizer.weights)
-        weights = of_rule if of_rule.card.system == "controller" else None
+        weights = weights_of("learn2splat", optimizer.finish_weights if second else optimizer.weights)
     if weights is None:
         return None
     Controller.from_weights(weights)  # Refused before the capture is read.

@@ -14,16 +14,16 @@ from l2o_splat.scenes.capture import Capture
 
 @dataclass(frozen=True)
 class Imperfections:
-    """Standard deviations of what is drawn for each photograph."""
+    """How much photographs and their cameras differ from perfect ones; a draw for each photograph."""
 
     exposure: float = 0.06
-    """Of the logarithm of the exposure."""
+    """Standard deviation of the logarithm of the exposure."""
     tint: float = 0.02
-    """Of the logarithm of each colour channel's own factor."""
+    """Standard deviation of the logarithm of the factor of a single colour channel."""
     noise: float = 0.02
-    """Of each sRGB number of each pixel, 0 to 1."""
+    """Standard deviation of the noise in each channel of each pixel, sRGB 0 to 1."""
     pose: float = 0.4
-    """Of the camera's rotation about each of its axes, pixels at the distance of the focal length."""
+    """Standard deviation of the camera's rotation about each of its axes, in pixels at the image centre."""
 
     def times(self, factor: float) -> Imperfections:
         """The same, all of them this many times as large."""

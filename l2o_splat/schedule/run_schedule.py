@@ -114,16 +114,14 @@ class RunSchedule:
     def known(self, step: int) -> RunStatistics:
         """What a controller is told before a step."""
         slope = None if self._log_losses is None else self._log_losses[0] - self._log_losses[1]
-        return replace(self._known_at_start, share=self.pace.progress(step), slope=slope, budget=self._log_budget)
+        return replace(
+            self._known_at_start, share=self.pace.progress(step), slope=slope, budget=math.log(self._whole_steps)
+        )
 
     @property
     def _known_at_start(self) -> RunStatistics:
         density = math.log(self.first_count / self.pixels) if self.first_count and self.pixels else None
         return RunStatistics(0.0, density=density, views=math.log(self.photographs) if self.photographs else None)
-
-    @property
-    def _log_budget(self) -> float:
-        return math.log(self._whole_steps)
 
     def _factor(self, output: str) -> float:
         """Factor of what is decided once for a run."""
