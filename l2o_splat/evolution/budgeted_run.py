@@ -102,6 +102,7 @@ class BudgetedRun:
         parameters = {name: torch.nn.Parameter(value.clone()) for name, value in start.items()}
         self.optimizer = JointOptimizer(parameters, rule)
         self.optimizer.bind(SceneKnowledge(cameras.centres), SceneStart(start))
+        self.optimizer.keep_average()
         self.sampler = ViewSampler(cameras.centres.numpy(), views_per_step, "fps", seed)
         self.step = 0
 
@@ -147,6 +148,7 @@ class BudgetedRun:
         longest = schedule.preset.max_elongation
         if longest is not None:
             bound_elongation(optimizer.gaussians, longest)
+        optimizer.follow_average(schedule.averages(step))
         self._spent += self._cost(len(indices), scale, len(optimizer.gaussians)) / self._whole_step
 
     def _grow_if_due(self, scale: float, drawn: RasterSettings) -> None:
@@ -166,7 +168,11 @@ class BudgetedRun:
         return views * (self._pixels * scale**2 + PIXELS_OF_A_GAUSSIAN * num_gaussians) + PIXELS_OF_A_STEP
 
     def _psnr(self) -> float:
+        average = self.optimizer.average
+        average.show(True)
         gaussians = self.optimizer.gaussians
         if not gaussians.all_finite():
             raise DivergedEpisodeError(f"A number of the scene is not finite after {self.step + 1} steps.")
-        return mean_psnr(gaussians, self._held_out, RasterSettings())
+        psnr = mean_psnr(gaussians, self._held_out, RasterSettings())
+        average.show(False)
+        return psnr

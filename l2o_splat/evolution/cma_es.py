@@ -1,6 +1,8 @@
 """CMA-ES: a normal distribution that moves to where a function is small, by ranks alone.
 
-After the tutorial of N. Hansen (arXiv 1604.00772), with its default constants and positive weights. What is drawn in a
+After the tutorial of N. Hansen (arXiv 1604.00772), with its default constants and positive weights, and with one variance
+per number instead of a whole covariance: d numbers are then learnt (d + 2) / 3 times as fast (sep-CMA-ES, Ros and Hansen
+2008). What is drawn in a
 generation depends on the distribution, a seed and the number of the generation, so that a saved distribution goes on
 exactly; the package needs no file format of another library for that.
 """
@@ -20,14 +22,14 @@ class Distribution:
     """Where candidates are drawn from, and how it came there; float64."""
 
     mean: Float[np.ndarray, " d"]
-    covariance: Float[np.ndarray, "d d"]
+    variances: Float[np.ndarray, " d"]
     """Shape of the distribution; its size is ``spread``."""
     spread: float
     """Step size, sigma in the tutorial."""
     spread_path: Float[np.ndarray, " d"]
     """Sum of recent moves of the mean, in which those in opposite directions cancel; its length changes ``spread``."""
-    covariance_path: Float[np.ndarray, " d"]
-    """The same in the units of the covariance, which it stretches along itself."""
+    variance_path: Float[np.ndarray, " d"]
+    """The same in the units of the numbers, whose variances it raises where it is long."""
     generation: int
     """Updates so far."""
 
@@ -35,13 +37,12 @@ class Distribution:
     def around(cls, mean: Float[np.ndarray, " d"], spread: float) -> Self:
         """A round distribution before the first update."""
         zeros = np.zeros(len(mean))
-        return cls(mean.astype(np.float64), np.eye(len(mean)), spread, zeros, zeros, 0)
+        return cls(mean.astype(np.float64), np.ones(len(mean)), spread, zeros, zeros, 0)
 
     def draw(self, count: int, seed: int) -> Float[np.ndarray, "p d"]:
         """The candidates of this generation."""
         normal = np.random.default_rng([seed, self.generation]).standard_normal((count, len(self.mean)))
-        lengths, axes = self._axes()
-        return self.mean + self.spread * (normal * lengths) @ axes.T
+        return self.mean + self.spread * normal * np.sqrt(self.variances)
 
     def updated(self, candidates: Float[np.ndarray, "p d"], losses: Float[np.ndarray, " p"]) -> Distribution:
         """The distribution of the next generation.
@@ -62,26 +63,25 @@ class Distribution:
         ranked = candidates[np.argsort(losses, kind="stable")[: len(constants.weights)]]
         steps = (ranked - self.mean) / self.spread
         move = constants.weights @ steps
-        lengths, axes = self._axes()
-        white = axes @ ((axes.T @ move) / lengths)
+        white = move / np.sqrt(self.variances)
         spread_path = _followed(self.spread_path, white, constants.spread_rate, constants.effective)
         length, expected = float(np.linalg.norm(spread_path)), constants.expected_length
-        # A path that is long only because the spread is too small must not stretch the covariance.
+        # A path that is long only because the spread is too small must not raise variances.
         faded = 1 - (1 - constants.spread_rate) ** (2 * (self.generation + 1))
         short = length / math.sqrt(faded) < (1.4 + 2 / (len(self.mean) + 1)) * expected
-        covariance_path = _followed(self.covariance_path, move * short, constants.path_rate, constants.effective)
+        variance_path = _followed(self.variance_path, move * short, constants.path_rate, constants.effective)
         lost = 0.0 if short else constants.path_rate * (2 - constants.path_rate)
-        by_path = np.outer(covariance_path, covariance_path) + lost * self.covariance
-        by_ranks = (steps.T * constants.weights) @ steps
+        by_path = variance_path**2 + lost * self.variances
+        by_ranks = constants.weights @ steps**2
         kept = 1 - constants.one_rate - constants.ranks_rate
-        covariance = kept * self.covariance + constants.one_rate * by_path + constants.ranks_rate * by_ranks
+        variances = kept * self.variances + constants.one_rate * by_path + constants.ranks_rate * by_ranks
         return replace(
             self,
             mean=self.mean + self.spread * move,
-            covariance=(covariance + covariance.T) / 2,
+            variances=variances,
             spread=self.spread * math.exp(constants.spread_rate / constants.damping * (length / expected - 1)),
             spread_path=spread_path,
-            covariance_path=covariance_path,
+            variance_path=variance_path,
             generation=self.generation + 1,
         )
 
@@ -99,15 +99,11 @@ class Distribution:
         values = {entry.name: arrays[entry.name] for entry in fields(cls)}
         return cls(**values | {"spread": float(values["spread"]), "generation": int(values["generation"])})
 
-    def _axes(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-        """Lengths of the axes of the covariance, and their directions as columns."""
-        variances, axes = np.linalg.eigh(self.covariance)
-        return np.sqrt(variances.clip(1e-20)), axes
-
 
 @dataclass(frozen=True, eq=False)
 class _Constants:
-    """Defaults of the tutorial (table 1) for a number of dimensions and candidates."""
+    """Defaults of the tutorial (table 1) for a number of dimensions and candidates; both rates of the variances are
+    (d + 2) / 3 times as high, since there are fewer of them."""
 
     weights: Float[np.ndarray, " m"]
     """Weights of the better half of a generation, best first."""
@@ -128,7 +124,7 @@ class _Constants:
         weights /= weights.sum()
         mu = float(1 / (weights**2).sum())
         spread_rate = (mu + 2) / (d + mu + 5)
-        one_rate = 2 / ((d + 1.3) ** 2 + mu)
+        one_rate = (d + 2) / 3 * 2 / ((d + 1.3) ** 2 + mu)
         return cls(
             weights,
             mu,
@@ -136,7 +132,7 @@ class _Constants:
             damping=1 + 2 * max(0.0, math.sqrt((mu - 1) / (d + 1)) - 1) + spread_rate,
             path_rate=(4 + mu / d) / (d + 4 + 2 * mu / d),
             one_rate=one_rate,
-            ranks_rate=min(1 - one_rate, 2 * (mu - 2 + 1 / mu) / ((d + 2) ** 2 + mu)),
+            ranks_rate=min(1 - one_rate, (d + 2) / 3 * 2 * (mu - 2 + 1 / mu) / ((d + 2) ** 2 + mu)),
             expected_length=math.sqrt(d) * (1 - 1 / (4 * d) + 1 / (21 * d * d)),
         )
 

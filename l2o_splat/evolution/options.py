@@ -54,8 +54,11 @@ class EvolutionOptions:
     """Controllers drawn in a generation; all of them run the same scenes."""
     scenes: int = 6
     """Scenes of a generation, new ones in each, from the shortest to the longest budget."""
-    spread: float = 0.15
+    spread: float = 0.2
     """Standard deviation of each number at first; numbers are logarithms of factors."""
+    decay: float = 0.005
+    """Log error that each number is charged per unit squared, so that numbers which matter little stay with the
+    preset."""
     numbers: Literal["all", "constants"] = "all"
     """constants: only those that do not depend on the run, to see what responses to it are worth."""
     begin_with: str | None = None
@@ -74,5 +77,7 @@ class EvolutionOptions:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise TrainingError(f"{name} is {getattr(self, name)}; at least {minimum} is needed.")
+        if not self.decay >= 0:
+            raise TrainingError(f"decay is {self.decay}; 0 (none) or more is needed.")
         if not self.spread > 0:
             raise TrainingError(f"spread is {self.spread}; a number above 0 is needed.")

@@ -106,7 +106,8 @@ class ControllerTraining:
                     f"All controllers of generation {self.generation + 1} diverged; train into another folder with a "
                     "smaller --training.spread."
                 )
-            self.distribution = self.distribution.updated(candidates, errors)
+            charged = errors + self.options.decay * (candidates**2).sum(axis=1)
+            self.distribution = self.distribution.updated(candidates, charged)
             found = {"best_db": -DB * np.nanmin(errors), "median_db": -DB * np.nanmedian(errors)}
             self._finish_generation(found | {"spread": self.distribution.spread}, begin)
 

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from l2o_splat.errors import L2OError
 from l2o_splat.gaussians import FIELDS, Gaussians
+from l2o_splat.optim.averaged_scene import AveragedScene, weight_of_newest
 from l2o_splat.optim.migration import FORMAT, migrated
 from l2o_splat.optim.named_tensors import check_named_tensors, check_new_group, check_no_others
 from l2o_splat.optim.rule import Feedback, FeedbackKind, RenderedViews, RuleState, UpdateRule
@@ -28,6 +29,9 @@ MAX_REFUSED_STEPS = 20
 
 CHECKED_GAUSSIANS = 500
 """Gaussians of the step that shows whether a rule can work on a scene."""
+
+AVERAGE = "average"
+"""Entry of a saved state for the average of the last scenes."""
 
 BOOKKEEPING = ("rule", "format", "step", "scene_extent")
 """Entries of the first param group that belong to the optimizer itself."""
@@ -81,6 +85,8 @@ class JointOptimizer(torch.optim.Optimizer):
         """Pixels of a photograph of the step to come; see ``Feedback.pixels``."""
         self.gains: Gains | None = None
         """Factors that a controller asks for in the step to come; see ``Feedback.gains``."""
+        self.average: AveragedScene | None = None
+        """Average of the last scenes; None unless :meth:`keep_average` was called."""
         self._start = SceneStart(self.gaussians)
         self._refused_steps = 0
 
@@ -139,6 +145,21 @@ class JointOptimizer(torch.optim.Optimizer):
         self.param_groups[0] |= {"rule": self.rule.fingerprint, "scene_extent": scene.extent}
         self._start = self.rule.needs.select(start or SceneStart(self.gaussians))
 
+    def keep_average(self) -> None:
+        """Keep an average of the scenes that steps leave, from the present one on; see :meth:`follow_average`."""
+        self.average = self._new_average()
+
+    def _new_average(self) -> AveragedScene:
+        return AveragedScene({group["name"]: group["params"][0] for group in self.param_groups})
+
+    def follow_average(self, steps: float) -> None:
+        """Let the average take in the scene after a step.
+
+        Args:
+            steps: Scenes before this one that it reaches over; 0 takes this one alone.
+        """
+        self.average.follow(weight_of_newest(self.inner_step - 1, steps))
+
     @torch.no_grad()
     def step(self, closure=None):
         """Apply the rule once to the gradients the parameters hold, or to the renders that ``rendered`` holds.
@@ -149,7 +170,10 @@ class JointOptimizer(torch.optim.Optimizer):
 
         Raises:
             FloatingPointError: when more than ``MAX_REFUSED_STEPS`` steps in a row had to be refused.
+            RuntimeError: If the parameters hold the average, which no step may change.
         """
+        if self.average is not None and self.average.is_shown:
+            raise RuntimeError("The parameters hold the average of the last scenes; call average.show(False) first.")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -271,6 +295,8 @@ class JointOptimizer(torch.optim.Optimizer):
             # What the initializer knew is in the state by now.
             state = self.rule.resize_state(self.rule_state, source, fresh)
             self._remember(state if halves is None else self.rule.with_shared_moments(state, halves, 0.5))
+        if self.average is not None:
+            self.average.resized(gaussians, source)
         for group in self.param_groups:
             parameter = group["params"][0]
             # The Parameter object stays, so that whoever else holds it sees the new size.
@@ -281,6 +307,10 @@ class JointOptimizer(torch.optim.Optimizer):
         """Set the averages of some fields' gradients to zero, where those fields were set to other values."""
         if self.rule_state is not None:
             self._remember(self.rule.with_moments(self.rule_state, fields))
+
+    def state_dict(self) -> dict[str, Any]:
+        saved = super().state_dict()
+        return saved if self.average is None else saved | {AVERAGE: self.average.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from a saved state.
@@ -304,6 +334,12 @@ class JointOptimizer(torch.optim.Optimizer):
                 part: {name: value.detach().to(device, copy=True) for name, value in rows[part].items()}
                 for part in ("per_gaussian", "per_scene")
             }
+        average = self._new_average()
+        if AVERAGE in state_dict:
+            # A run that keeps none goes on with the scene all the same.
+            average.load(state_dict[AVERAGE])
+        if self.average is not None:
+            self.average = average
 
 
 def _is_frozen(group: dict[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -94,9 +94,17 @@ class L2OModel(SplatfactoModel):
         self.lpips = Lpips()
         self.shown_values: ShownValues | None = None
         """What a viewer shows of each Gaussian; None without a viewer."""
+        self.show_average: Callable[[bool], object] | None = None
+        """Lets the parameters hold the average of the last scenes, or the scene; None in runs that keep none."""
         # [n, 5] each, with the rule proximal alone; in checkpoints, for the output `uncertainty`.
         self.register_buffer("precision", None)
         self.register_buffer("curvature", None)
+
+    def train(self, mode: bool = True) -> L2OModel:
+        """As torch's; outside of training the parameters hold the average of the last scenes, if one is kept."""
+        if self.show_average is not None:
+            self.show_average(not mode)
+        return super().train(mode)
 
     @property
     def gaussians(self) -> Gaussians:

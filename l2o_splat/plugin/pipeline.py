@@ -77,6 +77,8 @@ class L2OPipeline(VanillaPipeline):
             super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
         self._optimizer: JointOptimizer | None = None
         self._start: SceneStart | None = None
+        self._averages = 0.0
+        """Earlier scenes that the average after the present step reaches over, if the run keeps one."""
         self._saved: SavedCapture | None = None
         self.schedule: RunSchedule | None = None
         """What the run does when; a trainer sets it."""
@@ -145,6 +147,10 @@ class L2OPipeline(VanillaPipeline):
         longest = self.schedule.preset.max_elongation
         if longest is not None:
             optimizer.register_step_post_hook(lambda *_: bound_elongation(optimizer.gaussians, longest))
+        if self.schedule.preset.averages is not None:
+            optimizer.keep_average()
+            optimizer.register_step_post_hook(lambda *_: optimizer.follow_average(self._averages))
+            self.model.show_average = lambda shown: optimizer.average.show(shown)
 
     def follow(self, state: dict) -> None:
         """Show the capture in the frame of the checkpoint whose extra state is given.
@@ -184,7 +190,10 @@ class L2OPipeline(VanillaPipeline):
         self._optimizer.progress = self.schedule.progress(step)
         self.datamanager.view_sampler.change(step, self.schedule.views(step, self.datamanager.config.views_per_step))
         if self._optimizer.feedback_kind == "renders":
+            # Such updates are few and large.
+            self._averages = 0.0
             return self._show_context()
+        self._averages = self.schedule.averages(step)
         scale = self.datamanager.usable_scale(self.schedule.image_scale(step))
         drawn = self.model.training_raster(scale, self.schedule.sh_degree(step))
         self._grow_if_due(step, scale, drawn)

@@ -356,6 +356,9 @@ class L2OTrainer(Trainer):
         # Not inside final_dir: nerfstudio takes every file there for a checkpoint.
         staging_dir = final_dir.parent / ".checkpoint-being-written"
         shutil.rmtree(staging_dir, ignore_errors=True)
+        was_training = self.pipeline.training
+        # What is saved is what evaluation shows.
+        self.pipeline.eval()
         self.pipeline.measure_uncertainty()
         self.checkpoint_dir = staging_dir
         try:
@@ -369,6 +372,7 @@ class L2OTrainer(Trainer):
             self._report_failed_save(step, final_dir, error)
             return
         finally:
+            self.pipeline.train(was_training)
             self.checkpoint_dir = final_dir
             shutil.rmtree(staging_dir, ignore_errors=True)
         if self.config.save_only_latest_checkpoint:

@@ -1,4 +1,4 @@
-"""The slow decisions of a run as functions of what is known of it: 37 numbers (ours).
+"""The slow decisions of a run as functions of what is known of it: 39 numbers (ours).
 
 A map that is linear in a few statistics of the run, and bounded. It is found by trying whole runs
 (:mod:`l2o_splat.evolution`), since gradients through a few steps are blind to what pays off a hundred steps later
@@ -29,6 +29,7 @@ NUMBERS: dict[str, tuple[str, ...]] = {
     "views": ("mean", "share", "density", "views", "budget"),
     "growth": ("mean", "density", "views"),
     "sharpness": ("mean", "density"),
+    "averages": ("mean", "share"),
     "first_event": ("mean",),
     "last_event": ("mean",),
     "split_error": ("mean",),

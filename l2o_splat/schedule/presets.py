@@ -34,6 +34,9 @@ class Preset:
     """Factor of the rates of hand-made rules."""
     max_elongation: float | None = None
     """Longest axis of a Gaussian, as a multiple of its second one; None has no bound."""
+    averages: float | None = None
+    """Scenes of earlier steps that the scene which is shown and saved is an average over, see
+    :mod:`l2o_splat.optim.averaged_scene`; None shows the last one."""
     hand_over_after: int | None = None
     """Steps after which adam-own-scale goes on where the paper's network of learn2splat began, and growth may begin;
     None leaves the run to the network."""
@@ -51,6 +54,7 @@ PRESETS: dict[PresetName, Preset] = {
         growth=None,
         rates=0.6,
         max_elongation=5.0,
+        averages=4.0,
         hand_over_after=20,
     ),
     # The protocols of the papers, for released weights and for comparisons with published numbers.

@@ -137,6 +137,13 @@ class RunSchedule:
             return views_per_step
         return max(round(views_per_step * self.controller.factor("views", self.known(step))), 1)
 
+    def averages(self, step: int) -> float | None:
+        """Earlier scenes that the average after a step reaches over; None if none is kept."""
+        usual = self.preset.averages
+        if usual is None or self.controller is None:
+            return usual
+        return usual * self.controller.factor("averages", self.known(step))
+
     def sh_degree(self, step: int) -> int:
         """Highest SH degree that a step draws."""
         highest = highest_sh_degree(self.num_views, self.preset.views_per_coefficient)

@@ -7,6 +7,7 @@ import pytest
 
 from l2o_splat.evolution.cma_es import Distribution
 
+CURVATURES = 10 ** np.linspace(0, 4, 8)
 AIM = np.linspace(-2.0, 3.0, 8)
 
 
@@ -15,9 +16,8 @@ def sphere(x: np.ndarray) -> np.ndarray:
 
 
 def ellipsoid(x: np.ndarray) -> np.ndarray:
-    """Of condition number 10,000, along axes that are not those of the coordinates."""
-    axes, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((8, 8)))
-    return (10 ** np.linspace(0, 4, 8) * ((x - AIM) @ axes) ** 2).sum(axis=-1)
+    """Of condition number 10,000."""
+    return (CURVATURES * (x - AIM) ** 2).sum(axis=-1)
 
 
 def minimise(function, generations: int, population: int = 10, seed: int = 0, start=None) -> Distribution:
@@ -32,11 +32,12 @@ def test_it_finds_the_minimum_of_a_quadratic():
     assert sphere(minimise(sphere, 150).mean) < 1e-8
 
 
-def test_it_learns_the_axes_of_a_long_valley():
-    found = minimise(ellipsoid, 300)
+def test_it_learns_how_far_each_number_may_move():
+    found = minimise(ellipsoid, 150)
     assert ellipsoid(found.mean) < 1e-4 < ellipsoid(np.zeros(8))
-    variances = np.linalg.eigvalsh(found.covariance)
-    assert variances[-1] / variances[0] > 1000  # That of the inverse Hessian is 10,000.
+    # Those of the inverse Hessian.
+    expected = 1 / CURVATURES
+    assert np.corrcoef(np.log(found.variances), np.log(expected))[0, 1] > 0.95
 
 
 def test_only_the_order_of_losses_counts_and_those_that_are_no_numbers_come_last():
