@@ -1,10 +1,9 @@
 """CMA-ES: a normal distribution that moves to where a function is small, by ranks alone.
 
-After the tutorial of N. Hansen (arXiv 1604.00772), with its default constants and positive weights, and with one variance
-per number instead of a whole covariance: d numbers are then learnt (d + 2) / 3 times as fast (sep-CMA-ES, Ros and Hansen
-2008). What is drawn in a
-generation depends on the distribution, a seed and the number of the generation, so that a saved distribution goes on
-exactly; the package needs no file format of another library for that.
+After the tutorial of N. Hansen (arXiv 1604.00772), with its default constants and positive weights, and with one
+variance per number instead of a whole covariance: d numbers are then learnt (d + 2) / 3 times as fast (sep-CMA-ES, Ros
+and Hansen 2008). What is drawn in a generation depends on the distribution, a seed and the number of the generation, so
+that a saved distribution goes on exactly; the package needs no file format of another library for that.
 """
 
 from __future__ import annotations

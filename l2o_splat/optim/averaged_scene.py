@@ -83,4 +83,3 @@ class AveragedScene:
         self._aside = Gaussians.from_mapping(state).map(lambda value: value.detach().to(like, copy=True))
         self.is_shown = bool(state["is_shown"])
         self.show(False)
-
