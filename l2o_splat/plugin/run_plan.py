@@ -28,6 +28,8 @@ from l2o_splat.schedule.presets import PRESETS, Preset, PresetName
 from l2o_splat.weights.format import Weights, WeightsCard
 from l2o_splat.weights.load import load_weights
 
+CONTROLLER = "controller-mini"
+"""Weights of the rule learn2splat under the preset fast, for which they are made."""
 HALF_A_MEGAPIXEL = 5e5
 SECONDS_ON_CPU, SECONDS_ON_CUDA = 120.0, 30.0
 """Time budgets for photographs of half a megapixel; larger ones get more."""
@@ -39,6 +41,10 @@ class RunPlan:
 
     rules: tuple[str, ...]
     """The rule, and the one that finishes if there is one."""
+    weights: str | None
+    """Weights of the first learned rule; None for those of the rule."""
+    finish_weights: str | None
+    """Weights of learn2splat after resplat."""
     cards: tuple[WeightsCard, ...]
     """Cards of the weights of these rules."""
     switch_after: int | None
@@ -101,11 +107,12 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
     Raises:
         ValueError: If options do not go together, or weights cannot be used.
     """
-    optimizer = _handing_over(config.optimizers["gaussians"]["optimizer"], config.preset)
+    asked: PresetName | None = config.preset or ("plain" if resumes_without_schedule else None)
+    optimizer = _handing_over(_controlled(config.optimizers["gaussians"]["optimizer"], asked), asked)
     start: InitializationConfig = config.pipeline.initialization
     names, rule = optimizer.rule_names, optimizer.build_rule()
     steps, cards = config.max_num_iterations, _cards(rule)
-    preset = config.preset or ("plain" if resumes_without_schedule else _preset_of(names, cards))
+    preset = asked or _preset_of(names, cards)
     schedule = _with_typed(PRESETS[preset], config)
     _check_schedule(preset, schedule, config, rule)
     if rule.needs.fixed_count:
@@ -123,6 +130,8 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
         seconds = "auto"
     return RunPlan(
         rules=names,
+        weights=optimizer.weights,
+        finish_weights=optimizer.finish_weights,
         cards=cards,
         switch_after=optimizer.finish_after,
         preset=preset,
@@ -149,6 +158,8 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
     optimizers["gaussians"]["optimizer"] = replace(
         optimizers["gaussians"]["optimizer"],
         rates=plan.schedule.rates,
+        weights=plan.weights,
+        finish_weights=plan.finish_weights,
         finish_with=plan.rules[1] if len(plan.rules) > 1 else None,
         finish_after=plan.switch_after,
     )
@@ -172,6 +183,16 @@ def default_seconds(device: str, pixels: float) -> float:
     """
     size = min(max(pixels / HALF_A_MEGAPIXEL, 0.5), 4.0)
     return (SECONDS_ON_CUDA if device.startswith("cuda") else SECONDS_ON_CPU) * size**0.5
+
+
+def _controlled(optimizer: JointOptimizerConfig, preset: PresetName | None) -> JointOptimizerConfig:
+    """The optimizer, with a controller as weights of learn2splat if none are named and the preset is made for it."""
+    names = optimizer.rule_names
+    if preset not in (None, "fast") or names[-1] != "learn2splat":
+        return optimizer
+    if names[0] == "resplat":
+        return replace(optimizer, finish_weights=optimizer.finish_weights or CONTROLLER)
+    return replace(optimizer, weights=optimizer.weights or CONTROLLER)
 
 
 def _handing_over(optimizer: JointOptimizerConfig, preset: PresetName | None) -> JointOptimizerConfig:

@@ -200,7 +200,7 @@ def test_every_capture_is_run_in_three_protocols():
 def test_the_rules_run_under_the_preset_fast_or_say_under_which():
     answer = describe({"methods": [asdict(rule) for rule in suite_rules()], "dataparsers": []})
     assert answer["errors"] == []
-    learned = ["learn2splat", "resplat + l2o-adam-tuned", "resplat + learn2splat"]
+    learned = ["learn2splat", "learn2splat gain-mini", "resplat + l2o-adam-tuned", "resplat + learn2splat"]
     assert [label for label, kind in answer["kinds"].items() if kind == "learned"] == learned
     assert [label for label, kind in answer["kinds"].items() if kind == "untrained"] == ["learn2splat random:0"]
     plans = {rule.label: resolve(method_config(rule.name, rule.options)) for rule in suite_rules()}

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from nerfstudio.utils.eval_utils import eval_setup
 
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.growth import adc
@@ -13,6 +14,7 @@ from l2o_splat.growth.budget import growth_by_pixels
 from l2o_splat.plugin import trainer as trainer_room
 from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
+from l2o_splat.plugin.run_plan import resolve
 from l2o_splat.schedule.controller import NAMES, Controller, RunStatistics
 from l2o_splat.schedule.presets import highest_sh_degree
 from l2o_splat.weights import load_weights, save_weights
@@ -182,6 +184,38 @@ def test_a_controller_decides_on_views_growth_and_rates_of_a_run(tiny_capture, t
     assert optimizer.gains.rates["means"] > 1.4 and optimizer.gains.rates["scales"] == 1
     effective = json.loads((trainer.base_dir / "effective.json").read_text())
     assert effective["controller"]["sha256"] == load_weights(tmp_path / "mine.safetensors").card.sha256
+
+
+def test_the_average_of_the_last_scenes_is_evaluated_and_saved_and_the_last_scene_trained(
+    tiny_capture, tmp_path, stepped_clock
+):
+    config = timed_config(tiny_capture, tmp_path, 20.0)
+    trainer = train(config)
+    model, shown = trainer.pipeline.model, trainer.pipeline.get_average_eval_image_metrics()
+    scene = model.gaussians.detach().pack().clone()
+    average = model.eval().gaussians.detach().pack().clone()
+    assert torch.equal(model.train().gaussians.detach().pack(), scene)
+    assert 1e-4 < (average - scene).norm() / scene.norm() < 0.1
+    # As ns-eval, ns-viewer and ns-export load it.
+    _, pipeline, _, _ = eval_setup(config.get_base_dir() / "config.yml")
+    assert torch.equal(pipeline.model.gaussians.detach().pack(), average)
+    assert pipeline.get_average_eval_image_metrics()["psnr"] == shown["psnr"]
+
+
+def test_learn2splat_takes_the_controller_of_the_package_under_fast_and_the_gain_rule_elsewhere(tiny_capture, tmp_path):
+    def plan(**changes):
+        config = method_config(tiny_capture, tmp_path, "learn2splat")
+        config.preset, config.max_num_iterations = None, None
+        config.optimizers["gaussians"]["optimizer"].weights = None
+        for name, value in changes.items():
+            setattr(config, name, value)
+        return resolve(config)
+
+    assert plan().preset == "fast" and plan().weights == "controller-mini" and plan().controller is not None
+    assert plan(preset="fast").controller.card.sha256 == load_weights("controller-mini").card.sha256
+    for preset in ("plain", "paper"):
+        assert plan(preset=preset).controller is None
+        assert [card.system for card in plan(preset=preset).cards] == ["gain"]
 
 
 def test_learn2splat_with_the_weights_of_a_controller_is_tuned_adam_under_it(tiny_capture, tmp_path, stepped_clock):

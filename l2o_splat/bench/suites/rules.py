@@ -50,6 +50,7 @@ _RULES = {
     # Without a hand-over, which would make most of its steps those of Adam.
     "learn2splat random:0": f"learn2splat --preset fast {_RULE}.weights random:0 {_RULE}.finish-after 1000000",
     "learn2splat": "learn2splat --preset fast",
+    "learn2splat gain-mini": f"learn2splat --preset fast {_RULE}.weights gain-mini",
     "resplat + l2o-adam-tuned": f"{_AFTER_RESPLAT} adam-own-scale",
     "resplat + learn2splat": f"{_AFTER_RESPLAT} learn2splat",
 }
