@@ -1,7 +1,7 @@
 """Rigid motions of cameras, and how six numbers per view stand for the gradient of a camera's matrix.
 
-A motion is a vector of se(3) for each view: a shift ``u`` (scene units) and a turn ``w`` (radians) of the world in front
-of the camera, in the camera's axes and about its centre, ``viewmat <- exp([u, w]) viewmat``. Everything that the camera
+A motion is a vector of se(3) for each view: a shift ``u`` (scene units) and a turn ``w`` (radians) of the world before
+the camera, in the camera's axes and about its centre, ``viewmat <- exp([u, w]) viewmat``. Everything that the camera
 sees moves by it, so that its gradient is a sum over the Gaussians, of the gradients of their centres and of the moments
 of these; the kernels find it in passing.
 
