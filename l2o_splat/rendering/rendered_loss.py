@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -70,6 +70,7 @@ def rendered_loss(
     loss = photometric_loss(images, views.images, views.masks, ssim_weight)
     errors, found = squared_errors(images.detach(), views), None
     if evidence:
+        views = replace(views, cameras=replace(views.cameras, viewmats=views.cameras.viewmats.detach()))
         found = evidence_by_backward(gaussians, views, images, settings, ssim_weight, backend, evidence)
     return RenderedLoss(loss, errors, found)
 

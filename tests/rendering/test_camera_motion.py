@@ -111,6 +111,17 @@ def test_gradients_of_the_gaussians_stay_as_they_are(threads):
     assert torch.equal(again[0], found[0])
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_evidence_has_no_gradient(backend):
+    gaussians, cameras = random_scene(50)
+    moving = replace(cameras, viewmats=cameras.viewmats.clone().requires_grad_())
+    photographs = Views(moving, torch.zeros(2, 45, 60, 3))
+    found = rendered_loss(gaussians, photographs, SETTINGS, backend=backend, evidence=("colours", "error"))
+    assert found.loss.requires_grad and not found.squared_errors.requires_grad
+    tensors = [*vars(found.evidence).values(), *vars(found.evidence.colours).values()]
+    assert not any(tensor.requires_grad for tensor in tensors if isinstance(tensor, torch.Tensor))
+
+
 def test_what_it_cannot_do_is_refused():
     gaussians, cameras = random_scene(5)
     moving = replace(cameras, viewmats=cameras.viewmats.clone().requires_grad_())
