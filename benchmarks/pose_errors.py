@@ -66,7 +66,7 @@ def measure(capture: Path, config: Path) -> str:
     true, poses = true_poses(capture, pipeline), getattr(pipeline.model, "camera_optimizer", None)
     refined = posed if poses is None else poses.refined_poses(posed)
     distance = 1.0 if poses is None else float(poses.distance)
-    frames = Frame(), frame_between(posed, refined), frame_between(true, refined)
+    frames = Frame(), frame_between(refined, posed).inverse, frame_between(true, refined)
     measured = ", ".join(f"{quality(pipeline, frame):.2f}" for frame in frames)
     moved = "" if poses is None else f"; poses {errors(true, posed, distance)} to {errors(true, refined, distance)}"
     return f"{config}: PSNR {measured}{moved}"

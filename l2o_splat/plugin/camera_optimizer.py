@@ -40,9 +40,9 @@ class PoseOptimizerConfig(CameraOptimizerConfig):
     lr: float = 1e-3
     """Rate at the start of the run: radians, and shares of the typical distance from a camera to what it shows. It
     falls to a twentieth of this with the budget."""
-    carry_held_out: bool = False
+    carry_held_out: bool = True
     """Evaluate the views held out after the similarity that leads from the training poses of the capture to the refined
-    ones. False leaves them as they were posed: the scene starts in that frame, and little moves it from there."""
+    ones. False leaves them as they were posed."""
     # Nothing pulls the poses back: they go where the photographs say.
     trans_l2_penalty: tyro.conf.Suppress[float] = 0.0
     rot_l2_penalty: tyro.conf.Suppress[float] = 0.0
@@ -51,9 +51,9 @@ class PoseOptimizerConfig(CameraOptimizerConfig):
 class PoseOptimizer(CameraOptimizer):
     """The motions of all training views, and the Adam that finds them; in checkpoints.
 
-    All views move, the first one too. The photographs say nothing of where scene and cameras are as a whole; what holds
-    them there is the start of the scene, which most poses agree with. To keep one view in its place instead would bring
-    its error into all others. Adam's averages of a view move in the steps that show it alone.
+    All views move, the first one too: photographs say nothing of where scene and cameras are as a whole, and to keep
+    one view in its place would bring its error into all others. What holds them is the start of the scene, so that they
+    drift by less than poses are off. Adam's averages of a view move in the steps that show it alone.
     """
 
     config: PoseOptimizerConfig

@@ -266,7 +266,8 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         if self.refine_poses is not None:
             # The scene is where the training views are now.
             posed = self.train_dataset.cameras.camera_to_worlds.double().cpu()
-            frame = frame_between(posed, self.refine_poses(posed))
+            # Found backwards, from the poses that are better: errors of the others would shrink its scale.
+            frame = frame_between(self.refine_poses(posed), posed).inverse
             cameras.camera_to_worlds = poses_to_local(frame, cameras.camera_to_worlds)
         return HeldOutViews(cameras, photographs)
 

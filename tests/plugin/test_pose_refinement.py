@@ -157,7 +157,7 @@ def test_a_saved_run_evaluates_as_it_did(tiny_capture, tmp_path, carried):
     assert pipeline.get_average_eval_image_metrics()["psnr"] == psnr_of(trainer)
     cameras = [pair[0].camera_to_worlds for pair in pipeline.datamanager.fixed_indices_eval_dataloader]
     held_out, posed = torch.cat(cameras), pipeline.datamanager.train_dataset.cameras.camera_to_worlds.double()
-    frame = frame_between(posed, pipeline.model.camera_optimizer.refined_poses(posed))
+    frame = frame_between(pipeline.model.camera_optimizer.refined_poses(posed), posed).inverse
     expected = pipeline.datamanager.eval_dataset.cameras.camera_to_worlds
     if carried:
         assert (held_out - expected).abs().max() > 1e-3
