@@ -53,7 +53,7 @@ class PoseOptimizer(CameraOptimizer):
 
     All views move, the first one too: photographs say nothing of where scene and cameras are as a whole, and to keep
     one view in its place would bring its error into all others. What holds them is the start of the scene, so that they
-    drift together by about a pixel alone. Adam's averages of a view move in the steps that show it alone.
+    drift together by little. Adam's averages of a view move in the steps that show it alone.
     """
 
     config: PoseOptimizerConfig
