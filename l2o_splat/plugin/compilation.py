@@ -18,7 +18,7 @@ from l2o_splat.losses.trial import compile_loss
 from l2o_splat.optim.rule import Needs
 from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
 from l2o_splat.reduction.trial import compile_reduction
-from l2o_splat.rendering.trial import compile_evidence, compile_rasterizer
+from l2o_splat.rendering.trial import compile_camera_gradients, compile_evidence, compile_rasterizer
 from l2o_splat.system import usable_cores
 from l2o_splat.weights.format import WeightsCard
 
@@ -39,6 +39,11 @@ def trials_of_rule(cards: Sequence[WeightsCard], needs: Needs) -> tuple[Callable
 def trials_of_start(source: str) -> tuple[Callable[[], object], ...]:
     """The same for a source of ``--pipeline.initialization.source``, beside ``TRIALS``."""
     return (compile_dense_start,) if source == "dense" else ()
+
+
+def trials_of_poses(refined: bool) -> tuple[Callable[[], object], ...]:
+    """The same for runs that refine the poses of training views, beside ``TRIALS``."""
+    return (compile_camera_gradients,) if refined else ()
 
 
 _PROGRAM = """

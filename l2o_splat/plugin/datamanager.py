@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import tyro
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.scene_box import SceneBox
@@ -38,6 +39,7 @@ from l2o_splat.plugin.rendered_datasets import (
 from l2o_splat.plugin.saved_capture import (
     SavedCapture,
     describe_change,
+    frame_between,
     frame_of_saved,
     photograph_names,
     poses_to_local,
@@ -46,7 +48,7 @@ from l2o_splat.plugin.saved_capture import (
 from l2o_splat.plugin.seed_points import usable_points, warn_of_narrow_base
 from l2o_splat.reduction import reduced_cameras, reduced_size, usable_scale
 from l2o_splat.view_sampling import ViewSampler, ViewStrategy
-from l2o_splat.views import StoredPhotographs, Views
+from l2o_splat.views import PinholeCameras, StoredPhotographs, Views
 
 
 @dataclass
@@ -109,6 +111,12 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
 
     config: L2ODataManagerConfig
     train_pixel_sampler = NoPixelSampler()
+    refine_poses: Callable[[Float[Tensor, "v 3 4"]], Float[Tensor, "v 3 4"]] | None = None
+    """Camera-to-world matrices of all training views as a run has refined them, which the views held out follow as one
+    similarity can; None if these stay as they were posed."""
+    refine_cameras: Callable[[PinholeCameras, list[int]], PinholeCameras] | None = None
+    """Cameras of some training views as they are refined, through which gradients flow into the poses; None if poses
+    stay as they are."""
 
     def __init__(self, config: L2ODataManagerConfig, device="cpu", test_mode="val", **kwargs) -> None:
         if test_mode == "inference":
@@ -254,7 +262,14 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
     def fixed_indices_eval_dataloader(self) -> HeldOutViews:
         """Cameras and photographs of the views held out."""
         photographs = self.cached_eval  # Undistorting changes cameras.
-        return HeldOutViews(ShownDataset.within(self.eval_dataset).cameras.to(self.device), photographs)
+        cameras = ShownDataset.within(self.eval_dataset).cameras.to(self.device)
+        if self.refine_poses is not None:
+            # The scene is where the training views are now.
+            posed = self.train_dataset.cameras.camera_to_worlds.double().cpu()
+            # Found backwards, from the poses that are better: errors of the others would shrink its scale.
+            frame = frame_between(self.refine_poses(posed), posed).inverse
+            cameras.camera_to_worlds = poses_to_local(frame, cameras.camera_to_worlds)
+        return HeldOutViews(cameras, photographs)
 
     @cached_property
     def view_sampler(self) -> ViewSampler:
@@ -272,6 +287,25 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         """The training cameras as they are drawn, in the frame that they are in now."""
         _ = self.cached_train  # Undistorting changes cameras.
         return Pinholes.of(self.train_cameras)
+
+    def pinholes(self, indices: list[int]) -> PinholeCameras:
+        """Training cameras of one size, from where they are now."""
+        cameras = self._pinholes.cameras(indices)
+        return cameras if self.refine_cameras is None else self.refine_cameras(cameras, indices)
+
+    def all_pinholes(self) -> list[PinholeCameras]:
+        """All training cameras, one entry per image size."""
+        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, size in enumerate(self._pinholes.sizes):
+            by_size[size].append(index)
+        return [self.pinholes(indices) for indices in by_size.values()]
+
+    def refined(self, cameras: PinholeCameras) -> PinholeCameras:
+        """Cameras with the poses of training views as the capture has them, from where they are now."""
+        if self.refine_cameras is None:
+            return cameras
+        offsets = (cameras.viewmats[:, None] - self._pinholes.viewmats.to(cameras.viewmats)).flatten(2).norm(dim=2)
+        return self.refine_cameras(cameras, offsets.argmin(dim=1).tolist())
 
     @cached_property
     def _scaled(self) -> ScaledPhotographs:
@@ -325,7 +359,7 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
 
     def train_photographs(self, indices: list[int], background: Tensor, scale: float = 1.0) -> StoredPhotographs:
         """Training photographs of one size, see :meth:`next_train_photographs`."""
-        cameras, scale = self._pinholes.cameras(indices), self.usable_scale(scale)
+        cameras, scale = self.pinholes(indices), self.usable_scale(scale)
         cameras = reduced_cameras(cameras, *reduced_size(scale, cameras.width, cameras.height))
         return stored_photographs(cameras.to(background.device), self._scaled.photographs(indices, scale), background)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -51,4 +52,5 @@ def views_ahead(
         background: Colour behind them, sRGB 0 to 1, where the scene is.
         scale: Of the step's photographs.
     """
-    return datamanager.photographs_by_size(datamanager.view_sampler.ahead(step), background, scale)
+    with torch.no_grad():
+        return datamanager.photographs_by_size(datamanager.view_sampler.ahead(step), background, scale)

@@ -26,6 +26,7 @@ from l2o_splat.implicit.uncertainty import group_curvature, relative_uncertainty
 from l2o_splat.losses import photometric_loss, squared_loss
 from l2o_splat.metrics import Lpips, psnr, ssim
 from l2o_splat.optim.rule import RenderedViews
+from l2o_splat.plugin.camera_optimizer import PoseOptimizerConfig
 from l2o_splat.plugin.errors import NO_RAYS, OptionError, PluginError
 from l2o_splat.plugin.photographs import photograph_and_mask, pinhole_cameras
 from l2o_splat.plugin.shown_values import ShownValues
@@ -59,10 +60,25 @@ class L2OModelConfig(ModelConfig):
     uncertainty: Literal["precision", "laplace"] = "precision"
     """What the output `uncertainty` of diff3r shows: the inverse of the precision, or of the precision and what the
     context views say about each Gaussian, measured whenever a checkpoint is saved (Laplace approximation)."""
+    camera_optimizer: PoseOptimizerConfig = field(default_factory=PoseOptimizerConfig)
+    """Refinement of the training views' poses."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Saved by a version that left all poses as they were.
+        vars(self).update({"camera_optimizer": PoseOptimizerConfig()} | state)
+
+    @property
+    def refines_poses(self) -> bool:
+        """Whether the poses of training views move."""
+        return self.camera_optimizer.mode != "off"
 
 
 _FOLLOWED = ("rasterize_mode", "eps2d", "image_rules")
 """Raster settings that follow the rule's weights or a checkpoint where the user has not chosen."""
+
+
+POSES = "camera_optimizer."
+"""Begins the names of what a checkpoint knows of refined poses."""
 
 
 class RasterSettingsMismatchError(PluginError):
@@ -99,6 +115,13 @@ class L2OModel(SplatfactoModel):
         # [n, 5] each, with the rule proximal alone; in checkpoints, for the output `uncertainty`.
         self.register_buffer("precision", None)
         self.register_buffer("curvature", None)
+        if self.config.refines_poses:
+            self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
+
+    @property
+    def refines_poses(self) -> bool:
+        """Whether the poses of training views move, as ``camera_optimizer`` says."""
+        return self.config.refines_poses
 
     def train(self, mode: bool = True) -> L2OModel:
         """As torch's; outside of training the parameters hold the average of the last scenes, if one is kept."""
@@ -186,7 +209,22 @@ class L2OModel(SplatfactoModel):
         self.set_gaussians(Gaussians.from_mapping({name: dict[f"gauss_params.{name}"] for name in FIELDS}))
         for name in ("precision", "curvature"):
             setattr(self, name, dict[name].to(self.device).clone() if name in dict else None)
+        dict = self._with_poses(dict)
         return Model.load_state_dict(self, dict, **kwargs)
+
+    def _with_poses(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint with poses of as many views as it has, or with those of now if it has none."""
+        saved = f"{POSES}steps" in state
+        if saved and not self.refines_poses:
+            raise PluginError(
+                "The checkpoint was trained with refined poses, and --pipeline.model.camera-optimizer.mode is off; set "
+                "it as in the checkpoint's config.yml."
+            )
+        if saved:
+            self.camera_optimizer.take_rows(state, POSES)
+        elif self.refines_poses:
+            return state | {POSES + name: value for name, value in self.camera_optimizer.state_dict().items()}
+        return state
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group: the six fields in packing order, for one joint optimizer."""

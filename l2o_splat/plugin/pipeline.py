@@ -20,7 +20,7 @@ from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.scene_growth import adapt_scene, grow_scene
 from l2o_splat.plugin.capture_checks import check_data_path
 from l2o_splat.plugin.checkpoints import scene_of
-from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_start
+from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_poses, trials_of_start
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.growing import final_count, most_in_memory, views_ahead
@@ -73,12 +73,15 @@ class L2OPipeline(VanillaPipeline):
         if test_mode == "test":
             check_data_path(config.datamanager.data or config.datamanager.dataparser.data, trained=True)
         trains = test_mode != "inference"
-        with compiling(device, TRIALS + trials_of_start(config.initialization.source)) if trains else nullcontext():
+        trials = TRIALS + trials_of_start(config.initialization.source) + trials_of_poses(config.model.refines_poses)
+        with compiling(device, trials) if trains else nullcontext():
             super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
         self._optimizer: JointOptimizer | None = None
         self._start: SceneStart | None = None
         self._averages = 0.0
         """Earlier scenes that the average after the present step reaches over, if the run keeps one."""
+        self._share = 0.0
+        """Share of the budget, or of the horizon, spent before the present step."""
         self._saved: SavedCapture | None = None
         self.schedule: RunSchedule | None = None
         """What the run does when; a trainer sets it."""
@@ -105,6 +108,8 @@ class L2OPipeline(VanillaPipeline):
         """
         scene_of(loaded_state)
         super().load_pipeline(loaded_state, step)
+        if self.model.refines_poses:
+            self._hand_out_refined_poses()
         self.datamanager.config.saved_background = tuple(self.model.background.tolist())
         self.datamanager.offer_paths()
 
@@ -144,6 +149,11 @@ class L2OPipeline(VanillaPipeline):
         optimizer.bind(scene, self._start)
         self._optimizer = optimizer
         self.model.adopt_raster(optimizer.rule.trained_raster or {})
+        if self.model.refines_poses:
+            poses = self.model.camera_optimizer
+            poses.set_distance(self.datamanager.all_pinholes(), self.model.gaussians)
+            self._hand_out_refined_poses()
+            optimizer.register_step_post_hook(lambda *_: poses.step(self._share))
         longest = self.schedule.preset.max_elongation
         if longest is not None:
             optimizer.register_step_post_hook(lambda *_: bound_elongation(optimizer.gaussians, longest))
@@ -151,6 +161,19 @@ class L2OPipeline(VanillaPipeline):
             optimizer.keep_average()
             optimizer.register_step_post_hook(lambda *_: optimizer.follow_average(self._averages))
             self.model.show_average = lambda shown: optimizer.average.show(shown)
+
+    def _hand_out_refined_poses(self) -> None:
+        """Let the data manager show training views from where they are now, and move those held out with them."""
+        poses = self.model.camera_optimizer
+        if self.test_mode == "inference":
+            return
+        present = self.datamanager.capture().training
+        if self._saved is not None and self._saved.training[: poses.num_cameras] != present:
+            known = {name: row for row, name in enumerate(self._saved.training[: poses.num_cameras])}
+            poses.reorder([known.get(name) for name in present])
+        self.datamanager.refine_cameras = poses.refined
+        if poses.config.carry_held_out:
+            self.datamanager.refine_poses = poses.refined_poses
 
     def follow(self, state: dict) -> None:
         """Show the capture in the frame of the checkpoint whose extra state is given.
@@ -187,7 +210,7 @@ class L2OPipeline(VanillaPipeline):
 
     def get_train_loss_dict(self, step: int):
         """Loss of the step's views, summed over views; of the context views in steps with renders."""
-        self._optimizer.progress = self.schedule.progress(step)
+        self._optimizer.progress, self._share = self.schedule.progress(step), self.schedule.pace.progress(step)
         self.datamanager.view_sampler.change(step, self.schedule.views(step, self.datamanager.config.views_per_step))
         if self._optimizer.feedback_kind == "renders":
             # Such updates are few and large.
@@ -198,7 +221,8 @@ class L2OPipeline(VanillaPipeline):
         drawn = self.model.training_raster(scale, self.schedule.sh_degree(step))
         self._grow_if_due(step, scale, drawn)
         if self._optimizer.rule.needs.only_context:
-            photographs = [self._start.context]
+            context = self._start.context
+            photographs = [replace(context, cameras=self.datamanager.refined(context.cameras))]
         else:
             photographs = self.datamanager.next_train_photographs(step, self.model.background_here, scale)
         wanted = self._optimizer.evidence_kinds
@@ -246,7 +270,10 @@ class L2OPipeline(VanillaPipeline):
     def measure_uncertainty(self) -> None:
         """Bring what the output `uncertainty` needs up to date with the scene, where it changes with it."""
         if self.model.precision is not None and self.config.model.uncertainty == "laplace":
-            self.model.measure_curvature(self._start.context)
+            context = self._start.context
+            with torch.no_grad():
+                context = replace(context, cameras=self.datamanager.refined(context.cameras))
+            self.model.measure_curvature(context)
 
     def get_average_image_metrics(self, data_loader, image_prefix, step=None, output_path=None, get_std: bool = False):
         """Mean quality over views, see :func:`mean_quality`."""
@@ -271,6 +298,8 @@ class L2OPipeline(VanillaPipeline):
         when = "" if step is None else f"After {step + 1} steps: "
         views = len(self.datamanager.eval_dataset)
         CONSOLE.log(f"{when}{quality} on {views} held-out views, {self.model.num_points} Gaussians.")
+        if self.model.refines_poses:
+            CONSOLE.log(self.model.camera_optimizer.describe())
         return metrics
 
     def get_training_callbacks(

@@ -123,6 +123,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
             "--optimizers.gaussians.optimizer.colour-steps needs the photometric loss, and --pipeline.model.loss is "
             "squared; set it to photometric, or colour-steps to 0."
         )
+    _check_poses(config, names)
     _check_start(start, names[0], rule)
     _check_file(start, resumes=config.load_dir is not None or config.load_checkpoint is not None)
     seconds = config.seconds
@@ -321,6 +322,21 @@ def _check_file(start: InitializationConfig, resumes: bool) -> None:
         raise ValueError(
             f"--pipeline.initialization.file is {start.file}, and --pipeline.initialization.source is {start.source}, "
             "which reads none; set it to file, or leave the file out."
+        )
+
+
+def _check_poses(config: TrainerConfig, names: Sequence[str]) -> None:
+    """Refuse a rate out of range, and rules that no gradient of a pose comes from."""
+    poses = getattr(config.pipeline.model, "camera_optimizer", None)
+    if poses is None or poses.mode == "off":
+        return
+    if not 0 < poses.lr < math.inf:
+        raise ValueError(f"--pipeline.model.camera-optimizer.lr is {poses.lr}; a rate above 0 is needed.")
+    if names == ("resplat",):
+        raise ValueError(
+            f"--pipeline.model.camera-optimizer.mode is {poses.mode}, and the rule resplat follows no gradients, which "
+            "poses move by; set it to off, or finish with a rule that does "
+            "(--optimizers.gaussians.optimizer.finish-with)."
         )
 
 

@@ -93,7 +93,7 @@ def frame_of_saved(saved: SavedCapture, present: SavedCapture) -> Frame:
         )
     if torch.equal(old, new):
         return Frame()
-    old_offsets, new_offsets = (poses[:, :, 3] - poses[:, :, 3].mean(dim=0) for poses in (old, new))
+    old_offsets, new_offsets = (_offsets(poses) for poses in (old, new))
     reach = float(new_offsets.norm(dim=1).max())
     if float(old_offsets.norm(dim=1).max()) == 0 or reach == 0:
         raise CaptureError(
@@ -101,13 +101,8 @@ def frame_of_saved(saved: SavedCapture, present: SavedCapture) -> Frame:
             f"({_some(names)}) are in this capture, in one place; at least two cameras in two places are needed to "
             "find its frame: give the capture it was trained on, or train without a checkpoint."
         )
-    # The checkpoint's axes in those of now: the rotation nearest to what all cameras say.
-    left, _, right = torch.linalg.svd((new[:, :, :3] @ old[:, :, :3].mT).sum(dim=0))
-    sign = torch.linalg.det(left @ right).sign()
-    rotation = left @ torch.diag(torch.stack([sign.new_ones(()), sign.new_ones(()), sign])) @ right
+    rotation, scale, origin = _similarity(new, old)
     turned = new_offsets @ rotation
-    scale = float((old_offsets * turned).sum() / turned.square().sum())
-    origin = new[:, :, 3].mean(dim=0) - rotation @ old[:, :, 3].mean(dim=0) / max(scale, 1e-30)
     in_axes = (new[:, :, :3] - rotation @ old[:, :, :3]).flatten(1).norm(dim=1)
     in_place = (scale * turned - old_offsets).norm(dim=1) / max(scale, 1e-30) / reach
     deviation = torch.maximum(in_axes, in_place)
@@ -123,6 +118,41 @@ def frame_of_saved(saved: SavedCapture, present: SavedCapture) -> Frame:
     if max(turn, abs(scale - 1), float(origin.norm()) / reach) < SAME_FRAME:
         return Frame()
     return Frame(rotation, origin, scale)
+
+
+def frame_between(world: Float[Tensor, "v 3 4"], local: Float[Tensor, "v 3 4"]) -> Frame:
+    """The frame that brings cameras to other poses of theirs as well as one similarity can.
+
+    The axes of the cameras say how it turns; their centres then say its scale and shift, by least squares (Umeyama,
+    PAMI 13(4), 1991). So there is an answer for cameras on a line, and for a single one.
+
+    Args:
+        world: Camera-to-world matrices, float64.
+        local: The same cameras in the frame.
+
+    Raises:
+        ValueError: If the centres are mirrored.
+    """
+    rotation, scale, origin = _similarity(world, local)
+    return Frame(rotation, origin, scale)
+
+
+def _similarity(world: Float[Tensor, "v 3 4"], local: Float[Tensor, "v 3 4"]) -> tuple[Tensor, float, Tensor]:
+    """Rotation, scale and origin of :func:`frame_between`."""
+    # The local axes in those of the world: the rotation nearest to what all cameras say.
+    left, _, right = torch.linalg.svd((world[:, :, :3] @ local[:, :, :3].mT).sum(dim=0))
+    sign = torch.linalg.det(left @ right).sign()
+    rotation = left @ torch.diag(torch.stack([sign.new_ones(()), sign.new_ones(()), sign])) @ right
+    turned, local_offsets = _offsets(world) @ rotation, _offsets(local)
+    spread = float(turned.square().sum())
+    scale = float((local_offsets * turned).sum()) / spread if spread > 0 else 1.0
+    origin = world[:, :, 3].mean(dim=0) - rotation @ local[:, :, 3].mean(dim=0) / max(scale, 1e-30)
+    return rotation, scale, origin
+
+
+def _offsets(poses: Float[Tensor, "v 3 4"]) -> Float[Tensor, "v 3"]:
+    """Centres of cameras from the mean of all."""
+    return poses[:, :, 3] - poses[:, :, 3].mean(dim=0)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -50,8 +50,9 @@ def render(
 ) -> Rendering:
     """Images of a scene from all cameras.
 
-    Differentiable to the six tensors of ``gaussians``; with the ``gsplat`` and ``reference`` backends to
-    ``cameras.viewmats`` too, with ``reference`` to ``cameras.Ks`` as well and any number of times.
+    Differentiable to the six tensors of ``gaussians`` and to ``cameras.viewmats``, with ``reference`` to ``cameras.Ks``
+    as well and any number of times. Gradients of ``viewmats`` are those of rigid motions: backends may differ in what
+    they say of changes that no motion of a camera makes (:mod:`camera_motion`).
 
     Gaussians that are out of sight are not drawn and have zero gradients; with the ``cpu`` and ``reference`` backends
     the same holds for those whose projection is not finite.

@@ -13,6 +13,7 @@ from torch import Tensor
 from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.raster_settings import RasterSettings
+from l2o_splat.rendering.camera_motion import viewmats_gradient
 from l2o_splat.rendering.cpu_scene import Images, ProjectedScene, Tiles, parameters_of
 from l2o_splat.rendering.linearization import Linearization
 from l2o_splat.rendering.once import differentiable_once
@@ -23,14 +24,14 @@ from l2o_splat.views import PinholeCameras
 def render(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Rendering:
     """Draw all views; see :func:`l2o_splat.rendering.render`.
 
-    Differentiable once, to the Gaussians.
+    Differentiable once, to the Gaussians and to rigid motions of the cameras (:mod:`camera_motion`).
 
     Raises:
-        ValueError: If a tensor is not float32 on the CPU, or the cameras require a gradient.
+        ValueError: If a tensor is not float32 on the CPU, or ``cameras.Ks`` require a gradient.
     """
     check(gaussians, cameras)
-    tensors = differentiable_once("cpu", *(tensor for _, tensor in gaussians.items()))
-    return Rendering(*_Render.apply(cameras, settings, *tensors))
+    viewmats, *tensors = differentiable_once("cpu", cameras.viewmats, *(tensor for _, tensor in gaussians.items()))
+    return Rendering(*_Render.apply(cameras, settings, viewmats, *tensors))
 
 
 def linearize(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Linearization:
@@ -40,6 +41,8 @@ def linearize(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSet
         ValueError: If a tensor is not float32 on the CPU, or the cameras require a gradient.
     """
     check(gaussians, cameras)
+    if torch.is_grad_enabled() and cameras.viewmats.requires_grad:
+        raise ValueError("cameras.viewmats require a gradient, which a linearization does not give; detach them.")
     return CpuLinearization(gaussians.map(lambda tensor: tensor.detach().clone()), cameras, settings)
 
 
@@ -47,7 +50,7 @@ def check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
     """Refuse what this backend cannot draw or differentiate.
 
     Raises:
-        ValueError: If a tensor is not float32 on the CPU, or the cameras require a gradient.
+        ValueError: If a tensor is not float32 on the CPU, or ``cameras.Ks`` require a gradient.
     """
     for name, tensor in (*gaussians.items(), ("viewmats", cameras.viewmats), ("Ks", cameras.Ks)):
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
@@ -55,9 +58,9 @@ def check(gaussians: Gaussians, cameras: PinholeCameras) -> None:
                 f"{name} is {tensor.dtype} on {tensor.device}; the cpu backend needs float32 on the CPU: convert it, "
                 "or use the 'reference' backend."
             )
-    if torch.is_grad_enabled() and (cameras.viewmats.requires_grad or cameras.Ks.requires_grad):
+    if torch.is_grad_enabled() and cameras.Ks.requires_grad:
         raise ValueError(
-            "The cameras require a gradient, which the cpu backend does not give; use the 'reference' backend, or "
+            "cameras.Ks require a gradient, which the cpu backend does not give; use the 'reference' backend, or "
             "detach them."
         )
 
@@ -87,7 +90,7 @@ class CpuLinearization(Linearization):
         return d_images.as_rendering(self._with_depth)
 
     def vjp(self, cotangents: Rendering) -> Gaussians:
-        return _differentiate(self._scene, self._tiles, self._images, cotangents)
+        return _differentiate(self._scene, self._tiles, self._images, cotangents)[0]
 
 
 class _Stack:
@@ -117,8 +120,10 @@ def _draw(scene: ProjectedScene, images: _Stack) -> list[Tiles]:
     return threads.run(draw, len(scene))
 
 
-def _differentiate(scene: ProjectedScene, tiles: list[Tiles], images: _Stack, cotangents: Rendering) -> Gaussians:
-    """Gradients of the Gaussians from those of the images, any of which may be None."""
+def _differentiate(
+    scene: ProjectedScene, tiles: list[Tiles], images: _Stack, cotangents: Rendering, cameras: bool = False
+) -> tuple[Gaussians, Tensor | None]:
+    """What :meth:`ProjectedScene.gradients` makes of the gradients of the images, any of which may be None."""
     v_rgb = _array(cotangents.rgb, images.rgb)
     # With fewer kinds of calls, fewer versions of the kernel have to be compiled.
     plain = cotangents.alpha is None and cotangents.depth is None
@@ -131,7 +136,7 @@ def _differentiate(scene: ProjectedScene, tiles: list[Tiles], images: _Stack, co
         scene.differentiate(view, tiles[view], images[view], *given, splat_sums[view])
 
     threads.run(differentiate, len(scene))
-    return scene.gradients(splat_sums)
+    return scene.gradients(splat_sums, cameras)
 
 
 def _array(tensor: Tensor | None, like: np.ndarray) -> np.ndarray:
@@ -141,18 +146,22 @@ def _array(tensor: Tensor | None, like: np.ndarray) -> np.ndarray:
 
 class _Render(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, cameras: PinholeCameras, settings: RasterSettings, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx, cameras: PinholeCameras, settings: RasterSettings, viewmats: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.scene = ProjectedScene(Gaussians(*tensors), cameras, settings)
         ctx.stack = _Stack(ctx.scene, settings.depth)
         ctx.tiles = _draw(ctx.scene, ctx.stack)
         images = tuple(image for image in vars(ctx.stack.as_rendering(settings.depth)).values() if image is not None)
         # The kernels read the memory of these; saving them lets autograd notice when one is changed in place.
-        ctx.save_for_backward(*tensors, *images)
+        ctx.save_for_backward(viewmats, *tensors, *images)
         ctx.set_materialize_grads(False)
         return images
 
     @staticmethod
     def backward(ctx, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        ctx.saved_tensors  # noqa: B018 - reading them is the check
-        gradients = _differentiate(ctx.scene, ctx.tiles, ctx.stack, Rendering(*cotangents))
-        return None, None, *(tensor for _, tensor in gradients.items())
+        viewmats, *_ = ctx.saved_tensors  # Reading them is the check as well.
+        moves = ctx.needs_input_grad[2]
+        gradients, motions = _differentiate(ctx.scene, ctx.tiles, ctx.stack, Rendering(*cotangents), moves)
+        v_viewmats = viewmats_gradient(motions, viewmats) if moves else None
+        return None, None, v_viewmats, *(tensor for _, tensor in gradients.items())

@@ -19,6 +19,8 @@ from l2o_splat.rendering.cpu_vectors import (
     add,
     apply,
     combined,
+    cross,
+    cross_of_columns,
     dot,
     normalized,
     product,
@@ -75,13 +77,23 @@ def write_zeros(gradients, g):
             gradients.features_rest[g, k, c] = 0
 
 
+@helper
+def add_to_row(array, index, column, vector):
+    """Add a vector to three columns of a row."""
+    array[index, column] += vector[0]
+    array[index, column + 1] += vector[1]
+    array[index, column + 2] += vector[2]
+
+
 @kernel
-def project_vjp(begin, end, parameters, cameras, rules, tiles, splat_sums, gradients):
+def project_vjp(begin, end, parameters, cameras, rules, tiles, splat_sums, gradients, motions):
     """Write the gradients of all views together to ``gradients`` of Gaussians ``begin`` to ``end``.
 
     Args:
         tiles: What :func:`cpu_projection.project` has written.
         splat_sums: ``[v, n, 16]`` what :func:`add_up` has found.
+        motions: ``[v, 6]`` float64, to which these Gaussians' part of the gradients of rigid motions is added, see
+            :mod:`camera_motion`; None if nobody asks for them.
     """
     basis, coefficients = np.zeros(MOST_BANDS, np.float32), np.zeros(3 * MOST_BANDS, np.float32)
     by_x, by_y, by_z = (
@@ -152,6 +164,11 @@ def project_vjp(begin, end, parameters, cameras, rules, tiles, splat_sums, gradi
                 v_z += v_slope_y * slope_y
             v_axes_x, v_axes_y = scaled(scale_x, v_row_x), scaled(scale_y, v_row_y)
             v_axes = v_axes_x, v_axes_y, combined(-slope_x, v_axes_x, -slope_y, v_axes_y)
+            if motions is not None:
+                # Moving the camera moves the centre and, as columns of `axes`, the axes. The direction below is that
+                # from the camera's centre, which a turn leaves in its place.
+                add_to_row(motions, view, 0, (v_x, v_y, v_z))
+                add_to_row(motions, view, 3, add(cross(point, (v_x, v_y, v_z)), cross_of_columns(axes, v_axes)))
             to_world = transposed(camera.rotation)
             v_axes = product(to_world, v_axes)
             v_axes_in_world = (
@@ -183,7 +200,10 @@ def project_vjp(begin, end, parameters, cameras, rules, tiles, splat_sums, gradi
                     along_z = along_z + v_basis * load(by_z, k)
                 v_direction = float(total(along_x)), float(total(along_y)), float(total(along_z))
                 radial = dot(v_direction, direction)
-                v_mean = add(v_mean, combined(inverse_distance, v_direction, -radial * inverse_distance, direction))
+                by_direction = combined(inverse_distance, v_direction, -radial * inverse_distance, direction)
+                v_mean = add(v_mean, by_direction)
+                if motions is not None:
+                    add_to_row(motions, view, 0, apply(camera.rotation, by_direction))
 
         # From the axes to sizes and rotation, and the sums of all views to their places.
         v_sizes = add(

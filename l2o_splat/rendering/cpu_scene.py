@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from l2o_splat import threads
 from l2o_splat.gaussians import Gaussians
@@ -170,17 +171,26 @@ class ProjectedScene:
         self.run_over_tiles(composite)
         self.run_over_gaussians(add_up)
 
-    def gradients(self, splat_sums: np.ndarray) -> Gaussians:
-        """Gradients of the Gaussians from those of the splats of all views, ``[v, n, 16]``."""
+    def gradients(self, splat_sums: np.ndarray, cameras: bool = False) -> tuple[Gaussians, Tensor | None]:
+        """Gradients of the Gaussians from those of the splats of all views, ``[v, n, 16]``.
+
+        Returns:
+            Beside them, if ``cameras``, those of the cameras' rigid motions ``[v, 6]``, see :mod:`camera_motion`.
+        """
         gradients = Parameters(*(np.empty(array.shape, np.float32) for array in self.parameters))
+        jobs = -(-len(self.parameters.means) // GAUSSIANS_PER_JOB)
+        # One place for each job, so that the order of the sum does not depend on the threads.
+        motions = np.zeros((jobs, len(self), 6)) if cameras else None
 
         def project(begin: int, end: int) -> None:
             cpu_projection_vjp.project_vjp(
-                begin, end, self.parameters, self.cameras, self.rules, self.tiles, splat_sums, gradients
+                begin, end, self.parameters, self.cameras, self.rules, self.tiles, splat_sums, gradients,
+                None if motions is None else motions[begin // GAUSSIANS_PER_JOB],
             )  # fmt: skip
 
         self.run_over_gaussians(project)
-        return Gaussians(*(torch.from_numpy(array) for array in gradients))
+        found = Gaussians(*(torch.from_numpy(array) for array in gradients))
+        return found, None if motions is None else torch.from_numpy(motions.sum(axis=0))
 
     def empty_splat_sums(self) -> np.ndarray:
         """Room for the sums of all views, ``[v, n, 16]``."""

@@ -50,6 +50,17 @@ def dot(a, b):
 
 
 @helper
+def cross(a, b):
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+
+
+@helper
+def cross_of_columns(a, b):
+    """Sum of the cross products of the columns of two matrices."""
+    return dot(a[1], b[2]) - dot(a[2], b[1]), dot(a[2], b[0]) - dot(a[0], b[2]), dot(a[0], b[1]) - dot(a[1], b[0])
+
+
+@helper
 def apply(matrix, vector):
     return dot(matrix[0], vector), dot(matrix[1], vector), dot(matrix[2], vector)
 

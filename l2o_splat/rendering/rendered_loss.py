@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.losses import photometric_loss
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering import Backend, backend_for, render
+from l2o_splat.rendering.camera_motion import viewmats_gradient
 from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.rendering.evidence_by_backward import evidence_by_backward
 from l2o_splat.rendering.once import differentiable_once
@@ -25,7 +26,8 @@ class RenderedLoss:
     """How far a scene is from photographs."""
 
     loss: Float[Tensor, ""]
-    """Photometric loss, mean over pixels, sum over views; differentiable once, to the Gaussians."""
+    """Photometric loss, mean over pixels, sum over views; differentiable once, to the Gaussians and, if they require
+    it, to the cameras' matrices as :func:`l2o_splat.rendering.render` is."""
     squared_errors: Float[Tensor, " v"]
     """Squared difference of each view, mean over the pixels that count and channels; NaN where none counts."""
     evidence: Evidence | None = None
@@ -60,13 +62,15 @@ def rendered_loss(
     """
     backend = backend or backend_for(gaussians)
     if backend == "cpu":
-        tensors = differentiable_once("cpu", *(tensor for _, tensor in gaussians.items()))
+        inputs = photographs.cameras.viewmats, *(tensor for _, tensor in gaussians.items())
+        tensors = differentiable_once("cpu", *inputs)
         return RenderedLoss(*_RenderedLoss.apply(photographs, settings, ssim_weight, evidence, *tensors))
     views = photographs.views()
     images = render(gaussians, views.cameras, settings, backend).rgb
     loss = photometric_loss(images, views.images, views.masks, ssim_weight)
     errors, found = squared_errors(images.detach(), views), None
     if evidence:
+        views = replace(views, cameras=replace(views.cameras, viewmats=views.cameras.viewmats.detach()))
         found = evidence_by_backward(gaussians, views, images, settings, ssim_weight, backend, evidence)
     return RenderedLoss(loss, errors, found)
 
@@ -88,6 +92,7 @@ class _RenderedLoss(torch.autograd.Function):
         settings: RasterSettings,
         ssim_weight: float,
         evidence: Collection[EvidenceKind],
+        viewmats: Tensor,
         *tensors: Tensor,
     ):
         from l2o_splat.losses.fused import view_loss
@@ -114,20 +119,22 @@ class _RenderedLoss(torch.autograd.Function):
             return found.loss, float("nan") if found.squared_error is None else found.squared_error
 
         losses, errors = zip(*threads.run(compare, len(scene)), strict=True)
-        ctx.gradients = scene.gradients(splat_sums) if with_gradient else None
+        ctx.gradients, ctx.motions = None, None
+        if with_gradient:
+            ctx.gradients, ctx.motions = scene.gradients(splat_sums, cameras=ctx.needs_input_grad[4])
         found_evidence = None
         if evidence:
             found_evidence = evidence_of(splat_sums, photographs.cameras.centres, scene.rules.degree, evidence)
         ctx.set_materialize_grads(False)
         # Saving them lets autograd notice when one is changed before the gradient is asked for.
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(viewmats, *tensors)
         errors = torch.tensor(errors)
         ctx.mark_non_differentiable(errors)
         return torch.tensor(sum(losses)), errors, found_evidence
 
     @staticmethod
     def backward(ctx, v_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        ctx.saved_tensors  # noqa: B018 - reading them is the check
+        viewmats, *_ = ctx.saved_tensors  # Reading them is the check as well.
         # Handed over, not kept: autograd may then take them for the parameters' own gradients without copying.
         gradients, ctx.gradients = ctx.gradients, None
         if v_loss is None:
@@ -136,4 +143,5 @@ class _RenderedLoss(torch.autograd.Function):
             raise RuntimeError("The gradient of a rendered loss can be asked for once; compute the loss again.")
         if v_loss != 1:
             gradients = gradients.map(lambda tensor: tensor.mul_(v_loss))
-        return None, None, None, None, *(tensor for _, tensor in gradients.items())
+        v_viewmats = None if ctx.motions is None else v_loss * viewmats_gradient(ctx.motions, viewmats)
+        return None, None, None, None, v_viewmats, *(tensor for _, tensor in gradients.items())

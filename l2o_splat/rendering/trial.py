@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,13 @@ def compile_evidence() -> None:
     photographs = Views(cameras, torch.zeros(1, 16, 16, 3))
     for evidence in (("colours",), ("error",)):
         rendered_loss(Gaussians.unpack(rows.detach()), photographs, RasterSettings(), evidence=evidence)
+
+
+def compile_camera_gradients() -> None:
+    """Compile the kernels that find gradients of the cameras, or read their machine code from disk."""
+    rows, cameras = _trial_scene("cpu")
+    moving = replace(cameras, viewmats=cameras.viewmats.requires_grad_())
+    rendered_loss(Gaussians.unpack(rows), Views(moving, torch.zeros(1, 16, 16, 3)), RasterSettings()).loss.backward()
 
 
 def draw_trial_image(device: torch.device | str) -> float:

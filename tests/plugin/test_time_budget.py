@@ -12,6 +12,7 @@ from l2o_splat.gaussians import FIELDS
 from l2o_splat.growth import adc
 from l2o_splat.growth.budget import growth_by_pixels
 from l2o_splat.plugin import trainer as trainer_room
+from l2o_splat.plugin.camera_optimizer import PoseOptimizerConfig
 from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
 from l2o_splat.plugin.run_plan import resolve
@@ -101,6 +102,13 @@ def controller_weights(controller):
     return controller.to_weights(WeightsCard("controller", {"numbers": list(NAMES)}))
 
 
+def refining_config(capture, folder, seconds):
+    """With poses that move beside the scene."""
+    config = timed_config(capture, folder, seconds)
+    config.pipeline.model.camera_optimizer = PoseOptimizerConfig(mode="SO3xR3")
+    return config
+
+
 def adc_config(capture, folder, seconds):
     config = timed_config(capture, folder, seconds, "l2o-adam")
     config.preset, config.schedule.growth = "adc", None
@@ -116,13 +124,14 @@ def early_density_control(monkeypatch):
 
 @pytest.mark.usefixtures("early_density_control")
 @pytest.mark.parametrize(
-    ("config_of", "kills"), [(timed_config, (12, 25)), (controlled_config, (15,)), (adc_config, (8, 17))]
+    ("config_of", "kills"),
+    [(timed_config, (12, 25)), (refining_config, (12, 25)), (controlled_config, (15,)), (adc_config, (8, 17))],
 )
 def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, config_of, kills):
     """Across growth, changes of the SH degree and revisions of the pace."""
     whole = config_of(tiny_capture, tmp_path / "whole", 20.0)
     num_points = train(whole).pipeline.model.num_points
-    if config_of is timed_config:
+    if config_of in (timed_config, refining_config):
         assert num_points == pytest.approx(1.5 * 60, abs=2)
     else:
         assert num_points > 60
@@ -143,6 +152,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
         for name in FIELDS:
             tensors = [end["pipeline"][f"_model.gauss_params.{name}"] for end in ends]
             assert torch.equal(*tensors), (name, killed_at)
+        poses = [{n: t for n, t in end["pipeline"].items() if ".camera_optimizer." in n} for end in ends]
+        assert len(poses[0]) == len(poses[1]) == (5 if config_of is refining_config else 0)
+        assert all(torch.equal(poses[0][name], poses[1][name]) for name in poses[0])
         schedules = [end["pipeline"]["_extra_state"][SCHEDULE] for end in ends]
         assert schedules[0]["events_done"] == schedules[1]["events_done"] >= 5
         for name in ("spent", "pace", "views", "log_losses"):
