@@ -30,6 +30,13 @@ def compile_evidence() -> None:
         rendered_loss(Gaussians.unpack(rows.detach()), photographs, RasterSettings(), evidence=evidence)
 
 
+def compile_exposure() -> None:
+    """Compile the kernels of a view's exposure, or read their machine code from disk."""
+    rows, cameras = _trial_scene("cpu")
+    photographs = Views(cameras, torch.zeros(1, 16, 16, 3), exposures=torch.eye(3, 4)[None])
+    rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings()).loss.backward()
+
+
 def draw_trial_image(device: torch.device | str) -> float:
     """Draw one Gaussian and differentiate its loss with the backend that the device uses.
 
@@ -46,7 +53,7 @@ def draw_trial_image(device: torch.device | str) -> float:
     rows, cameras = _trial_scene(device)
     with torch.no_grad():
         middle = float(render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True)).alpha[0, 8, 8])
-    photographs = Views(cameras, torch.zeros(1, 16, 16, 3, device=rows.device))
+    photographs = Views(cameras, torch.zeros(1, 16, 16, 3), exposures=torch.eye(3, 4)[None]).to(rows.device)
     for evidence in ((), ("colours",), ("error",)):
         rows.grad = None
         rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings(), evidence=evidence).loss.backward()
