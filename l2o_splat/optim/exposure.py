@@ -71,7 +71,9 @@ class ExposureCompensation:
         """
         if any(group.indices is None for group in shown):
             raise ValueError("The photographs have no indices; hand out views of the training photographs with theirs.")
-        return [replace(group, exposures=self.transforms[list(group.indices)]) for group in shown]
+        # Row by row: a list of indices would be sent to a GPU, which waits.
+        rows = [torch.stack([self.transforms[index] for index in group.indices]) for group in shown]
+        return [replace(group, exposures=exposures) for group, exposures in zip(shown, rows, strict=True)]
 
     @torch.no_grad()
     def step(self, progress: float) -> None:
@@ -97,12 +99,22 @@ class ExposureCompensation:
         direction = (means / bias_1) / ((squares / bias_2).sqrt() + 1e-15)
         rates = self._rates * options.final_factor**progress
         self.transforms -= torch.where(seen, rates * direction, 0)
-        self.transforms -= torch.quantile(self.transforms - self._identity, 0.5, dim=0)
+        ordered, count = (self.transforms - self._identity).sort(dim=0).values, len(self.names)
+        self.transforms -= (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
     @property
     def gains(self) -> Float[Tensor, " p"]:
         """How bright each photograph is beside the scene: what its transform makes of white, mean over channels."""
         return self.transforms.detach().sum(dim=2).mean(dim=1)
+
+    def describe(self) -> str:
+        """Darkest and brightest photograph, in a sentence."""
+        gains = self.gains.tolist()
+        (dark, darkest), (bright, brightest) = (choice(zip(gains, self.names, strict=True)) for choice in (min, max))
+        return (
+            f"Beside the scene the training photographs are between {dark:.2f} ({darkest}) and {bright:.2f} "
+            f"({brightest}) times as bright."
+        )
 
     def state(self) -> dict[str, Tensor | list[str]]:
         """What a checkpoint must hold."""
