@@ -116,6 +116,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
             "--optimizers.gaussians.optimizer.colour-steps needs the photometric loss, and --pipeline.model.loss is "
             "squared; set it to photometric, or colour-steps to 0."
         )
+    _check_exposure(config, rule)
     _check_start(start, names[0], rule)
     _check_file(start, resumes=config.load_dir is not None or config.load_checkpoint is not None)
     seconds = config.seconds
@@ -300,6 +301,16 @@ def _check_file(start: InitializationConfig, resumes: bool) -> None:
         raise ValueError(
             f"--pipeline.initialization.file is {start.file}, and --pipeline.initialization.source is {start.source}, "
             "which reads none; set it to file, or leave the file out."
+        )
+
+
+def _check_exposure(config: TrainerConfig, rule: UpdateRule) -> None:
+    """Refuse exposure compensation of a run without gradients, from which transforms are learnt."""
+    if getattr(config.pipeline.model, "exposure", "off") != "off" and (0, None) in rule.needs.renders:
+        raise ValueError(
+            "--pipeline.model.exposure is affine, and every step of this run works from renders, from which no "
+            "exposure is learnt; leave it off, or let a rule with gradients finish "
+            "(--optimizers.gaussians.optimizer.finish-with adam)."
         )
 
 
