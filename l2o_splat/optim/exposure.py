@@ -35,7 +35,7 @@ class ExposureOptions:
     """Rates at the end of the budget, as a share of those at the start."""
     gain_pull: float = 0.01
     """Weight of the squared difference from 1 in the loss of a photograph."""
-    other_pull: float = 0.1
+    other_pull: float = 1.0
     """Weight of the square."""
     betas: tuple[float, float] = (0.9, 0.99)
 

@@ -20,10 +20,10 @@ BRIGHT, FACTOR = 5, 1.2
 """Photograph of 9 that is brighter; 0 and 8 are held out."""
 
 
-def capture_with(folder, change):
+def capture_with(folder, change, seed=5, num_points=600, trajectory=None):
     """A procedural capture on disk after ``change`` of its images."""
-    options = ProceduralOptions(num_views=9, width=96, height=72, num_points=600, random_world=False)
-    capture = generate(5, options)
+    options = ProceduralOptions(9, 96, 72, num_points, trajectory, random_world=False)
+    capture = generate(seed, options)
     write_capture(folder, change(capture))
     return folder
 
@@ -67,9 +67,16 @@ def test_the_factor_is_recovered(disturbed_runs):
 
 
 def test_equal_photographs_lose_nothing(tmp_path):
-    capture = capture_with(tmp_path / "capture", lambda capture: capture)
-    off, on = (held_out(train(exposed_config(capture, tmp_path / one, one))) for one in ("off", "affine"))
-    assert on["psnr"] > off["psnr"] - 0.1
+    """In the mean over captures: on a single one any small change makes growth go another way."""
+    gained = []
+    for seed in (5, 7, 11):
+        folder = tmp_path / str(seed)
+        capture = capture_with(folder / "capture", lambda capture: capture, seed, 1500, "grid")
+        off, on = (train(exposed_config(capture, folder / one, one)) for one in ("off", "affine"))
+        gains = on.pipeline.exposure.gains
+        torch.testing.assert_close(gains, torch.ones_like(gains), atol=0.03, rtol=0)
+        gained.append(held_out(on)["psnr"] - held_out(off)["psnr"])
+    assert sum(gained) / len(gained) > -0.1
 
 
 def test_photographs_of_a_camera_that_meters_each_by_itself(tmp_path):
