@@ -80,6 +80,25 @@ def _similarity(rendered: Float[Tensor, "h w 3"], photograph: Float[Tensor, "h w
     return torch.cat(strips)
 
 
+def colour_corrected(
+    rendered: Float[Tensor, "h w 3"], photograph: Float[Tensor, "h w 3"], mask: Float[Tensor, "h w 1"] | None = None
+) -> Float[Tensor, "h w 3"]:
+    """The image after the affine transform of its colours that brings it nearest to the photograph, in 0..1.
+
+    For scenes of photographs that differ in exposure: what is left is not the exposure's. It needs the photograph, so
+    that it measures less than the plain numbers do. Least squares over the pixels that count.
+    """
+    counted = slice(None) if mask is None else (mask > 0.5).flatten()
+    colours, wanted = (image.flatten(0, 1)[counted].double() for image in (rendered, photograph))
+    if len(colours) == 0:
+        return rendered
+    # About the means, and by the normal equations: pixels are many and a flat image has no unique transform.
+    mean, wanted_mean = colours.mean(dim=0), wanted.mean(dim=0)
+    centred = colours - mean
+    matrix = torch.linalg.pinv(centred.mT @ centred, hermitian=True) @ (centred.mT @ (wanted - wanted_mean))
+    return ((rendered.double() - mean) @ matrix + wanted_mean).clamp(0, 1).to(rendered)
+
+
 def mean_of_measured(values: Iterable[float | None]) -> float | None:
     """Mean over the views that have a value; None if none has."""
     measured = [value for value in values if value is not None]

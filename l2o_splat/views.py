@@ -154,6 +154,11 @@ class Photographs(Protocol):
     def cameras(self) -> PinholeCameras:
         """The cameras, in the order of the photographs."""
 
+    @property
+    def exposures(self) -> Float[Tensor, "v 3 4"] | None:
+        """Affine transforms from the colours of the scene to those of each photograph; None compares them as they are,
+        see :func:`l2o_splat.rendering.exposure.exposed`."""
+
     def __len__(self) -> int: ...
 
     def photograph(self, v: int) -> tuple[Float[Tensor, "h w 3"], Bool[Tensor, "h w"] | None]:
@@ -172,12 +177,17 @@ class Views:
     """sRGB, 0 to 1."""
     masks: Float[Tensor, "v h w 1"] | None = None
     """1 where the photograph counts in the loss, 0 where it does not; None counts everywhere."""
+    indices: tuple[int, ...] | None = None
+    """Places of the photographs among those that are trained on; None if they have none, or nobody asks."""
+    exposures: Float[Tensor, "v 3 4"] | None = None
+    """See :class:`Photographs`."""
 
     def __post_init__(self) -> None:
         expected = (len(self.cameras), self.cameras.height, self.cameras.width)
         for name, tensor, channels in (("images", self.images, 3), ("masks", self.masks, 1)):
             if tensor is not None and tuple(tensor.shape) != (*expected, channels):
                 raise ValueError(f"{name} have shape {tuple(tensor.shape)}; the cameras say {(*expected, channels)}.")
+        _check_exposures(self.exposures, len(self.cameras))
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -185,12 +195,19 @@ class Views:
     def __getitem__(self, index: Int[Tensor, " m"] | list[int] | slice) -> Views:
         """The views at ``index``, in the order given."""
         masks = None if self.masks is None else self.masks[index]
-        return Views(self.cameras[index], self.images[index], masks)
+        exposures = None if self.exposures is None else self.exposures[index]
+        indices = self.indices
+        if indices is not None:
+            indices = tuple(torch.tensor(indices, dtype=torch.int64)[index].tolist())
+        return Views(self.cameras[index], self.images[index], masks, indices, exposures)
 
     def to(self, *args, **kwargs) -> Views:
-        """Move or cast cameras, images and masks, as ``torch.Tensor.to``."""
-        masks = None if self.masks is None else self.masks.to(*args, **kwargs)
-        return Views(self.cameras.to(*args, **kwargs), self.images.to(*args, **kwargs), masks)
+        """Move or cast cameras, images, masks and exposures, as ``torch.Tensor.to``."""
+        moved = {
+            name: None if getattr(self, name) is None else getattr(self, name).to(*args, **kwargs)
+            for name in ("cameras", "images", "masks", "exposures")
+        }
+        return replace(self, **moved)
 
     def photograph(self, v: int) -> tuple[Float[Tensor, "h w 3"], Bool[Tensor, "h w"] | None]:
         """Photograph ``v`` and where it counts, see :class:`Photographs`."""
@@ -215,7 +232,7 @@ class Views:
     def mirrored(self) -> Views:
         """The views in a mirror: images left to right, cameras as in :meth:`PinholeCameras.mirrored`."""
         masks = None if self.masks is None else self.masks.flip(2)
-        return Views(self.cameras.mirrored(), self.images.flip(2), masks)
+        return replace(self, cameras=self.cameras.mirrored(), images=self.images.flip(2), masks=masks)
 
 
 @dataclass(frozen=True)
@@ -233,11 +250,16 @@ class StoredPhotographs:
     """True where a photograph counts in the loss; None counts everywhere."""
     background: Float[Tensor, " 3"]
     """Put under photographs with an alpha channel, sRGB 0 to 1; what is handed out is on its device."""
+    indices: tuple[int, ...] | None = None
+    """See :class:`Views`."""
+    exposures: Float[Tensor, "v 3 4"] | None = None
+    """See :class:`Photographs`."""
 
     def __post_init__(self) -> None:
         for name, found in (("photographs", self.stored), ("masks", self.masks)):
             if found is not None and len(found) != len(self.cameras):
                 raise ValueError(f"There are {len(found)} {name} of {len(self.cameras)} cameras; give each camera one.")
+        _check_exposures(self.exposures, len(self.cameras))
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -251,7 +273,12 @@ class StoredPhotographs:
         """All of them as floats, in memory together."""
         images, masks = zip(*(self.photograph(v) for v in range(len(self))), strict=True)
         stacked_masks = None if self.masks is None else torch.stack(masks)[..., None].float()
-        return Views(self.cameras, torch.stack(images), stacked_masks)
+        return Views(self.cameras, torch.stack(images), stacked_masks, self.indices, self.exposures)
+
+
+def _check_exposures(exposures: Tensor | None, cameras: int) -> None:
+    if exposures is not None and exposures.shape != (cameras, 3, 4):
+        raise ValueError(f"exposures have shape {tuple(exposures.shape)}; {(cameras, 3, 4)} is needed.")
 
 
 def image_of_stored(

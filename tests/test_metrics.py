@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from l2o_splat.metrics import Lpips, mean_of_measured, psnr, ssim
+from l2o_splat.metrics import Lpips, colour_corrected, mean_of_measured, psnr, ssim
 
 
 def test_psnr_of_a_known_error():
@@ -110,3 +110,27 @@ def test_ssim_is_that_of_torchmetrics_however_many_strips_the_image_has(height):
     _, expected = structural_similarity_index_measure(noisy, image, data_range=1.0, return_full_image=True)
     noisy, image = (picture[0].movedim(0, -1) for picture in (noisy, image))
     assert ssim(noisy, image) == pytest.approx(float(expected.mean()), abs=1e-6)
+
+
+def test_colours_are_corrected_by_the_affine_transform_that_suits_best():
+    photograph = torch.rand(20, 24, 3)
+    matrix = torch.tensor([[0.6, 0.1, 0.0], [0.05, 0.7, 0.0], [0.0, 0.1, 0.5]])
+    rendered = photograph @ matrix + torch.tensor([0.05, 0.1, 0.2])
+    torch.testing.assert_close(colour_corrected(rendered, photograph), photograph, atol=1e-5, rtol=0)
+    noisy = rendered + 0.1 * torch.randn(20, 24, 3)
+    assert psnr(colour_corrected(noisy, photograph), photograph) > psnr(noisy, photograph) + 1
+
+
+def test_masked_pixels_have_no_part_in_the_correction_of_colours():
+    photograph, mask = torch.rand(20, 24, 3), torch.ones(20, 24, 1)
+    rendered, mask[:, :12] = 0.8 * photograph, 0
+    rendered[:, :12] = 7.0
+    corrected = colour_corrected(rendered, photograph, mask)
+    torch.testing.assert_close(corrected[:, 12:], photograph[:, 12:], atol=1e-5, rtol=0)
+    assert torch.equal(colour_corrected(rendered, photograph, torch.zeros_like(mask)), rendered)
+
+
+def test_a_flat_image_is_corrected_to_the_mean_colour():
+    photograph = torch.rand(20, 24, 3)
+    corrected = colour_corrected(torch.full_like(photograph, 0.3), photograph)
+    torch.testing.assert_close(corrected, photograph.mean(dim=(0, 1)).expand_as(photograph), atol=1e-5, rtol=0)

@@ -31,6 +31,7 @@ CSV_COLUMNS = (
     "psnr",
     "ssim",
     "lpips",
+    "cc_psnr",
 )
 
 

@@ -42,6 +42,8 @@ class Point:
     num_gaussians: int | None = None
     needles: float | None = None
     """Share of the Gaussians that are over ten times as long as their second axis."""
+    cc_psnr: float | None = None
+    """dB, after the affine transform of colours that suits each view best; None unless the method asks for it."""
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,9 @@ def summary(results: Results) -> Table:
         f"{results.baseline} on the same scene. {_clocks(results)} Needles: share of the Gaussians over ten times as "
         "long as their second axis."
     )
+    if results.shows("cc_psnr"):
+        columns.insert(2, Column("PSNR, colours fitted", lambda *at: results.cell(*at, last("cc_psnr")), 2, 1))
+        explanation += " Colours fitted: after the affine transform of colours that suits each view best."
     return _table("summary", "Summary", explanation, results, columns)
 
 

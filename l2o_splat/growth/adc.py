@@ -103,7 +103,8 @@ def collect_screen_gradient(
     for photographs, view in ((group, view) for group in shown for view in range(len(group))):
         image, counted = photographs.photograph(view)
         mask = None if counted is None else counted[None, ..., None].to(image.dtype)
-        one = Views(photographs.cameras[view : view + 1], image[None], mask)
+        exposures = None if photographs.exposures is None else photographs.exposures[view : view + 1].detach()
+        one = Views(photographs.cameras[view : view + 1], image[None], mask, exposures=exposures)
         with torch.enable_grad():
             loss = rendered_loss(leaves, one, settings, ssim_weight, backend).loss
             (of_means,) = torch.autograd.grad(loss, leaves.means)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -173,7 +175,7 @@ def resized(views: Views, height: int, width: int) -> Views:
             _taken_from(old, new, reduced).to(masked) for old, new in ((cameras.height, height), (cameras.width, width))
         )
         masks = (rows @ masked @ columns.mT == 0)[..., None].to(views.masks)
-    return Views(fitted, images.permute(0, 2, 3, 1), masks)
+    return replace(views, cameras=fitted, images=images.permute(0, 2, 3, 1), masks=masks)
 
 
 def _interpolated(
@@ -223,4 +225,5 @@ def cropped(views: Views, height: int, width: int, move_principal_point: bool = 
         Ks[:, :2, 2] *= Ks.new_tensor([width / cameras.width, height / cameras.height])
     rows, columns = slice(top, top + height), slice(left, left + width)
     masks = None if views.masks is None else views.masks[:, rows, columns]
-    return Views(PinholeCameras(cameras.viewmats, Ks, width, height), views.images[:, rows, columns], masks)
+    cropped_cameras = PinholeCameras(cameras.viewmats, Ks, width, height)
+    return replace(views, cameras=cropped_cameras, images=views.images[:, rows, columns], masks=masks)

@@ -18,11 +18,22 @@ from l2o_splat.losses.trial import compile_loss
 from l2o_splat.optim.rule import Needs
 from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
 from l2o_splat.reduction.trial import compile_reduction
-from l2o_splat.rendering.trial import compile_camera_gradients, compile_evidence, compile_rasterizer
+from l2o_splat.rendering.trial import (
+    compile_camera_gradients,
+    compile_evidence,
+    compile_exposure,
+    compile_rasterizer,
+)
 from l2o_splat.system import usable_cores
 from l2o_splat.weights.format import WeightsCard
 
-TRIALS: tuple[Callable[[], object], ...] = (compile_rasterizer, compile_loss, compile_reduction, compile_evidence)
+TRIALS: tuple[Callable[[], object], ...] = (
+    compile_rasterizer,
+    compile_loss,
+    compile_reduction,
+    compile_evidence,
+    compile_exposure,
+)
 """Functions that call the kernels of a room once, with tiny inputs of the types that a run has.
 
 Each stands in the folder of its kernels, so that an edit there makes it run again.

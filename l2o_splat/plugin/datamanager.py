@@ -361,7 +361,8 @@ class L2ODataManager(FullImageDatamanager[CheckedDataset]):
         """Training photographs of one size, see :meth:`next_train_photographs`."""
         cameras, scale = self.pinholes(indices), self.usable_scale(scale)
         cameras = reduced_cameras(cameras, *reduced_size(scale, cameras.width, cameras.height))
-        return stored_photographs(cameras.to(background.device), self._scaled.photographs(indices, scale), background)
+        stored = stored_photographs(cameras.to(background.device), self._scaled.photographs(indices, scale), background)
+        return replace(stored, indices=tuple(indices))
 
     def train_views(self, indices: list[int], background: Tensor) -> Views:
         """Training views of one size, see :meth:`next_train_photographs`."""

@@ -24,7 +24,7 @@ from l2o_splat.gaussians import FIELDS, SH_C0, Gaussians
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty import group_curvature, relative_uncertainty
 from l2o_splat.losses import photometric_loss, squared_loss
-from l2o_splat.metrics import Lpips, psnr, ssim
+from l2o_splat.metrics import Lpips, colour_corrected, psnr, ssim
 from l2o_splat.optim.rule import RenderedViews
 from l2o_splat.plugin.camera_optimizer import PoseOptimizerConfig
 from l2o_splat.plugin.errors import NO_RAYS, OptionError, PluginError
@@ -32,6 +32,7 @@ from l2o_splat.plugin.photographs import photograph_and_mask, pinhole_cameras
 from l2o_splat.plugin.shown_values import ShownValues
 from l2o_splat.rendering import ImageRules, RasterSettings, Rendering, render
 from l2o_splat.rendering.evidence import Evidence, EvidenceKind
+from l2o_splat.rendering.exposure import exposed
 from l2o_splat.rendering.rendered_loss import rendered_loss, squared_errors
 from l2o_splat.rendering.values import draw_values
 from l2o_splat.views import Photographs, PinholeCameras, Views
@@ -57,6 +58,12 @@ class L2OModelConfig(ModelConfig):
     """Share of the SSIM term in the training loss."""
     loss: Literal["photometric", "squared"] = "photometric"
     """photometric: L1 and SSIM. squared: squared differences, for which the precisions of diff3r are calibrated."""
+    exposure: Literal["off", "affine"] = "off"
+    """affine: each training photograph has an affine transform of colours that is learnt beside the scene, so that one
+    that is brighter does not brighten the scene. Held-out views are drawn without any."""
+    color_corrected_metrics: bool = False
+    """Measure held-out views also after the affine transform of colours that suits each best, as cc_psnr, cc_ssim and
+    cc_lpips (splatfacto's names)."""
     uncertainty: Literal["precision", "laplace"] = "precision"
     """What the output `uncertainty` of diff3r shows: the inverse of the precision, or of the precision and what the
     context views say about each Gaussian, measured whenever a checkpoint is saved (Laplace approximation)."""
@@ -247,7 +254,8 @@ class L2OModel(SplatfactoModel):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Evidence | None]:
         """Draw some cameras and compare: loss (mean over pixels, sum over views), metrics and evidence of a step.
 
-        Masked pixels count in neither. If nothing counts in any view there is no PSNR, or a NaN on a GPU.
+        Renders are compared in the exposures of the photographs, if they have any. Masked pixels count in neither. If
+        nothing counts in any view there is no PSNR, or a NaN on a GPU.
 
         Args:
             shown: The photographs of the step, one entry per image size.
@@ -266,8 +274,9 @@ class L2OModel(SplatfactoModel):
 
     def training_loss(self, shown: Sequence[RenderedViews]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss and metrics of views that are drawn already, see :meth:`step_loss`."""
-        losses = [self._image_loss(group.images, group.views.images, group.views.masks) for group in shown]
-        errors = [squared_errors(group.images.detach(), group.views) for group in shown]
+        compared = [(exposed(group.images, group.views.exposures), group.views) for group in shown]
+        losses = [self._image_loss(images, views.images, views.masks) for images, views in compared]
+        errors = [squared_errors(images.detach(), views) for images, views in compared]
         return {self.config.loss: torch.stack(losses).sum()}, self._step_metrics(errors)
 
     def _step_metrics(self, squared_errors: list[Float[Tensor, " v"]]) -> dict[str, Tensor]:
@@ -375,5 +384,8 @@ class L2OModel(SplatfactoModel):
         photograph, mask = photograph_and_mask(batch, self.background_here)
         measures = {"psnr": psnr, "ssim": ssim, "lpips": self.lpips}
         found = {name: measure(rendered, photograph, mask) for name, measure in measures.items()}
+        if self.config.color_corrected_metrics:
+            corrected = colour_corrected(rendered, photograph, mask)
+            found |= {f"cc_{name}": measure(corrected, photograph, mask) for name, measure in measures.items()}
         metrics = {name: value for name, value in found.items() if value is not None}
         return metrics, {"img": torch.cat([photograph, rendered], dim=1)}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.needles import bound_elongation
+from l2o_splat.optim.exposure import ExposureCompensation
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.scene_growth import adapt_scene, grow_scene
 from l2o_splat.plugin.capture_checks import check_data_path
@@ -36,11 +37,14 @@ from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering.trial import draw_trial_image
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.schedule.run_schedule import RunSchedule
+from l2o_splat.views import StoredPhotographs, Views
 
 SCHEDULE = "schedule"
 """Entry of the pipeline's extra state for the schedule of the run."""
 VIEWS = "views"
 """Entry of that schedule for how many views steps had so far."""
+EXPOSURE = "exposure"
+"""Entry of the pipeline's extra state for the transforms of the training photographs' colours."""
 
 
 @dataclass
@@ -83,6 +87,8 @@ class L2OPipeline(VanillaPipeline):
         self._share = 0.0
         """Share of the budget, or of the horizon, spent before the present step."""
         self._saved: SavedCapture | None = None
+        self.exposure: ExposureCompensation | None = None
+        """Transforms of the training photographs' colours, if a run learns some."""
         self.schedule: RunSchedule | None = None
         """What the run does when; a trainer sets it."""
         self.saved_schedule: dict | None = None
@@ -148,6 +154,9 @@ class L2OPipeline(VanillaPipeline):
         scene = SceneKnowledge(known.centres, known.rescaled_by, None if context is None else context.cameras)
         optimizer.bind(scene, self._start)
         self._optimizer = optimizer
+        if self.config.model.exposure == "affine":
+            self.exposure = ExposureCompensation(self.datamanager.capture().training, self.device)
+            optimizer.register_step_post_hook(lambda *_: self.exposure.step(self._share))
         self.model.adopt_raster(optimizer.rule.trained_raster or {})
         if self.model.refines_poses:
             poses = self.model.camera_optimizer
@@ -181,13 +190,14 @@ class L2OPipeline(VanillaPipeline):
         Raises:
             CaptureError: If the checkpoint belongs to another capture, or poses have changed.
         """
-        saved = SavedCapture.from_state({name: value for name, value in state.items() if name != SCHEDULE})
+        of_run = (SCHEDULE, EXPOSURE)
+        saved = SavedCapture.from_state({name: value for name, value in state.items() if name not in of_run})
         if saved is not None and self._saved is None:
             self.datamanager.follow(saved)
             self._saved = saved
 
     def get_extra_state(self) -> dict:
-        """The capture and the frame of the scene."""
+        """The capture and the frame of the scene; of a run also its schedule and what it knows of exposures."""
         present = self.datamanager.capture()
         if self._saved is not None:
             trained = [name for name in self._saved.training if name not in set(present.training)]
@@ -198,6 +208,8 @@ class L2OPipeline(VanillaPipeline):
                 rescaled_by=self._saved.rescaled_by,
             )
         state = present.state()
+        if self.exposure is not None:
+            state[EXPOSURE] = self.exposure.state()
         if self.schedule is None:
             return state
         return state | {SCHEDULE: self.schedule.state() | {VIEWS: self.datamanager.view_sampler.changes}}
@@ -205,6 +217,8 @@ class L2OPipeline(VanillaPipeline):
     def set_extra_state(self, state: dict) -> None:
         self.follow(state)
         self.saved_schedule = state.get(SCHEDULE)
+        if self.exposure is not None and EXPOSURE in state:
+            self.exposure.load(state[EXPOSURE])
         if self.schedule is not None and self.saved_schedule is not None and VIEWS in self.saved_schedule:
             self.datamanager.view_sampler.resume(self.saved_schedule[VIEWS])
 
@@ -225,6 +239,7 @@ class L2OPipeline(VanillaPipeline):
             photographs = [replace(context, cameras=self.datamanager.refined(context.cameras))]
         else:
             photographs = self.datamanager.next_train_photographs(step, self.model.background_here, scale)
+        photographs = self._exposed(photographs)
         wanted = self._optimizer.evidence_kinds
         loss_dict, metrics_dict, self._optimizer.evidence = self.model.step_loss(photographs, drawn, wanted)
         count = sum(len(group) for group in photographs)
@@ -237,11 +252,15 @@ class L2OPipeline(VanillaPipeline):
         self._optimizer.pixels = pixels / count
         return {}, loss_dict, metrics_dict
 
+    def _exposed(self, photographs: list[StoredPhotographs] | list[Views]) -> list[StoredPhotographs] | list[Views]:
+        return photographs if self.exposure is None else self.exposure.put_on(photographs)
+
+    @torch.no_grad()
     def _grow_if_due(self, step: int, scale: float, drawn: RasterSettings) -> None:
         event = self.schedule.event_before(step, self.datamanager.config.views_per_step)
         if event is None:
             return
-        looked_at = views_ahead(self.datamanager, step, self.model.background_here, scale)
+        looked_at = self._exposed(views_ahead(self.datamanager, step, self.model.background_here, scale))
         generator = event_generator(self.datamanager.config.view_seed, event)
         if self.schedule.preset.adaptive:
             adapt_scene(self._optimizer, looked_at, self.schedule.last_count, drawn, generator)
@@ -305,11 +324,17 @@ class L2OPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Those of data manager and model, and a last evaluation; one before the first step of a scene that is held."""
+        """Those of data manager and model, what was learnt of exposures, and a last evaluation; one before the first
+        step of a scene that is held."""
         report = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.get_average_eval_image_metrics)
         before = (0,) if self.model.precision is not None else ()
         first = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._report_start, iters=before)
-        return [*super().get_training_callbacks(training_callback_attributes), first, report]
+        exposures = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._report_exposures)
+        return [*super().get_training_callbacks(training_callback_attributes), first, exposures, report]
+
+    def _report_exposures(self, step: int) -> None:
+        if self.exposure is not None:
+            CONSOLE.log(self.exposure.describe())
 
     def _report_start(self, step: int) -> None:
         """What the initializer is worth by itself."""

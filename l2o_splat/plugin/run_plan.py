@@ -124,6 +124,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
             "squared; set it to photometric, or colour-steps to 0."
         )
     _check_poses(config, names)
+    _check_exposure(config, rule)
     _check_start(start, names[0], rule)
     _check_file(start, resumes=config.load_dir is not None or config.load_checkpoint is not None)
     seconds = config.seconds
@@ -337,6 +338,16 @@ def _check_poses(config: TrainerConfig, names: Sequence[str]) -> None:
             f"--pipeline.model.camera-optimizer.mode is {poses.mode}, and the rule resplat follows no gradients, which "
             "poses move by; set it to off, or finish with a rule that does "
             "(--optimizers.gaussians.optimizer.finish-with)."
+        )
+
+
+def _check_exposure(config: TrainerConfig, rule: UpdateRule) -> None:
+    """Refuse exposure compensation of a run without gradients, from which transforms are learnt."""
+    if getattr(config.pipeline.model, "exposure", "off") != "off" and (0, None) in rule.needs.renders:
+        raise ValueError(
+            "--pipeline.model.exposure is affine, and every step of this run works from renders, from which no "
+            "exposure is learnt; leave it off, or let a rule with gradients finish "
+            "(--optimizers.gaussians.optimizer.finish-with adam)."
         )
 
 

@@ -33,21 +33,23 @@ def weigh_pixels(
     mask: Bool[np.ndarray, "h w"] | None,
     ssim_weight: float,
     kinds: Collection[EvidenceKind],
+    sensitivity: float = 1.0,
 ) -> tuple[Float[np.ndarray, "h w"] | None, Float[np.ndarray, "h w"] | None]:
     """Curvatures and excess error of the pixels of a view, as :mod:`evidence` defines them.
 
     Args:
-        rendered: Rendered view, float32, sRGB, not clamped.
+        rendered: Rendered view in the exposure of its photograph, float32, sRGB, not clamped.
         image: Photograph, float32, sRGB 0 to 1.
         mask: The pixels that count; None if all do.
         ssim_weight: Share of the SSIM term in the loss.
         kinds: What is wanted of the view. To save compilations there are curvatures whenever there is anything.
+        sensitivity: Of the view's exposure, see :func:`l2o_splat.rendering.exposure.sensitivities`.
     """
     if not kinds:
         return None, None
     height, width, _ = rendered.shape
     pixels = height * width if mask is None else max(int(mask.sum()), 1)
-    scale = F((1 - ssim_weight) / (3 * pixels))
+    scale = F(sensitivity * (1 - ssim_weight) / (3 * pixels))
     curvature = np.empty((height, width), F)
     error = np.empty((height, width), F) if "error" in kinds else None
     masked = mask is not None

@@ -22,6 +22,7 @@ from l2o_splat.rendering.evidence import (
     evidence_from,
     excess_errors,
 )
+from l2o_splat.rendering.exposure import exposed, sensitivities
 from l2o_splat.views import PinholeCameras, Views
 
 
@@ -41,17 +42,20 @@ def evidence_by_backward(
 
     Args:
         gaussians: Unactivated scene.
-        views: Cameras and photographs.
-        images: Renders of the cameras, sRGB, not clamped.
+        views: Cameras and photographs, with their exposures if they have any.
+        images: Renders of the cameras, sRGB, not clamped, in the colours of the scene.
         settings: What changes the image.
         ssim_weight: Share of the SSIM term in the loss, 0 to 1.
         backend: As for :func:`l2o_splat.rendering.render`.
         kinds: What to find.
     """
     gaussians, images, degree = gaussians.detach(), images.detach(), settings.drawn_degree(gaussians.sh_degree)
-    counts = torch.stack(
-        [torch.ones_like(images[..., 0]), curvatures(images, views, ssim_weight), excess_errors(images, views)], dim=3
-    )
+    exposures = None if views.exposures is None else views.exposures.detach()
+    shown = exposed(images, exposures)
+    curvature = curvatures(shown, views, ssim_weight)
+    if exposures is not None:
+        curvature = curvature * sensitivities(exposures)[:, None, None]
+    counts = torch.stack([torch.ones_like(images[..., 0]), curvature, excess_errors(shown, views)], dim=3)
     sums, gradients = [], []
     for view in range(len(views)):
         camera = views.cameras[view : view + 1]
@@ -75,7 +79,7 @@ def evidence_by_backward(
 def _loss_gradient(image: Float[Tensor, "1 h w 3"], view: Views, ssim_weight: float) -> Float[Tensor, "1 h w 3"]:
     with torch.enable_grad():
         leaf = image.clone().requires_grad_()
-        loss = photometric_loss(leaf, view.images, view.masks, ssim_weight)
+        loss = photometric_loss(exposed(leaf, view.exposures), view.images, view.masks, ssim_weight)
     return torch.autograd.grad(loss, leaf)[0]
 
 

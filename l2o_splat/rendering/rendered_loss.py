@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from l2o_splat import threads
-from l2o_splat.gaussians import Gaussians
+from l2o_splat.gaussians import FIELDS, Gaussians
 from l2o_splat.losses import photometric_loss
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering import Backend, backend_for, render
 from l2o_splat.rendering.camera_motion import viewmats_gradient
 from l2o_splat.rendering.evidence import Evidence, EvidenceKind
 from l2o_splat.rendering.evidence_by_backward import evidence_by_backward
+from l2o_splat.rendering.exposure import exposed, sensitivities
 from l2o_splat.rendering.once import differentiable_once
 from l2o_splat.views import Photographs, Views
 
@@ -26,8 +28,8 @@ class RenderedLoss:
     """How far a scene is from photographs."""
 
     loss: Float[Tensor, ""]
-    """Photometric loss, mean over pixels, sum over views; differentiable once, to the Gaussians and, if they require
-    it, to the cameras' matrices as :func:`l2o_splat.rendering.render` is."""
+    """Photometric loss, mean over pixels, sum over views; differentiable once, to the Gaussians, the exposures and, if
+    they require it, to the cameras' matrices as :func:`l2o_splat.rendering.render` is."""
     squared_errors: Float[Tensor, " v"]
     """Squared difference of each view, mean over the pixels that count and channels; NaN where none counts."""
     evidence: Evidence | None = None
@@ -44,9 +46,9 @@ def rendered_loss(
 ) -> RenderedLoss:
     """Draw the cameras of some photographs and compare.
 
-    The same as :func:`l2o_splat.losses.photometric_loss` of what :func:`l2o_splat.rendering.render` draws. The ``cpu``
-    backend draws, compares and differentiates one view after the other in each of its threads, and keeps of a view
-    only what its splats have to do with the loss.
+    The same as :func:`l2o_splat.losses.photometric_loss` of what :func:`l2o_splat.rendering.render` draws, in the
+    exposures of the photographs if they have any. The ``cpu`` backend draws, compares and differentiates one view after
+    the other in each of its threads, and keeps of a view only what its splats have to do with the loss.
 
     Args:
         gaussians: Unactivated scene.
@@ -62,13 +64,16 @@ def rendered_loss(
     """
     backend = backend or backend_for(gaussians)
     if backend == "cpu":
-        inputs = photographs.cameras.viewmats, *(tensor for _, tensor in gaussians.items())
-        tensors = differentiable_once("cpu", *inputs)
-        return RenderedLoss(*_RenderedLoss.apply(photographs, settings, ssim_weight, evidence, *tensors))
+        inputs = [photographs.cameras.viewmats, *(tensor for _, tensor in gaussians.items())]
+        if photographs.exposures is not None:
+            inputs.append(photographs.exposures)
+        inputs = differentiable_once("cpu", *inputs)
+        return RenderedLoss(*_RenderedLoss.apply(photographs, settings, ssim_weight, evidence, *inputs))
     views = photographs.views()
     images = render(gaussians, views.cameras, settings, backend).rgb
-    loss = photometric_loss(images, views.images, views.masks, ssim_weight)
-    errors, found = squared_errors(images.detach(), views), None
+    shown = exposed(images, views.exposures)
+    loss = photometric_loss(shown, views.images, views.masks, ssim_weight)
+    errors, found = squared_errors(shown.detach(), views), None
     if evidence:
         views = replace(views, cameras=replace(views.cameras, viewmats=views.cameras.viewmats.detach()))
         found = evidence_by_backward(gaussians, views, images, settings, ssim_weight, backend, evidence)
@@ -95,14 +100,20 @@ class _RenderedLoss(torch.autograd.Function):
         viewmats: Tensor,
         *tensors: Tensor,
     ):
+        """``tensors`` are the six fields and, if the photographs have some, their exposures."""
         from l2o_splat.losses.fused import view_loss
         from l2o_splat.rendering.cpu import check
         from l2o_splat.rendering.cpu_evidence import evidence_of, weigh_pixels
+        from l2o_splat.rendering.cpu_exposure import expose, expose_vjp
         from l2o_splat.rendering.cpu_scene import ProjectedScene, empty_images
 
-        gaussians = Gaussians(*tensors)
+        gaussians = Gaussians(*tensors[: len(FIELDS)])
+        # Detached: a thread may hold on to its last job for a while, and with it to the graph of this step.
+        exposures = None if len(tensors) == len(FIELDS) else tensors[-1].detach().contiguous().numpy()
+        v_exposures = None if exposures is None else np.zeros_like(exposures)
         check(gaussians, photographs.cameras)
         scene = ProjectedScene(gaussians, photographs.cameras, settings)
+        sensitivity = np.ones(len(scene)) if exposures is None else sensitivities(tensors[-1]).tolist()
         with_gradient = any(ctx.needs_input_grad)
         splat_sums = scene.empty_splat_sums() if with_gradient or evidence else None
 
@@ -112,9 +123,13 @@ class _RenderedLoss(torch.autograd.Function):
             scene.draw(view, tiles, images)
             v_rgb = None if splat_sums is None else torch.empty_like(image).numpy()
             image, mask = image.numpy(), None if mask is None else mask.numpy()
-            found = view_loss(images.rgb, image, mask, ssim_weight, v_rgb)
+            shown = images.rgb if exposures is None else expose(images.rgb, exposures[view])
+            found = view_loss(shown, image, mask, ssim_weight, v_rgb)
             if splat_sums is not None:
-                weights = weigh_pixels(images.rgb, image, mask, ssim_weight, evidence)
+                weights = weigh_pixels(shown, image, mask, ssim_weight, evidence, sensitivity[view])
+                if exposures is not None:
+                    v_shown, v_rgb = v_rgb, shown  # Nobody needs the image any more.
+                    expose_vjp(images.rgb, exposures[view], v_shown, v_rgb, v_exposures[view])
                 scene.differentiate(view, tiles, images, v_rgb, None, None, splat_sums[view], *weights)
             return found.loss, float("nan") if found.squared_error is None else found.squared_error
 
@@ -122,6 +137,7 @@ class _RenderedLoss(torch.autograd.Function):
         ctx.gradients, ctx.motions = None, None
         if with_gradient:
             ctx.gradients, ctx.motions = scene.gradients(splat_sums, cameras=ctx.needs_input_grad[4])
+        ctx.v_exposures = None if v_exposures is None else torch.from_numpy(v_exposures)
         found_evidence = None
         if evidence:
             found_evidence = evidence_of(splat_sums, photographs.cameras.centres, scene.rules.degree, evidence)
@@ -138,10 +154,13 @@ class _RenderedLoss(torch.autograd.Function):
         # Handed over, not kept: autograd may then take them for the parameters' own gradients without copying.
         gradients, ctx.gradients = ctx.gradients, None
         if v_loss is None:
-            return None, None, None, None, *(None for _ in ctx.needs_input_grad[4:])
+            return tuple(None for _ in ctx.needs_input_grad)
         if gradients is None:
             raise RuntimeError("The gradient of a rendered loss can be asked for once; compute the loss again.")
+        found = [tensor for _, tensor in gradients.items()]
+        if ctx.v_exposures is not None:
+            found.append(ctx.v_exposures)
         if v_loss != 1:
-            gradients = gradients.map(lambda tensor: tensor.mul_(v_loss))
+            found = [tensor.mul_(v_loss) for tensor in found]
         v_viewmats = None if ctx.motions is None else v_loss * viewmats_gradient(ctx.motions, viewmats)
-        return None, None, None, None, v_viewmats, *(tensor for _, tensor in gradients.items())
+        return None, None, None, None, v_viewmats, *found

@@ -38,6 +38,13 @@ def compile_camera_gradients() -> None:
     rendered_loss(Gaussians.unpack(rows), Views(moving, torch.zeros(1, 16, 16, 3)), RasterSettings()).loss.backward()
 
 
+def compile_exposure() -> None:
+    """Compile the kernels of a view's exposure, or read their machine code from disk."""
+    rows, cameras = _trial_scene("cpu")
+    photographs = Views(cameras, torch.zeros(1, 16, 16, 3), exposures=torch.eye(3, 4)[None])
+    rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings()).loss.backward()
+
+
 def draw_trial_image(device: torch.device | str) -> float:
     """Draw one Gaussian and differentiate its loss with the backend that the device uses.
 
@@ -54,7 +61,7 @@ def draw_trial_image(device: torch.device | str) -> float:
     rows, cameras = _trial_scene(device)
     with torch.no_grad():
         middle = float(render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True)).alpha[0, 8, 8])
-    photographs = Views(cameras, torch.zeros(1, 16, 16, 3, device=rows.device))
+    photographs = Views(cameras, torch.zeros(1, 16, 16, 3), exposures=torch.eye(3, 4)[None]).to(rows.device)
     for evidence in ((), ("colours",), ("error",)):
         rows.grad = None
         rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings(), evidence=evidence).loss.backward()

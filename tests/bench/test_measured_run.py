@@ -66,6 +66,14 @@ def test_watching_a_run_does_not_change_it(capture, tmp_path, preset):
     assert watched.last.ssim == pytest.approx(expected["ssim"], abs=1e-6)
 
 
+def test_colours_are_fitted_to_held_out_views_on_request(capture, tmp_path):
+    plain = run(tiny_spec(capture), tmp_path / "plain")
+    assert plain.last.cc_psnr is None
+    fitted = run(tiny_spec(capture, "l2o-adam-tuned --pipeline.model.color-corrected-metrics True"), tmp_path / "cc")
+    assert fitted.last.psnr == plain.last.psnr
+    assert fitted.last.cc_psnr > fitted.last.psnr
+
+
 def test_a_run_is_measured_and_the_capture_is_left_alone(capture, tmp_path):
     def contents():
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in capture.rglob("*") if path.is_file()}

@@ -93,7 +93,7 @@ def test_results_json_has_the_promised_format(tmp_path, results):
     assert list(run)[: len(promised)] == promised
     assert (run["scene"], run["method"], run["seed"], run["status"]) == ("fern", "adam", 0, "ok")
     assert run["step_seconds"] == {"total": 1.0, "render": 0.5, "backward": 0.375, "update": 0.125}
-    quality = {"psnr": 12.0, "ssim": 0.12, "lpips": 1 / 12}
+    quality = {"psnr": 12.0, "ssim": 0.12, "lpips": 1 / 12, "cc_psnr": None}
     scene = {"num_gaussians": 1002, "needles": 0.02}
     assert run["curve"][1] == {"step": 2, "seconds": 2.5, "other_seconds": 5.0} | quality | scene
     assert (run["clock"], run["seconds"], run["other_seconds"]) == ("wall", 4.5, 9.0)
@@ -160,6 +160,17 @@ def test_a_quality_that_was_not_measured_has_no_column(tmp_path):
     tables = all_tables(Results({}, [make_run(tmp_path, lpips=False)]))
     assert not any("LPIPS" in column for table in tables for column in table.columns)
     assert "lpips-steps" not in [table.name for table in tables]
+
+
+def test_quality_after_a_fit_of_colours_has_a_column_where_it_was_measured(tmp_path):
+    run = make_run(tmp_path)
+    column = "PSNR, colours fitted"
+    assert column not in all_tables(Results({}, [run]))[0].columns
+    object.__setattr__(run, "curve", tuple(replace(point, cc_psnr=point.psnr + 1) for point in run.curve))
+    results = Results({}, [run])
+    (row,) = rows_of(all_tables(results)[0]).values()
+    assert row[column].text == "21.00"
+    assert next(csv.DictReader(io.StringIO(csv_text(results))))["cc_psnr"] == "11.0"
 
 
 def test_the_page_is_well_formed_and_holds_the_numbers_and_the_reason(results):

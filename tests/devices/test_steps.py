@@ -48,6 +48,7 @@ class Run:
     num_steps: int = 4
     controlled: bool = False
     """Under a controller of which every number does something, and the preset fast."""
+    exposure: str = "off"
     in_some_steps: dict[int, dict[str, int]] = field(default_factory=dict)
     """What some steps wait for on top, by number."""
 
@@ -71,6 +72,7 @@ RUNS = {
     "sequence": Run(
         "learn2splat", (REFUSAL,), {"weights": None, "finish_with": "adam-own-scale", "finish_after": 2}, 5
     ),
+    "exposures": Run("l2o-adam-tuned", (REFUSAL,), exposure="affine"),
     "controlled": Run("l2o-adam-tuned", (REFUSAL, LOSS), controlled=True),
     "controlled gain-mini": Run("learn2splat", (REFUSAL, LOSS), {"weights": "gain-mini"}, 4, controlled=True),
     "resplat": Run("resplat", (REFUSAL, SEARCH), num_steps=3),
@@ -86,6 +88,7 @@ class Training:
         config.max_num_iterations = 100  # Rates of every length of run are those of the same long one.
         for name, value in run.options.items():
             setattr(config.optimizers["gaussians"]["optimizer"], name, value)
+        config.pipeline.model.exposure = run.exposure
         if run.controlled:
             controller = Controller(np.linspace(-0.3, 0.3, len(NAMES)))
             card = WeightsCard("controller", {"numbers": list(NAMES)})
@@ -138,7 +141,7 @@ def test_a_step_waits_for_the_card_only_where_it_must(watch, tmp_path, name):
     assert all(value.device == CARD for _, value in training.gaussians.items())
 
 
-@pytest.mark.parametrize("name", ["gain-mini", "released network", "resplat", "diff3r"])
+@pytest.mark.parametrize("name", ["gain-mini", "released network", "exposures", "resplat", "diff3r"])
 def test_the_card_takes_the_steps_that_the_host_takes(watch, tmp_path, name):
     run = RUNS[name]
     here, there = Training(run, tmp_path, "cpu"), started(watch, run, tmp_path)

@@ -137,7 +137,7 @@ def test_a_benchmark_measures_what_counts():
     rendered, photograph, mask = torch.rand(24, 30, 3), torch.rand(24, 30, 3), torch.ones(24, 30, 1)
     mask[:, :8] = 0
     spoiled, nothing = torch.where(mask > 0.5, photograph, torch.nan), torch.zeros(24, 30, 1)
-    views = HeldOutViews(SimpleNamespace(model=None))
+    views = HeldOutViews(SimpleNamespace(model=SimpleNamespace(config=None)))
     views.lpips._unavailable = True
     views._views = lambda: [(rendered, spoiled, mask), (rendered, spoiled, nothing)]
     measured = views.measure(3)

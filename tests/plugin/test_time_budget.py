@@ -14,7 +14,7 @@ from l2o_splat.growth.budget import growth_by_pixels
 from l2o_splat.plugin import trainer as trainer_room
 from l2o_splat.plugin.camera_optimizer import PoseOptimizerConfig
 from l2o_splat.plugin.model import L2OModel
-from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
+from l2o_splat.plugin.pipeline import EXPOSURE, SCHEDULE, L2OPipeline
 from l2o_splat.plugin.run_plan import resolve
 from l2o_splat.schedule.controller import NAMES, Controller, RunStatistics
 from l2o_splat.schedule.presets import highest_sh_degree
@@ -109,6 +109,13 @@ def refining_config(capture, folder, seconds):
     return config
 
 
+def exposed_config(capture, folder, seconds):
+    """With a transform of colours for each photograph."""
+    config = timed_config(capture, folder, seconds)
+    config.pipeline.model.exposure = "affine"
+    return config
+
+
 def adc_config(capture, folder, seconds):
     config = timed_config(capture, folder, seconds, "l2o-adam")
     config.preset, config.schedule.growth = "adc", None
@@ -125,13 +132,19 @@ def early_density_control(monkeypatch):
 @pytest.mark.usefixtures("early_density_control")
 @pytest.mark.parametrize(
     ("config_of", "kills"),
-    [(timed_config, (12, 25)), (refining_config, (12, 25)), (controlled_config, (15,)), (adc_config, (8, 17))],
+    [
+        (timed_config, (12, 25)),
+        (refining_config, (12, 25)),
+        (controlled_config, (15,)),
+        (exposed_config, (25,)),
+        (adc_config, (8, 17)),
+    ],
 )
 def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock, monkeypatch, config_of, kills):
     """Across growth, changes of the SH degree and revisions of the pace."""
     whole = config_of(tiny_capture, tmp_path / "whole", 20.0)
     num_points = train(whole).pipeline.model.num_points
-    if config_of in (timed_config, refining_config):
+    if config_of in (timed_config, refining_config, exposed_config):
         assert num_points == pytest.approx(1.5 * 60, abs=2)
     else:
         assert num_points > 60
@@ -157,6 +170,10 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_capture, tmp_path, stepped_clock,
         assert all(torch.equal(poses[0][name], poses[1][name]) for name in poses[0])
         schedules = [end["pipeline"]["_extra_state"][SCHEDULE] for end in ends]
         assert schedules[0]["events_done"] == schedules[1]["events_done"] >= 5
+        if config_of is exposed_config:
+            exposures = [end["pipeline"]["_extra_state"][EXPOSURE] for end in ends]
+            for name in ("transforms", "moments", "ages"):
+                assert exposures[0][name].any() and torch.equal(exposures[0][name], exposures[1][name]), name
         for name in ("spent", "pace", "views", "log_losses"):
             assert schedules[0][name] == schedules[1][name]
         assert (len(schedules[0]["views"]) > 1) == (config_of is controlled_config)

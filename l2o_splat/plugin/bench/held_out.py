@@ -17,7 +17,7 @@ from l2o_splat.bench.pictures import error_map, picture_path, save_picture, show
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.growth.needles import share_of_needles
 from l2o_splat.losses import equal_where_masked
-from l2o_splat.metrics import Lpips, psnr, ssim
+from l2o_splat.metrics import Lpips, colour_corrected, psnr, ssim
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.photographs import photograph_and_mask
 
@@ -47,6 +47,8 @@ class HeldOutViews:
             FloatingPointError: If a quality is not finite.
         """
         measures = {"psnr": psnr, "ssim": ssim, "lpips": self.lpips}
+        if getattr(self.pipeline.model.config, "color_corrected_metrics", False):
+            measures["cc_psnr"] = lambda *view: psnr(colour_corrected(*view), *view[1:])
         measured: dict[str, list[float]] = {name: [] for name in measures}
         for view in self._views():
             for name, measure in measures.items():

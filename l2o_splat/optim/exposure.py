@@ -1,0 +1,136 @@
+"""Exposure compensation: an affine transform of colours for each training photograph, learnt beside the scene.
+
+As in the reference code of 3DGS (Kerbl et al. 2023) each photograph has a 3 x 3 matrix and an offset that its render
+goes through before it is compared. Adam moves them; two things differ from there, since photographs may be few:
+
+* a pull towards the identity, strong for everything but the gains of the three channels;
+* the median of all photographs' transforms stays the identity, number by number. A transform of the scene's colours and
+  its inverse in all photographs would cancel; this keeps the scene as bright as the photographs in the middle. A mean
+  would let one bright photograph darken all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o_splat.views import StoredPhotographs, Views
+
+Shown = TypeVar("Shown", StoredPhotographs, Views)
+
+
+@dataclass(frozen=True)
+class ExposureOptions:
+    """How transforms are learnt; a gain is a number on the diagonal of a matrix."""
+
+    gain_rate: float = 0.01
+    other_rate: float = 0.001
+    """Of mixed channels and offsets. They can imitate a gain, badly, and must not be faster."""
+    final_factor: float = 0.1
+    """Rates at the end of the budget, as a share of those at the start."""
+    gain_pull: float = 0.01
+    """Weight of the squared difference from 1 in the loss of a photograph."""
+    other_pull: float = 1.0
+    """Weight of the square."""
+    betas: tuple[float, float] = (0.9, 0.99)
+
+
+class ExposureCompensation:
+    """The transforms of a capture's training photographs, and what Adam remembers of them.
+
+    Args:
+        photographs: Training photographs, by names that are theirs in any version of the capture.
+        device: Of the scene.
+        options: How they are learnt.
+    """
+
+    def __init__(
+        self, photographs: Sequence[str], device: torch.device | str, options: ExposureOptions | None = None
+    ) -> None:
+        self.names, self.options = list(photographs), options or ExposureOptions()
+        identity, gains = torch.eye(3, 4, device=device), torch.eye(3, 4, dtype=torch.bool, device=device)
+        self._identity = identity
+        self._rates = torch.where(gains, self.options.gain_rate, self.options.other_rate)
+        self._pulls = torch.where(gains, self.options.gain_pull, self.options.other_pull)
+        count = len(self.names)
+        self.transforms: Float[Tensor, "p 3 4"] = identity.repeat(count, 1, 1).requires_grad_()
+        """``[A | b]`` of each photograph, from the colours of the scene to its own."""
+        self._moments = torch.zeros(2, count, 3, 4, device=device)
+        self._ages = torch.zeros(count, 1, 1, device=device)
+
+    def put_on(self, shown: Sequence[Shown]) -> list[Shown]:
+        """Photographs with their transforms; gradients of a loss flow into :attr:`transforms`.
+
+        Raises:
+            ValueError: If photographs do not know their places among those that are trained on.
+        """
+        if any(group.indices is None for group in shown):
+            raise ValueError("The photographs have no indices; hand out views of the training photographs with theirs.")
+        # Row by row: a list of indices would be sent to a GPU, which waits.
+        rows = [torch.stack([self.transforms[index] for index in group.indices]) for group in shown]
+        return [replace(group, exposures=exposures) for group, exposures in zip(shown, rows, strict=True)]
+
+    @torch.no_grad()
+    def step(self, progress: float) -> None:
+        """Move the transforms of the photographs that the last loss saw, and forget its gradient.
+
+        Photographs without a gradient, or with one that is not finite, stay as they are but for the common median.
+
+        Args:
+            progress: Share of the run's budget that is spent, 0 to 1.
+        """
+        gradient, self.transforms.grad = self.transforms.grad, None
+        if gradient is None:
+            return
+        options, (first, second) = self.options, self.options.betas
+        seen = gradient.ne(0).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
+        seen &= gradient.isfinite().all(dim=2, keepdim=True).all(dim=1, keepdim=True)
+        gradient = gradient + 2 * self._pulls * (self.transforms - self._identity)
+        self._ages += seen
+        means, squares = self._moments
+        means.copy_(torch.where(seen, first * means + (1 - first) * gradient, means))
+        squares.copy_(torch.where(seen, second * squares + (1 - second) * gradient.square(), squares))
+        bias_1, bias_2 = 1 - first**self._ages, 1 - second**self._ages
+        direction = (means / bias_1) / ((squares / bias_2).sqrt() + 1e-15)
+        rates = self._rates * options.final_factor**progress
+        self.transforms -= torch.where(seen, rates * direction, 0)
+        ordered, count = (self.transforms - self._identity).sort(dim=0).values, len(self.names)
+        self.transforms -= (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+
+    @property
+    def gains(self) -> Float[Tensor, " p"]:
+        """How bright each photograph is beside the scene: what its transform makes of white, mean over channels."""
+        return self.transforms.detach().sum(dim=2).mean(dim=1)
+
+    def describe(self) -> str:
+        """Darkest and brightest photograph, in a sentence."""
+        gains = self.gains.tolist()
+        (dark, darkest), (bright, brightest) = (choice(zip(gains, self.names, strict=True)) for choice in (min, max))
+        return (
+            f"Beside the scene the training photographs are between {dark:.2f} ({darkest}) and {bright:.2f} "
+            f"({brightest}) times as bright."
+        )
+
+    def state(self) -> dict[str, Tensor | list[str]]:
+        """What a checkpoint must hold."""
+        return {
+            "photographs": self.names,
+            "transforms": self.transforms.detach().clone(),
+            "moments": self._moments.clone(),
+            "ages": self._ages.clone(),
+        }
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor | list[str]]) -> None:
+        """Go on as a checkpoint says; photographs that it does not know begin with the identity."""
+        saved = {name: row for row, name in enumerate(state["photographs"])}
+        rows = [(row, saved[name]) for row, name in enumerate(self.names) if name in saved]
+        own, theirs = [row for row, _ in rows], [row for _, row in rows]
+        self.transforms[own] = state["transforms"].to(self.transforms)[theirs]
+        self._moments[:, own] = state["moments"].to(self._moments)[:, theirs]
+        self._ages[own] = state["ages"].to(self._ages)[theirs]
