@@ -27,7 +27,7 @@ class Splat:
     """Folder of the results; PHOTOS-splat beside the photographs by default."""
     seconds: float = 120.0
     """Time for training; finding poses before and writing files after come on top."""
-    method: Literal["l2o-adam-tuned", "learn2splat", "resplat"] = "l2o-adam-tuned"
+    method: Literal["learn2splat", "l2o-adam-tuned", "resplat"] = "learn2splat"
     """What trains, as ns-train knows it."""
     formats: tuple[Literal["ply", "spz", "sog"], ...] = ("ply", "spz")
     """Splat files to write."""
