@@ -14,9 +14,10 @@ def pytest_configure(config):
     elif config.getoption("numprocesses", None):
         from l2o_splat.initializers.dense.trial import compile_dense_start
         from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
-        from l2o_splat.plugin.compilation import TRIALS, compiling
+        from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_views
         from l2o_splat.scenes.trial import compile_raycaster
 
         rules = [compile_adam, compile_colour_step, compile_gain]
-        with compiling("cpu", [*TRIALS, *rules, compile_dense_start, compile_raycaster]):
+        views = trials_of_views(refines_poses=True, exposed=True)
+        with compiling("cpu", [*TRIALS, *rules, *views, compile_dense_start, compile_raycaster]):
             pass

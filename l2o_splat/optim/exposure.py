@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from l2o_splat.optim.shown_rows import adam_direction, rows_shown
 from l2o_splat.views import StoredPhotographs, Views
 
 Shown = TypeVar("Shown", StoredPhotographs, Views)
@@ -30,7 +31,7 @@ class ExposureOptions:
 
     gain_rate: float = 0.01
     other_rate: float = 0.001
-    """Of mixed channels and offsets. They can imitate a gain, badly, and must not be faster."""
+    """Rate of mixed channels and offsets. They imitate a gain poorly, so they must not move faster than the gains."""
     final_factor: float = 0.1
     """Rates at the end of the budget, as a share of those at the start."""
     gain_pull: float = 0.01
@@ -87,18 +88,10 @@ class ExposureCompensation:
         gradient, self.transforms.grad = self.transforms.grad, None
         if gradient is None:
             return
-        options, (first, second) = self.options, self.options.betas
-        seen = gradient.ne(0).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
-        seen &= gradient.isfinite().all(dim=2, keepdim=True).all(dim=1, keepdim=True)
+        shown, options = rows_shown(gradient), self.options
         gradient = gradient + 2 * self._pulls * (self.transforms - self._identity)
-        self._ages += seen
-        means, squares = self._moments
-        means.copy_(torch.where(seen, first * means + (1 - first) * gradient, means))
-        squares.copy_(torch.where(seen, second * squares + (1 - second) * gradient.square(), squares))
-        bias_1, bias_2 = 1 - first**self._ages, 1 - second**self._ages
-        direction = (means / bias_1) / ((squares / bias_2).sqrt() + 1e-15)
-        rates = self._rates * options.final_factor**progress
-        self.transforms -= torch.where(seen, rates * direction, 0)
+        direction = adam_direction(gradient, shown, tuple(self._moments), self._ages, options.betas)
+        self.transforms -= self._rates * options.final_factor**progress * direction
         ordered, count = (self.transforms - self._identity).sort(dim=0).values, len(self.names)
         self.transforms -= (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 

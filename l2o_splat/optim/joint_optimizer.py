@@ -334,12 +334,11 @@ class JointOptimizer(torch.optim.Optimizer):
                 part: {name: value.detach().to(device, copy=True) for name, value in rows[part].items()}
                 for part in ("per_gaussian", "per_scene")
             }
-        average = self._new_average()
         if AVERAGE in state_dict:
             # A run that keeps none goes on with the scene all the same.
-            average.load(state_dict[AVERAGE])
-        if self.average is not None:
-            self.average = average
+            (self.average or self._new_average()).load(state_dict[AVERAGE])
+        elif self.average is not None:
+            self.keep_average()
 
 
 def _is_frozen(group: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from nerfstudio.cameras.lie_groups import exp_map_SE3, exp_map_SO3xR3
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.optim.shown_rows import adam_direction, rows_shown
 from l2o_splat.views import PinholeCameras
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
@@ -107,7 +108,7 @@ class PoseOptimizer(CameraOptimizer):
 
     @torch.no_grad()
     def step(self, progress: float) -> None:
-        """Move the views that the last loss has shown, by Adam (Kingma and Ba, arXiv 1412.6980, algorithm 1).
+        """Move the views that the last loss has shown, by Adam; one that draws NaN stays where it is.
 
         Args:
             progress: Share of the budget spent before this step.
@@ -115,19 +116,9 @@ class PoseOptimizer(CameraOptimizer):
         gradient, self.pose_adjustment.grad = self.pose_adjustment.grad, None
         if gradient is None:
             return
-        # A view of which nothing is shown, and one that draws NaN, stay where they are.
-        shown = (gradient.isfinite().all(dim=1) & gradient.any(dim=1))[:, None]
-        gradient = torch.where(shown, gradient, 0)
-        for moment, decay, value in (
-            (self.first_moment, FIRST_DECAY, gradient),
-            (self.second_moment, SECOND_DECAY, gradient.square()),
-        ):
-            moment.copy_(torch.where(shown, decay * moment + (1 - decay) * value, moment))
-        self.steps.add_(shown[:, 0])
-        ages = self.steps.clamp(min=1)[:, None]
-        mean, square = self.first_moment / (1 - FIRST_DECAY**ages), self.second_moment / (1 - SECOND_DECAY**ages)
-        rate = self.config.lr * FINAL_FACTOR**progress
-        self.pose_adjustment.sub_(torch.where(shown, rate * mean / square.sqrt().clamp(min=1e-30), 0))
+        moments, decays = (self.first_moment, self.second_moment), (FIRST_DECAY, SECOND_DECAY)
+        direction = adam_direction(gradient, rows_shown(gradient), moments, self.steps[:, None], decays)
+        self.pose_adjustment.sub_(self.config.lr * FINAL_FACTOR**progress * direction)
 
     def take_rows(self, state: dict[str, Tensor], prefix: str) -> None:
         """Take as many views as a checkpoint has, before it is loaded."""

@@ -32,7 +32,6 @@ TRIALS: tuple[Callable[[], object], ...] = (
     compile_loss,
     compile_reduction,
     compile_evidence,
-    compile_exposure,
 )
 """Functions that call the kernels of a room once, with tiny inputs of the types that a run has.
 
@@ -52,9 +51,10 @@ def trials_of_start(source: str) -> tuple[Callable[[], object], ...]:
     return (compile_dense_start,) if source == "dense" else ()
 
 
-def trials_of_poses(refined: bool) -> tuple[Callable[[], object], ...]:
-    """The same for runs that refine the poses of training views, beside ``TRIALS``."""
-    return (compile_camera_gradients,) if refined else ()
+def trials_of_views(refines_poses: bool, exposed: bool) -> tuple[Callable[[], object], ...]:
+    """The same for what a run learns of its training views, their poses or exposures, beside ``TRIALS``."""
+    poses = (compile_camera_gradients,) if refines_poses else ()
+    return (*poses, *((compile_exposure,) if exposed else ()))
 
 
 _PROGRAM = """

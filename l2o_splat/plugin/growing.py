@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -52,5 +51,4 @@ def views_ahead(
         background: Colour behind them, sRGB 0 to 1, where the scene is.
         scale: Of the step's photographs.
     """
-    with torch.no_grad():
-        return datamanager.photographs_by_size(datamanager.view_sampler.ahead(step), background, scale)
+    return datamanager.photographs_by_size(datamanager.view_sampler.ahead(step), background, scale)

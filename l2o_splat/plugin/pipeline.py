@@ -21,7 +21,7 @@ from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.scene_growth import adapt_scene, grow_scene
 from l2o_splat.plugin.capture_checks import check_data_path
 from l2o_splat.plugin.checkpoints import scene_of
-from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_poses, trials_of_start
+from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_start, trials_of_views
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.growing import final_count, most_in_memory, views_ahead
@@ -77,7 +77,8 @@ class L2OPipeline(VanillaPipeline):
         if test_mode == "test":
             check_data_path(config.datamanager.data or config.datamanager.dataparser.data, trained=True)
         trains = test_mode != "inference"
-        trials = TRIALS + trials_of_start(config.initialization.source) + trials_of_poses(config.model.refines_poses)
+        of_views = trials_of_views(config.model.refines_poses, config.model.exposure != "off")
+        trials = TRIALS + trials_of_start(config.initialization.source) + of_views
         with compiling(device, trials) if trains else nullcontext():
             super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
         self._optimizer: JointOptimizer | None = None

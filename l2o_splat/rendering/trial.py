@@ -61,7 +61,7 @@ def draw_trial_image(device: torch.device | str) -> float:
     rows, cameras = _trial_scene(device)
     with torch.no_grad():
         middle = float(render(Gaussians.unpack(rows), cameras, RasterSettings(depth=True)).alpha[0, 8, 8])
-    photographs = Views(cameras, torch.zeros(1, 16, 16, 3), exposures=torch.eye(3, 4)[None]).to(rows.device)
+    photographs = Views(cameras, torch.zeros(1, 16, 16, 3, device=rows.device))
     for evidence in ((), ("colours",), ("error",)):
         rows.grad = None
         rendered_loss(Gaussians.unpack(rows), photographs, RasterSettings(), evidence=evidence).loss.backward()

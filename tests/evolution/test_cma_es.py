@@ -16,7 +16,7 @@ def sphere(x: np.ndarray) -> np.ndarray:
 
 
 def ellipsoid(x: np.ndarray) -> np.ndarray:
-    """Of condition number 10,000."""
+    """A quadratic with a condition number of 10,000."""
     return (CURVATURES * (x - AIM) ** 2).sum(axis=-1)
 
 
