@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from l2o_splat.scenes.trajectories import TRAJECTORIES, Trajectory
 from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.options import CaptureRanges
 
@@ -13,20 +14,24 @@ from l2o_splat.training.options import CaptureRanges
 class RunOptions:
     """The runs that a controller is judged by: those of the preset fast, each of its own length."""
 
-    budgets: tuple[float, float] = (20.0, 400.0)
+    budgets: tuple[float, float] = (20.0, 1000.0)
     """Shortest and longest run, in steps at full size with all views; drawn on a logarithmic scale."""
     read_at: tuple[float, ...] = (0.1, 0.3, 1.0)
     """Shares of the budget after which held-out views are compared; what is reported of a run is not its end alone."""
-    imperfection: float = 1.0
+    imperfection: float = 2.0
     """Training photographs of a scene change in exposure, are noisy, and have inexact poses: by a factor between 0 and
-    this, drawn for each scene."""
+    this, drawn for each scene, small ones more often than large ones."""
+    trajectories: tuple[Trajectory, ...] = ("orbit", "orbit", "hemisphere", "grid", "walk")
+    """Paths of the cameras, drawn with equal probability; one that is named twice is drawn twice as often."""
+    few_share: float = 0.25
+    """Probability that a scene has few photographs to train on: 4 to 12 of its own, those farthest from each other."""
     dense_share: float = 0.0
     """Probability that a scene starts from Gaussians on its surfaces instead of one per sparse point."""
     views_per_step: int = 8
     """Views of a step, before the controller."""
     ranges: CaptureRanges = field(
         default_factory=lambda: CaptureRanges(
-            short_side=(132, 150), long_side=(176, 210), num_views=(10, 60), num_points=(800, 3200)
+            short_side=(132, 150), long_side=(176, 210), num_views=(12, 60), num_points=(800, 3200)
         )
     )
     """Sizes of the procedural captures."""
@@ -36,8 +41,11 @@ class RunOptions:
             raise TrainingError(f"The budgets of runs are {self.budgets}; an ascending range from 1 on is needed.")
         if not self.read_at or not all(0 < share <= 1 for share in self.read_at):
             raise TrainingError(f"Runs are read at {self.read_at}; at least one share above 0 and up to 1 is needed.")
-        if not 0 <= self.dense_share <= 1:
-            raise TrainingError(f"dense_share is {self.dense_share}; a number from 0 to 1 is needed.")
+        for name, share in {"dense_share": self.dense_share, "few_share": self.few_share}.items():
+            if not 0 <= share <= 1:
+                raise TrainingError(f"{name} is {share}; a number from 0 to 1 is needed.")
+        if not self.trajectories or not {*self.trajectories} <= {*TRAJECTORIES}:
+            raise TrainingError(f"trajectories are {self.trajectories}; some of {TRAJECTORIES} are needed.")
         if not self.imperfection >= 0:
             raise TrainingError(f"imperfection is {self.imperfection}; 0 (none) or more is needed.")
         if self.views_per_step < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,12 +19,15 @@ from l2o_splat.meta.starts import start_from_points
 from l2o_splat.scene import SceneStart
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.imperfections import Imperfections
+from l2o_splat.scenes.procedural import ProceduralCapture, generate
 from l2o_splat.scenes.split import split_views
 from l2o_splat.schedule.controller import Controller
 from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.sources import TRAINING_SEEDS, ProceduralSource
 from l2o_splat.views import Views
 
+FEW_VIEWS = (4, 12)
+"""Fewest and most photographs of a scene that has few."""
 DB = 10 / math.log(10)
 """Decibels of a unit of log error."""
 
@@ -76,6 +79,13 @@ class WholeRuns:
         except FloatingPointError:
             return [math.nan] * len(self.options.read_at)
 
+    def capture(self, index: int) -> ProceduralCapture:
+        """The capture of an index, every photograph of it perfect."""
+        seed = ProceduralSource(self.seed, self.options.ranges, self.seeds).generator_seed(index)
+        drawn = np.random.default_rng([seed, 0])
+        chosen = self.options.ranges.draw(drawn)
+        return generate(seed, replace(chosen, trajectory=drawn.choice(self.options.trajectories)))
+
     def begin(self, index: int) -> Begun:
         """The scene of an index, with its start and budget.
 
@@ -83,12 +93,13 @@ class WholeRuns:
             UnusableCaptureError: If the capture lacks what the start needs.
         """
         options, drawn = self.options, np.random.default_rng([self.seed, index, 1])
-        is_dense, strength, place = drawn.random() < options.dense_share, drawn.random(), drawn.random()
-        capture = ProceduralSource(self.seed, options.ranges, self.seeds).capture(index)
+        is_dense, strength, place = drawn.random() < options.dense_share, drawn.random() ** 2, drawn.random()
+        few = int(drawn.integers(*FEW_VIEWS, endpoint=True)) if drawn.random() < options.few_share else None
+        capture = self.capture(index)
         training, _ = split_views(capture.views.cameras.centres.numpy(), "all")
         capture = Imperfections().times(options.imperfection * strength).spoil(capture, training, index)
         start = start_from_surfaces if is_dense else start_from_points
-        evaluation = Evaluation((), (), options.views_per_step, 3, self.seed, start=start)
+        evaluation = Evaluation((), (), options.views_per_step, 3, self.seed, few, start)
         begun, context, held_out = evaluation.begin(capture, torch.device("cpu"))
         least, most = map(math.log, options.budgets)
         budget = math.exp(least + (most - least) * (index % self.scenes + place) / self.scenes)

@@ -21,7 +21,7 @@ from l2o_splat.scenes.split import split_views
 from l2o_splat.schedule.controller import IS_CONSTANT, NAMES, Controller
 from l2o_splat.training.options import CaptureRanges
 from l2o_splat.training.saved_state import ResumeError
-from l2o_splat.training.sources import TRAINING_SEEDS, VALIDATION_SEEDS, ProceduralSource
+from l2o_splat.training.sources import VALIDATION_SEEDS
 from l2o_splat.weights import load_weights
 
 AIM = np.linspace(-0.4, 0.4, len(NAMES))
@@ -133,6 +133,8 @@ def test_a_training_that_cannot_go_on_says_why(quick, monkeypatch, tmp_path):
         (lambda: RunOptions(budgets=(9.0, 2.0)), "an ascending range"),
         (lambda: RunOptions(read_at=(0.5, 1.5)), "at least one share above 0 and up to 1"),
         (lambda: RunOptions(dense_share=1.5), "from 0 to 1"),
+        (lambda: RunOptions(few_share=-0.5), "few_share is -0.5; a number from 0 to 1"),
+        (lambda: RunOptions(trajectories=("orbit", "spiral")), "trajectories are .*spiral.*some of"),
         (lambda: RunOptions(imperfection=-1.0), "imperfection is -1.0"),
         (lambda: EvolutionOptions(population=3), "population is 3; at least 4"),
         (lambda: EvolutionOptions(spread=0.0), "spread is 0.0"),
@@ -172,17 +174,31 @@ def test_budgets_are_spread_over_their_range():
 
 
 def test_a_share_of_the_scenes_starts_on_surfaces_and_photographs_are_more_and_less_imperfect():
-    options = replace(RUNS, dense_share=0.5, ranges=replace(RANGES, num_points=(200, 200)))
+    options = replace(RUNS, dense_share=0.5, few_share=0.0, ranges=replace(RANGES, num_points=(200, 200)))
     runs, counts, differences = WholeRuns(options, 0, 6), set(), []
     for index in range(6):
         begun = runs.begin(index)
-        capture = ProceduralSource(0, options.ranges, TRAINING_SEEDS).capture(index)
+        capture = runs.capture(index)
         counts.add(len(begun.start.gaussians) == len(capture.points))
         training, held_out = split_views(capture.views.cameras.centres.numpy(), "all")
         assert torch.equal(begun.held_out.images, capture.views[held_out].images)
         differences.append(float((begun.photographs.views.images - capture.views[training].images).abs().mean()))
     assert counts == {True, False}
     assert 0 < min(differences) < 0.5 * max(differences) < 0.05
+
+
+def test_a_share_of_the_scenes_has_few_photographs_and_cameras_go_where_they_should():
+    ranges = replace(RANGES, num_views=(24, 24))
+    runs = WholeRuns(replace(RUNS, few_share=0.5, trajectories=("orbit",), ranges=ranges), 0, 8)
+    seen = [runs.begin(index) for index in range(8)]
+    counts = {len(begun.photographs.views.images) for begun in seen}
+    assert 21 in counts and any(4 <= count <= 12 for count in counts) and not {*range(13, 21)} & counts
+    assert all(len(begun.held_out.images) == 3 for begun in seen)
+    for begun in seen:
+        # Around the subject: each camera looks towards the middle of all of them.
+        cameras = begun.photographs.views.cameras
+        inwards = cameras.centres.mean(dim=0) - cameras.centres
+        assert ((cameras.viewmats[:, 2, :3] * inwards).sum(dim=1) > 0).all()
 
 
 def test_the_command_trains_and_goes_on(quick, tmp_path, capsys):
