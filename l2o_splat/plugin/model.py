@@ -245,12 +245,16 @@ class L2OModel(SplatfactoModel):
         """Draw all Gaussians."""
         return render(self.gaussians, cameras, self.raster_settings(depth))
 
-    def show(self, views: Views, drawn: RasterSettings | None = None) -> RenderedViews:
-        """Photographs beside what the scene looks like now; None draws as evaluation does."""
-        return RenderedViews(views, render(self.gaussians, views.cameras, drawn or self.raster_settings()).rgb)
+    def show(self, views: Views) -> RenderedViews:
+        """Photographs beside what the scene looks like now."""
+        return RenderedViews(views, self.render(views.cameras).rgb)
 
     def step_loss(
-        self, shown: Sequence[Photographs], drawn: RasterSettings, evidence: Collection[EvidenceKind] = ()
+        self,
+        shown: Sequence[Photographs],
+        drawn: RasterSettings,
+        evidence: Collection[EvidenceKind] = (),
+        gaussians: Gaussians | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Evidence | None]:
         """Draw some cameras and compare: loss (mean over pixels, sum over views), metrics and evidence of a step.
 
@@ -261,11 +265,15 @@ class L2OModel(SplatfactoModel):
             shown: The photographs of the step, one entry per image size.
             drawn: Settings of the images, see :meth:`training_raster`.
             evidence: Which sums to find beside the loss; the squared loss gives none.
+            gaussians: The scene as the step sees it, see :mod:`l2o_splat.rendering.dropout`; None draws all of it.
         """
+        gaussians = self.gaussians if gaussians is None else gaussians
         if self.config.loss == "squared":
-            return *self.training_loss([self.show(photographs.views(), drawn) for photographs in shown]), None
+            views = [photographs.views() for photographs in shown]
+            drawn_views = [RenderedViews(each, render(gaussians, each.cameras, drawn).rgb) for each in views]
+            return *self.training_loss(drawn_views), None
         found = [
-            rendered_loss(self.gaussians, photographs, drawn, self.config.ssim_weight, evidence=evidence)
+            rendered_loss(gaussians, photographs, drawn, self.config.ssim_weight, evidence=evidence)
             for photographs in shown
         ]
         loss = torch.stack([part.loss for part in found]).sum()

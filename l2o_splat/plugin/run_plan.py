@@ -235,6 +235,8 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
         changes |= {"sh_degrees": as_in.sh_degrees, "views_per_coefficient": as_in.views_per_coefficient}
     if typed.growth is not None:
         changes["growth"] = typed.growth
+    if typed.dropout is not None:
+        changes["dropout"] = typed.dropout
     if typed.max_elongation is not None:
         changes["max_elongation"] = typed.max_elongation if math.isfinite(typed.max_elongation) else None
     optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
@@ -254,6 +256,10 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
         )
     if schedule.growth is not None and not schedule.growth >= 1:
         raise ValueError(f"--schedule.growth is {schedule.growth}; 1 keeps the number of Gaussians, more adds some.")
+    if schedule.dropout is not None and not 0 <= schedule.dropout < 1:
+        raise ValueError(
+            f"--schedule.dropout is {schedule.dropout}; a share from 0 (none) to below 1 of the Gaussians is needed."
+        )
     if schedule.max_elongation is not None and not schedule.max_elongation >= 1:
         raise ValueError(
             f"--schedule.max-elongation is {schedule.max_elongation}; 1 or more is needed, inf for no bound."

@@ -1,4 +1,4 @@
-"""The slow decisions of a run as functions of what is known of it: 39 numbers (ours).
+"""The slow decisions of a run as functions of what is known of it: 40 numbers (ours).
 
 A map that is linear in a few statistics of the run, and bounded. It is found by trying whole runs
 (:mod:`l2o_splat.evolution`), since gradients through a few steps are blind to what pays off a hundred steps later
@@ -27,9 +27,10 @@ NUMBERS: dict[str, tuple[str, ...]] = {
     "forgetting": ("mean", "share", "slope", "budget"),
     "forgetting_squares": ("mean",),
     "views": ("mean", "share", "density", "views", "budget"),
-    "growth": ("mean", "density", "views"),
+    "growth": ("mean",),
     "sharpness": ("mean", "density"),
-    "averages": ("mean", "share"),
+    "averages": ("mean",),
+    "dropout": ("mean", "share", "views", "budget"),
     "first_event": ("mean",),
     "last_event": ("mean",),
     "split_error": ("mean",),

@@ -34,6 +34,9 @@ class Preset:
     """Factor of the rates of hand-made rules."""
     max_elongation: float | None = None
     """Longest axis of a Gaussian, as a multiple of its second one; None has no bound."""
+    dropout: float | None = 0.0
+    """Share of the Gaussians that a step leaves out, see :mod:`l2o_splat.rendering.dropout`; it rises from 0 to this at
+    the end. None has more of it the fewer photographs there are, see :func:`dropout_of`."""
     averages: float | None = None
     """Scenes of earlier steps that the scene which is shown and saved is an average over, see
     :mod:`l2o_splat.optim.averaged_scene`; None shows the last one."""
@@ -41,6 +44,11 @@ class Preset:
     """Steps after which adam-own-scale goes on where the paper's network of learn2splat began, and growth may begin;
     None leaves the run to the network."""
 
+
+DROPOUT_VIEWS = 2.4
+"""Training views, times the root of the share of the Gaussians that is left out."""
+MOST_DROPOUT = 0.3
+"""Largest share that is left out however few views there are."""
 
 PRESETS: dict[PresetName, Preset] = {
     # One Gaussian per point, photographs at their size, a fixed number of Gaussians.
@@ -54,6 +62,7 @@ PRESETS: dict[PresetName, Preset] = {
         growth=None,
         rates=0.6,
         max_elongation=5.0,
+        dropout=None,
         averages=4.0,
         hand_over_after=20,
     ),
@@ -77,6 +86,9 @@ class ScheduleConfig:
     """Gaussians at the end, as a multiple of those at the start; 1 keeps their number."""
     max_elongation: float | None = None
     """Longest axis of a Gaussian, as a multiple of its second one; inf for no bound."""
+    dropout: float | None = None
+    """Share of the Gaussians that steps leave out at the end of the run, so that few photographs are not learnt by
+    heart; 0 for none."""
     controller: str | None = None
     """Weights of a controller of rates, views, image sizes and growth, see docs/train-controller.md; with the preset
     fast alone. None takes none."""
@@ -85,6 +97,11 @@ class ScheduleConfig:
 def highest_sh_degree(views: int, views_per_coefficient: float) -> int:
     """The highest of the degrees 0 to 3 for whose coefficients, (degree + 1)^2 a channel, there are views enough."""
     return max((degree for degree in (1, 2, 3) if views_per_coefficient * (degree + 1) ** 2 <= views), default=0)
+
+
+def dropout_of(views: int) -> float:
+    """Share of the Gaussians that the last steps of a run leave out, by its number of training views."""
+    return min((DROPOUT_VIEWS / max(views, 1)) ** 2, MOST_DROPOUT)
 
 
 def value_at(stages: Stages, progress: float) -> float:

@@ -16,7 +16,7 @@ from l2o_splat.errors import L2OError
 from l2o_splat.growth.adc import AdcOptions, adc_event_is_due
 from l2o_splat.growth.budget import LATEST_SHARE, GrowthOptions, event_shares, growth_by_pixels
 from l2o_splat.schedule.controller import Controller, Gains, RunStatistics
-from l2o_splat.schedule.presets import Preset, Stages, highest_sh_degree, value_at
+from l2o_splat.schedule.presets import Preset, Stages, dropout_of, highest_sh_degree, value_at
 from l2o_splat.schedule.resolution import changed_from, image_stages, relative_cost
 
 FIRST_STEPS = 40
@@ -31,6 +31,8 @@ EVALUATED = (0.1, 0.25, 0.5, 0.75)
 """Shares of a time budget after which held-out photographs are measured, off the clock, beside the end."""
 RECENT, LONGER = 0.8, 0.95
 """Decays of the two running averages of the log loss, whose difference is its slope: over 4 and 19 steps."""
+LARGEST_DROPOUT = 0.6
+"""Largest share of the Gaussians that a controller may have steps leave out."""
 SHARE_OF_SAVES = 0.02
 """Share of the time that checkpoints may take. The pace is revised with a checkpoint alone."""
 
@@ -143,6 +145,15 @@ class RunSchedule:
         if usual is None or self.controller is None:
             return usual
         return usual * self.controller.factor("averages", self.known(step))
+
+    def dropout(self, step: int) -> float:
+        """Share of the Gaussians that a step leaves out."""
+        usual = self.preset.dropout
+        if usual is None:
+            usual = dropout_of(self.photographs)
+        if usual and self.controller is not None:
+            usual = min(usual * self.controller.factor("dropout", self.known(step)), LARGEST_DROPOUT)
+        return usual * self.pace.progress(step)
 
     def sh_degree(self, step: int) -> int:
         """Highest SH degree that a step draws."""
