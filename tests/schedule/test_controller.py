@@ -46,6 +46,7 @@ def test_without_numbers_a_run_is_as_the_preset_says():
         gains = neutral.gains(step)
         assert set(gains.rates.values()) == {1.0} and gains[1:] == (1.0, 1.0)
         assert neutral.views(step, 8) == plain.views(step, 8) == 8
+        assert neutral.dropout(step) == plain.dropout(step)
     assert neutral.stages == plain.stages and neutral.growth_at(50) == plain.growth_at(50) == plain.growth
     assert neutral.growth_factor == plain.growth_factor
 
@@ -121,6 +122,24 @@ def test_responses_follow_the_run_and_frozen_ones_do_not():
     assert all(frozen.gains(replace(USUAL, share=share)) == controller.gains(USUAL) for share in (0.0, 0.5, 1.0))
     assert not frozen.watches_loss and not controller.watches_loss
     assert with_numbers(rates__slope=0.1).watches_loss
+
+
+def test_fewer_photographs_leave_out_more_gaussians_and_later_steps_do():
+    def dropout(views: int, step: int, controller: Controller | None = None, **changes) -> float:
+        run = RunSchedule(replace(PRESETS["fast"], **changes), None, 100, BudgetClock(), controller=controller)
+        run.set_capture(views, 150_000.0, 10_000)
+        return run.dropout(step)
+
+    shares = [dropout(views, 100) for views in (2, 4, 8, 16, 200)]
+    assert shares[0] == shares[1] == 0.3 and shares == sorted(shares, reverse=True)
+    assert 0.05 < shares[2] < 0.15 and shares[3] < 0.03 and shares[4] < 0.001
+    assert dropout(4, 0) == 0 and dropout(4, 50) == pytest.approx(0.15)
+    assert dropout(4, 100, dropout=0.2) == dropout(200, 100, dropout=0.2) == 0.2
+    twice = with_numbers(dropout__mean=math.log(2))
+    assert dropout(8, 100, twice) > 1.7 * dropout(8, 100)
+    most = with_numbers(dropout__mean=9.0)
+    assert dropout(2, 100, most) < 1
+    assert dropout(8, 100, most, dropout=0.0) == 0
 
 
 def test_what_is_known_of_a_run():
