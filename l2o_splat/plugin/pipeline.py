@@ -31,7 +31,7 @@ from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
 from l2o_splat.plugin.run_progress import phase
 from l2o_splat.plugin.saved_capture import SavedCapture
-from l2o_splat.plugin.starts import InitializationConfig, StartRequest, start_scene
+from l2o_splat.plugin.starts import ContradictedError, InitializationConfig, StartRequest, start_scene
 from l2o_splat.plugin.viewer import SceneViewer
 from l2o_splat.progress import ProgressReporter
 from l2o_splat.raster_settings import RasterSettings
@@ -43,6 +43,8 @@ from l2o_splat.views import StoredPhotographs, Views
 
 SCHEDULE = "schedule"
 """Entry of the pipeline's extra state for the schedule of the run."""
+SOURCE = "source"
+"""Entry of a run's schedule in a checkpoint: where its scene started."""
 VIEWS = "views"
 """Entry of that schedule for how many views steps had so far."""
 EXPOSURE = "exposure"
@@ -85,6 +87,8 @@ class L2OPipeline(VanillaPipeline):
             super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
         self._optimizer: JointOptimizer | None = None
         self._start: SceneStart | None = None
+        self._source = config.initialization.source
+        """Where the scene starts."""
         self._averages = 0.0
         """Earlier scenes that the average after the present step reaches over, if the run keeps one."""
         self._share = 0.0
@@ -122,21 +126,29 @@ class L2OPipeline(VanillaPipeline):
         self.datamanager.config.saved_background = tuple(self.model.background.tolist())
         self.datamanager.offer_paths()
 
-    def start_scene(self, plan: RunPlan, resumes: bool = False) -> None:
+    def start_scene(self, plan: RunPlan, resumes: bool = False) -> RunPlan:
         """Let the initializer fill the model, before optimizers exist.
 
         Args:
             plan: Of the run.
             resumes: Whether a checkpoint replaces the Gaussians, so that a cheap start will do.
 
+        Returns:
+            The plan; if points contradict a prediction that they vote on, that of a run without it.
+
         Raises:
             ValueError: If the capture or the weights do not suit.
         """
-        options = self.config.initialization
-        if resumes and options.source in ("dense", "file"):
-            options = replace(options, source="auto", pad=False)
-        request = StartRequest(options, plan.start_weights, self.datamanager, self.model, self.schedule.seconds)
-        self._start = start_scene(request, plan.needs)
+        try:
+            self._start = self._started(plan, resumes)
+        except ContradictedError as found:
+            plan = plan.from_points()
+            CONSOLE.log(
+                f"{found}: the scene starts from the points, with {plan.rules[0]} from the first step. "
+                "--preset paper keeps the prediction and its updates."
+            )
+            self._start = self._started(plan, resumes)
+        self._source = plan.source
         self.model.set_gaussians(self._start.gaussians)
         gaussians, schedule, views = self._start.gaussians, self.schedule, self.datamanager.config.views_per_step
         # A start that predicts colours by direction keeps them, whatever their degree.
@@ -149,9 +161,23 @@ class L2OPipeline(VanillaPipeline):
             schedule.last_count = final_count(gaussians, schedule.growth_factor, views)
         if plan.needs.precision:
             self.model.hold(self._start.precision)
+        return plan
+
+    def _started(self, plan: RunPlan, resumes: bool) -> SceneStart:
+        options = replace(self.config.initialization, source=plan.source)
+        if resumes and plan.source in ("dense", "file"):
+            options = replace(options, source="auto", pad=False)
+        seconds = self.schedule.seconds
+        request = StartRequest(
+            options, plan.start_weights, self.datamanager, self.model, seconds, guarded=plan.guards_start
+        )
+        return start_scene(request, plan.needs)
 
     def bind(self, optimizer: JointOptimizer) -> None:
         """Give the rule what is known of the scene, and draw as it was trained with."""
+        if self._source != self.config.initialization.source:
+            # Its updates were to improve a prediction that was given up.
+            optimizer.rule = optimizer.rule.second
         # As before the capture changed, if it did: a rule goes on with the scene that it was bound to.
         known, context = self._saved or self.datamanager.capture(), self._start.context
         scene = SceneKnowledge(known.centres, known.rescaled_by, None if context is None else context.cameras)
@@ -215,7 +241,8 @@ class L2OPipeline(VanillaPipeline):
             state[EXPOSURE] = self.exposure.state()
         if self.schedule is None:
             return state
-        return state | {SCHEDULE: self.schedule.state() | {VIEWS: self.datamanager.view_sampler.changes}}
+        changes = self.datamanager.view_sampler.changes
+        return state | {SCHEDULE: self.schedule.state() | {VIEWS: changes, SOURCE: self._source}}
 
     def set_extra_state(self, state: dict) -> None:
         self.follow(state)

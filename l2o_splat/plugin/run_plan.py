@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from l2o_splat.implicit.checks import check_background, check_fixed_gaussians
 from l2o_splat.optim.registry import NUM_STEPS, rule_entry, weights_of
 from l2o_splat.optim.rule import Needs, UpdateRule
+from l2o_splat.optim.sequence import SequencedRule
 from l2o_splat.plugin.file_start import check_file
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
 from l2o_splat.plugin.starts import START_WEIGHTS, InitializationConfig
@@ -62,6 +63,8 @@ class RunPlan:
     steps were typed or the preset counts them."""
     needs: Needs
     """What the rules need of the start and of every step."""
+    last_needs: Needs
+    """The same of the last rule alone."""
     source: str
     """Where the Gaussians start; ``auto`` is decided when the capture has been read."""
     start_weights: str | None
@@ -74,6 +77,26 @@ class RunPlan:
         """First steps in which the scene does not grow: those of the paper's network, if another rule follows it."""
         paper = self.rules[0] == "learn2splat" and self.cards[0].system == "learn2splat"
         return self.switch_after if paper and self.switch_after is not None else 0
+
+    @property
+    def guards_start(self) -> bool:
+        """Whether the run goes on without a prediction that sparse points contradict: where the best picture for the
+        time is wanted, and another rule follows the updates."""
+        return self.preset == "fast" and self.rules[0] == "resplat" and self.source == "resplat"
+
+    def from_points(self) -> RunPlan:
+        """The plan of a guarded run whose prediction is given up: the last rule alone, from sparse points."""
+        return replace(
+            self,
+            rules=self.rules[1:],
+            weights=self.finish_weights,
+            finish_weights=None,
+            cards=tuple(card for card in self.cards if card.system != "resplat"),
+            switch_after=None,
+            needs=self.last_needs,
+            source="sfm",
+            start_weights=None,
+        )
 
     def describe(self) -> dict[str, object]:
         """The same as plain data, for people and for JSON."""
@@ -142,6 +165,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
         num_steps=_default_steps(optimizer, rule) if steps is None and seconds is None else steps,
         seconds=seconds,
         needs=rule.needs,
+        last_needs=rule.second.needs if isinstance(rule, SequencedRule) else rule.needs,
         source=start.source,
         start_weights=_start_weights(start, optimizer),
         controller=_controller(config.schedule.controller, optimizer, cards, preset),

@@ -21,6 +21,7 @@ from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.initializers.context_views import depth_range, lonely_views
 from l2o_splat.initializers.dense import DenseOptions, dense_gaussians
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
+from l2o_splat.initializers.point_vote import depth_error
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, padded, random_points
 from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
 from l2o_splat.optim.precision import check_precision
@@ -38,6 +39,8 @@ from l2o_splat.weights import Weights, load_weights
 from l2o_splat.weights.resplat import read_tensors
 
 NUM_RANDOM_POINTS = 20_000
+LARGEST_DEPTH_ERROR = 0.02
+"""Median relative error of predicted depths at sparse points up to which a prediction is kept where points vote."""
 START_WEIGHTS = {"resplat": "resplat-mini", "diff3r": "diff3r-mini"}
 """Sources with a network, and the weights of it that come with the package."""
 
@@ -84,6 +87,8 @@ class StartRequest:
     """Draws the scene."""
     seconds: float | None = None
     """Time budget of the run; None counts steps."""
+    guarded: bool = False
+    """Whether sparse points are to vote on a network's prediction, see :class:`ContradictedError`."""
 
     @property
     def background(self) -> Tensor:
@@ -178,15 +183,35 @@ def start_densely(request: StartRequest) -> SceneStart:
     return SceneStart(gaussians.to(request.background.device))
 
 
+class ContradictedError(Exception):
+    """The sparse points contradict a prediction that they vote on; the message says how much."""
+
+
 def start_from_resplat(request: StartRequest) -> SceneStart:
-    """What ReSplat's initial model makes of some photographs."""
-    return _initial_scene(request, load_weights(request.weights, "resplat"))
+    """What ReSplat's initial model makes of some photographs.
+
+    Raises:
+        ContradictedError: If the request is guarded, and points contradict the prediction.
+    """
+    weights = load_weights(request.weights, "resplat")
+    scene = _initial_scene(request, weights)
+    if request.guarded and _has_points(request):
+        metadata = request.datamanager.train_dataparser_outputs.metadata
+        error = depth_error(scene.depth, scene.context, metadata["points3D_xyz"], metadata["points3D_rgb"])
+        if error is not None and error > LARGEST_DEPTH_ERROR:
+            raise ContradictedError(
+                f"Its depths differ from those of the sparse points by {100 * error:.1f} % in the median, and a start "
+                f"worth its time by {100 * LARGEST_DEPTH_ERROR:g} % at most"
+            )
+    request.model.adopt_raster(weights.card.raster or {})
+    return scene
 
 
 def start_from_diff3r(request: StartRequest) -> SceneStart:
     """The same, and how strongly each Gaussian is to be held, as a network says that compares it with photographs."""
     weights, head = read_diff3r(load_weights(request.weights, "diff3r"))
     scene = _initial_scene(request, weights)
+    request.model.adopt_raster(weights.card.raster or {})
     head = head.to(request.background.device)
     precision = predicted_precision(head, scene, request.model.raster_settings()).detach()
     return replace(scene, precision=precision)
@@ -228,7 +253,7 @@ def _with_heuristic_precision(start: SceneStart, model: L2OModel) -> SceneStart:
 
 
 def _initial_scene(request: StartRequest, weights: Weights) -> InitialScene:
-    """What the initial model of some weights makes of context views that are chosen here; drawn as it was trained."""
+    """What the initial model of some weights makes of context views that are chosen here."""
     options, datamanager, background = request.options.context, request.datamanager, request.background
     outputs = datamanager.train_dataparser_outputs
     scale = float(outputs.dataparser_scale)
@@ -259,7 +284,6 @@ def _initial_scene(request: StartRequest, weights: Weights) -> InitialScene:
     cells = len(indices) * scene.grid[0] * scene.grid[1]
     if len(scene.gaussians) < cells:
         CONSOLE.log(f"Masks: {cells - len(scene.gaussians)} of {cells} predicted Gaussians are left out.")
-    request.model.adopt_raster(weights.card.raster or {})
     return replace(scene, features=scene.features.float())
 
 

@@ -30,7 +30,7 @@ from l2o_splat.plugin.console import quiet_console
 from l2o_splat.plugin.errors import one_sentence
 from l2o_splat.plugin.large_coordinates import OFFSET
 from l2o_splat.plugin.option_checks import check_trainer_options
-from l2o_splat.plugin.pipeline import SCHEDULE
+from l2o_splat.plugin.pipeline import SCHEDULE, SOURCE
 from l2o_splat.plugin.run_estimate import RunEstimate, spoken
 from l2o_splat.plugin.run_plan import default_seconds, effective_config, resolve
 from l2o_splat.plugin.run_progress import StepReports, reported_failure
@@ -178,11 +178,13 @@ class L2OTrainer(Trainer):
         if resumes:
             # Before anything long, and before rule and start see the cameras.
             self.pipeline.follow(self._loaded)
+            if self.plan.guards_start and self._loaded.get(SCHEDULE, {}).get(SOURCE) == "sfm":
+                self.plan = self.plan.from_points()
         self.progress.report(phase="starting")
         self.pipeline.progress = self.progress
         with self.run_schedule.clock.counting():
-            self.pipeline.start_scene(self.plan, resumes)
-        self.progress.report(num_gaussians=self.pipeline.model.num_points)
+            self.plan = self.pipeline.start_scene(self.plan, resumes)
+        self.progress.report(num_gaussians=self.pipeline.model.num_points, rule=", then ".join(self.plan.rules))
         optimizers = super().setup_optimizers()
         self.pipeline.bind(optimizers.optimizers["gaussians"])
         return optimizers

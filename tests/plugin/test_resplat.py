@@ -29,9 +29,12 @@ from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
 from l2o_splat.plugin.photographs import pinhole_cameras
 from l2o_splat.plugin.run_plan import resolve
+from l2o_splat.plugin.trainer import EFFECTIVE_NAME
 from l2o_splat.ply import read_ply
 from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene import SceneKnowledge
+from l2o_splat.scenes.capture import write_capture
+from l2o_splat.scenes.procedural import ProceduralOptions, generate
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import (
     HEIGHT,
@@ -350,3 +353,46 @@ def test_cameras_that_look_away_from_each_other(tiny_capture, tmp_path, weights)
         resplat_config(tiny_capture, tmp_path / "out", weights),
         "3 of 3 context views look away from all others \\(00.\\.png is the first\\)",
     )
+
+
+@pytest.fixture(scope="module")
+def textured_capture(tmp_path_factory):
+    """A capture whose points views recognise by their colours."""
+    options = ProceduralOptions(num_views=9, width=96, height=80, num_points=800, trajectory="walk", environment="room")
+    folder = tmp_path_factory.mktemp("textured") / "capture"
+    write_capture(folder, generate(1, options))
+    return folder
+
+
+def guarded_config(capture, output, weights, steps):
+    config = resplat_config(capture, output, weights, steps, finish_with="adam-own-scale", finish_after=2)
+    config.preset = "fast"
+    return config
+
+
+def test_a_prediction_that_points_contradict_is_given_up_for_them(textured_capture, tmp_path, weights, capsys):
+    """A random network knows no depths: the run is that of tuned Adam from the points, and resumes as such."""
+    whole = guarded_config(textured_capture, tmp_path / "whole", weights, steps=5)
+    trainer = train(whole)
+    told = r"differ from those of the sparse points by [\d.]+ % in the median.*from the points"
+    assert re.search(told, printed(capsys))
+    tuned = method_config(textured_capture, tmp_path / "tuned", "l2o-adam-tuned", steps=5)
+    tuned.preset = "fast"
+    expected = train(tuned).pipeline.model.gaussians.pack()
+    assert trainer.pipeline.model.gaussians.pack().equal(expected)
+    effective = json.loads((whole.get_base_dir() / EFFECTIVE_NAME).read_text())
+    assert effective["start"] == "sfm" and effective["rules"] == ["adam-own-scale"]
+    first = guarded_config(textured_capture, tmp_path / "first", weights, steps=3)
+    train(first)
+    second = guarded_config(textured_capture, tmp_path / "second", weights, steps=2)
+    second.load_dir = first.get_checkpoint_dir()
+    capsys.readouterr()
+    assert train(second).pipeline.model.gaussians.pack().equal(expected)
+    assert "ReSplat starts from" not in printed(capsys)
+
+
+def test_other_presets_keep_the_prediction(textured_capture, tmp_path, weights):
+    config = guarded_config(textured_capture, tmp_path / "out", weights, steps=3)
+    config.preset = "paper"
+    optimizer = train(config).optimizers.optimizers["gaussians"]
+    assert "resplat" in optimizer.rule.fingerprint
