@@ -6,8 +6,6 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from l2o_splat.initializers.dense.observations import sight
-from l2o_splat.initializers.dense.working_views import working_views
 from l2o_splat.views import Views
 
 FEWEST_SIGHTINGS = 50
@@ -31,6 +29,10 @@ def depth_error(
     Returns:
         |log(predicted / seen)|, the median over all views; None if they see too few points.
     """
+    # Imported late, since they load numba, for which no `--help` should wait.
+    from l2o_splat.initializers.dense.observations import sight
+    from l2o_splat.initializers.dense.working_views import working_views
+
     rgb = rgb.float() if rgb.is_floating_point() else rgb / 255
     views = working_views([context.to("cpu")])
     seen = sight(views, xyz.double().cpu().numpy(), rgb.cpu().numpy())
