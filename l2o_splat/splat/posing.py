@@ -11,7 +11,7 @@ from l2o_splat.splat.display import Display
 from l2o_splat.splat.expectation import posed_share, posing_seconds
 
 if TYPE_CHECKING:
-    from l2o_splat.scenes.photos import Matching, PosedCapture
+    from l2o_splat.scenes.photos import MatchesChoice, Matching, PosedCapture
 
 POSES = "poses"
 
@@ -37,7 +37,13 @@ def _size(photograph: Path) -> tuple[int, int]:
 
 
 def pose_with_display(
-    photos: Path, out: Path, display: Display, max_size: int, matching: Matching, frames: int
+    photos: Path,
+    out: Path,
+    display: Display,
+    max_size: int,
+    matching: Matching,
+    frames: int,
+    matches: MatchesChoice = "auto",
 ) -> PosedCapture:
     """:func:`l2o_splat.scenes.photos.pose_photos`, shown as the part of :func:`poses_part`.
 
@@ -53,6 +59,7 @@ def pose_with_display(
         out,
         max_size=max_size,
         matching=matching,
+        matches=matches,
         frames=frames,
         progress=lambda phase, share: display.update(POSES, posed_share(phase, share), PHASE_TITLES[phase].lower()),
         report=display.say,

@@ -8,6 +8,7 @@ from PIL import Image
 
 from l2o_splat.scenes.merged_models import merged, num_posed
 from l2o_splat.scenes.photo_copies import Copies
+from l2o_splat.scenes.photo_folders import PhotosError
 from l2o_splat.scenes.posing_phases import no_progress
 from l2o_splat.scenes.structure_from_motion import StructureFromMotion, import_images, pairs_in_order
 
@@ -96,6 +97,24 @@ def test_a_photograph_that_mapping_left_out_is_added_at_the_end(synthetic, monke
     model = work.map()
     assert num_posed(model) == 12
     assert_same_shape(model, truth)
+
+
+def test_a_model_is_kept_as_it_is_if_nothing_can_be_added_to_it(synthetic, monkeypatch):
+    folder, truth = synthetic
+    most = part(truth, range(0, 11))
+    found = lambda *_, input_path=None, **__: {} if input_path else {0: most}  # noqa: E731
+    monkeypatch.setattr(pycolmap, "incremental_mapping", found)
+    monkeypatch.setattr(pycolmap, "global_mapping", lambda *_, **__: {})
+    assert num_posed(started(folder, truth).map()) == 11
+
+
+def test_a_model_without_a_firm_pose_is_none(synthetic, monkeypatch):
+    folder, truth = synthetic
+    empty = lambda *_, **__: {0: part(truth, range(0))}  # noqa: E731
+    monkeypatch.setattr(pycolmap, "incremental_mapping", empty)
+    monkeypatch.setattr(pycolmap, "global_mapping", empty)
+    with pytest.raises(PhotosError, match="None of the 12 photographs could be posed"):
+        started(folder, truth).map()
 
 
 def test_photographs_of_one_camera_share_its_intrinsics_and_are_numbered_by_name(tmp_path):
