@@ -18,9 +18,12 @@ class RunOptions:
     """Shortest and longest run, in steps at full size with all views; drawn on a logarithmic scale."""
     read_at: tuple[float, ...] = (0.1, 0.3, 1.0)
     """Shares of the budget after which held-out views are compared; what is reported of a run is not its end alone."""
-    imperfection: float = 2.0
-    """Training photographs of a scene change in exposure, are noisy, and have inexact poses: by a factor between 0 and
-    this, drawn for each scene, small ones more often than large ones."""
+    imperfection: float = 3.0
+    """Training photographs of a scene change in light and exposure, are noisy, and have inexact poses: by a factor
+    between 0 and this, drawn for each scene, small ones more often than large ones."""
+    softness: float = 2.0
+    """Photographs of a scene are blurred by a Gaussian of up to so many pixels, since small ones are more detailed,
+    pixel by pixel, than those of real captures."""
     trajectories: tuple[Trajectory, ...] = ("orbit", "orbit", "hemisphere", "grid", "walk")
     """Paths of the cameras, drawn with equal probability; one that is named twice is drawn twice as often."""
     few_share: float = 0.25
@@ -46,8 +49,9 @@ class RunOptions:
                 raise TrainingError(f"{name} is {share}; a number from 0 to 1 is needed.")
         if not self.trajectories or not {*self.trajectories} <= {*TRAJECTORIES}:
             raise TrainingError(f"trajectories are {self.trajectories}; some of {TRAJECTORIES} are needed.")
-        if not self.imperfection >= 0:
-            raise TrainingError(f"imperfection is {self.imperfection}; 0 (none) or more is needed.")
+        for name, most in {"imperfection": self.imperfection, "softness": self.softness}.items():
+            if not most >= 0:
+                raise TrainingError(f"{name} is {most}; 0 (none) or more is needed.")
         if self.views_per_step < 1:
             raise TrainingError(f"There are {self.views_per_step} views per step; at least 1 is needed.")
 

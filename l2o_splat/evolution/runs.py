@@ -18,7 +18,7 @@ from l2o_splat.meta.evaluation import Evaluation
 from l2o_splat.meta.starts import start_from_points
 from l2o_splat.scene import SceneStart
 from l2o_splat.scenes.capture import Points
-from l2o_splat.scenes.imperfections import Imperfections
+from l2o_splat.scenes.imperfections import Imperfections, softened
 from l2o_splat.scenes.procedural import ProceduralCapture, generate
 from l2o_splat.scenes.split import split_views
 from l2o_splat.schedule.controller import Controller
@@ -80,7 +80,7 @@ class WholeRuns:
             return [math.nan] * len(self.options.read_at)
 
     def capture(self, index: int) -> ProceduralCapture:
-        """The capture of an index, every photograph of it perfect."""
+        """The capture of an index, every photograph of it sharp and perfect."""
         seed = ProceduralSource(self.seed, self.options.ranges, self.seeds).generator_seed(index)
         drawn = np.random.default_rng([seed, 0])
         chosen = self.options.ranges.draw(drawn)
@@ -95,7 +95,7 @@ class WholeRuns:
         options, drawn = self.options, np.random.default_rng([self.seed, index, 1])
         is_dense, strength, place = drawn.random() < options.dense_share, drawn.random() ** 2, drawn.random()
         few = int(drawn.integers(*FEW_VIEWS, endpoint=True)) if drawn.random() < options.few_share else None
-        capture = self.capture(index)
+        capture = softened(self.capture(index), options.softness * drawn.random())
         training, _ = split_views(capture.views.cameras.centres.numpy(), "all")
         capture = Imperfections().times(options.imperfection * strength).spoil(capture, training, index)
         start = start_from_surfaces if is_dense else start_from_points

@@ -1,26 +1,40 @@
-"""What photographs of real places have and ray-cast ones lack: changing exposure, noise, and poses a little off."""
+"""What photographs of real places have and ray-cast ones lack: changing light and exposure, noise, and poses a little
+off.
+
+Their sizes are such that runs leave as much of them unexplained as of real captures, in some of which half of the
+squared error is smooth over sixteen pixels and more.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from l2o_splat.scenes.capture import Capture
+
+SHADING_PATCHES = 5
+"""Places along each side of a photograph between which its brightness is interpolated."""
 
 
 @dataclass(frozen=True)
 class Imperfections:
     """How much photographs and their cameras differ from perfect ones; a draw for each photograph."""
 
-    exposure: float = 0.06
+    exposure: float = 0.02
     """Standard deviation of the logarithm of the exposure."""
-    tint: float = 0.02
+    tint: float = 0.006
     """Standard deviation of the logarithm of the factor of a single colour channel."""
-    noise: float = 0.02
+    shading: float = 0.05
+    """Standard deviation of the logarithm of the brightness of places in a photograph, which changes smoothly over a
+    quarter of it: shadows of people and clouds, reflections, vignetting."""
+    noise: float = 0.008
     """Standard deviation of the noise in each channel of each pixel, sRGB 0 to 1."""
     pose: float = 0.4
     """Standard deviation of the camera's rotation about each of its axes, in pixels at the image centre."""
@@ -46,7 +60,9 @@ class Imperfections:
             numbers = torch.randn(n, *shape, generator=generator)
             return torch.where(chosen.view(n, *[1] * len(shape)), numbers, 0)
 
-        factors = (self.exposure * drawn(1, 1, 1) + self.tint * drawn(1, 1, 3)).exp()
+        coarse = drawn(1, SHADING_PATCHES, SHADING_PATCHES)
+        places = F.interpolate(coarse, images.shape[1:3], mode="bicubic", align_corners=True).movedim(1, 3)
+        factors = (self.exposure * drawn(1, 1, 1) + self.tint * drawn(1, 1, 3) + self.shading * places).exp()
         noisy = (images * factors + self.noise * drawn(*images.shape[1:])).clamp(0, 1)
         angles = self.pose / cameras.Ks[:, :1, 0] * drawn(3)
         viewmats = cameras.viewmats.clone()
@@ -54,6 +70,20 @@ class Imperfections:
         moved = replace(cameras, viewmats=torch.where(chosen.view(n, 1, 1), viewmats, cameras.viewmats))
         kept = torch.where(chosen.view(n, 1, 1, 1), noisy, images)
         return replace(capture, views=replace(capture.views, cameras=moved, images=kept))
+
+
+def softened(capture: Capture, sigma: float) -> Capture:
+    """The capture with all photographs blurred by a Gaussian: as smooth, pixel by pixel, as larger photographs are.
+
+    Args:
+        capture: Any.
+        sigma: Standard deviation, pixels; 0 leaves the photographs as they are.
+    """
+    if sigma == 0:
+        return capture
+    reach = math.ceil(3 * sigma)
+    blurred = gaussian_blur(capture.views.images.movedim(3, 1), [2 * reach + 1] * 2, [sigma, sigma]).movedim(1, 3)
+    return replace(capture, views=replace(capture.views, images=blurred.contiguous()))
 
 
 def _rotations(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:

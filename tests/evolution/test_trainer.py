@@ -174,7 +174,7 @@ def test_budgets_are_spread_over_their_range():
 
 
 def test_a_share_of_the_scenes_starts_on_surfaces_and_photographs_are_more_and_less_imperfect():
-    options = replace(RUNS, dense_share=0.5, few_share=0.0, ranges=replace(RANGES, num_points=(200, 200)))
+    options = replace(RUNS, dense_share=0.5, few_share=0.0, softness=0.0, ranges=replace(RANGES, num_points=(200, 200)))
     runs, counts, differences = WholeRuns(options, 0, 6), set(), []
     for index in range(6):
         begun = runs.begin(index)
