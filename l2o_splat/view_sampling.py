@@ -12,8 +12,6 @@ ViewStrategy = Literal["fps", "random", "sequential", "neighbors"]
 
 REMEMBERED_STEPS = 4
 """Last steps whose views a sampler still knows."""
-VIEWS_AHEAD = 16
-"""Views that say where a scene needs more Gaussians; all, of a capture with fewer."""
 
 
 def farthest_points(
@@ -137,10 +135,10 @@ class ViewSampler:
             self._next_step += 1
         return self._drawn[step]
 
-    def ahead(self, step: int) -> list[int]:
-        """The views of this step and of as many of the next ones as it takes for ``VIEWS_AHEAD``, each once."""
+    def ahead(self, step: int, count: int) -> list[int]:
+        """The views of this step and of as many of the next ones as it takes for ``count``, each once."""
         found: dict[int, None] = {}
-        while len(found) < min(VIEWS_AHEAD, len(self.centres)):
+        while len(found) < min(count, len(self.centres)):
             found |= dict.fromkeys(self.views(step))
             step += 1
         return list(found)

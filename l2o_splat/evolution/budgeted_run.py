@@ -158,7 +158,7 @@ class BudgetedRun:
         event = schedule.event_before(self.step, self.views_per_step)
         if event is None:
             return
-        indices = self.sampler.ahead(self.step)
+        indices = self.sampler.ahead(self.step, schedule.views_looked_at(self.views_per_step))
         photographs, generator = self._photographs.photographs(indices, scale), event_generator(self._seed, event)
         growth, first = schedule.growth_at(self.step), schedule.first_count
         grow_scene(self.optimizer, [photographs], growth, first, event, drawn, generator)

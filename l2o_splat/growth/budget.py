@@ -19,6 +19,10 @@ MEMORY_SHARE = 0.5
 ROWS_IN_MEMORY = 8
 """Copies of the packed row of a Gaussian at the peak: parameter, gradient, two moments and two of a learned rule's
 state; at an event the old and the new parameters lie side by side."""
+MOST_LOOKED_AT, FEWEST_LOOKED_AT = 16, 4
+"""Views that an event of growth looks at."""
+SHARE_OF_LOOKING = 0.1
+"""Share of a budget that all events may take to look at views at full size; short runs look at fewer."""
 PIXELS_OF_A_GAUSSIAN = 20.0
 """A scene that grows by its photographs gets a Gaussian for so many pixels of one."""
 LEAST_GROWTH, MOST_GROWTH = 2.0, 4.0
@@ -61,6 +65,15 @@ class GrowthOptions:
         """Final number of Gaussians of a scene that started with ``start``; never fewer than those."""
         wanted = round(self.factor * start) if self.final_count is None else self.final_count
         return max(wanted, start)
+
+
+def views_looked_at(budget: float) -> int:
+    """Views that an event of growth looks at.
+
+    Args:
+        budget: Of the run, in views that steps at full size could show.
+    """
+    return round(min(max(SHARE_OF_LOOKING * budget / MOST_EVENTS, FEWEST_LOOKED_AT), MOST_LOOKED_AT))
 
 
 def growth_by_pixels(pixels: float, num_gaussians: int) -> float:

@@ -41,14 +41,15 @@ def most_in_memory(gaussians: Gaussians, views_per_step: int) -> int:
 
 
 def views_ahead(
-    datamanager: L2ODataManager, step: int, background: Float[Tensor, " 3"], scale: float
+    datamanager: L2ODataManager, step: int, count: int, background: Float[Tensor, " 3"], scale: float
 ) -> list[StoredPhotographs]:
     """The views of the next steps, which say where the scene needs more Gaussians; one entry per image size.
 
     Args:
         datamanager: Hands out the views.
         step: The step to come.
+        count: Views wanted, or all there are.
         background: Colour behind them, sRGB 0 to 1, where the scene is.
         scale: Of the step's photographs.
     """
-    return datamanager.photographs_by_size(datamanager.view_sampler.ahead(step), background, scale)
+    return datamanager.photographs_by_size(datamanager.view_sampler.ahead(step, count), background, scale)

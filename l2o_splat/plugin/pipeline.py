@@ -296,7 +296,8 @@ class L2OPipeline(VanillaPipeline):
         event = self.schedule.event_before(step, self.datamanager.config.views_per_step)
         if event is None:
             return
-        looked_at = self._exposed(views_ahead(self.datamanager, step, self.model.background_here, scale))
+        count = self.schedule.views_looked_at(self.datamanager.config.views_per_step)
+        looked_at = self._exposed(views_ahead(self.datamanager, step, count, self.model.background_here, scale))
         generator = event_generator(self.datamanager.config.view_seed, event)
         if self.schedule.preset.adaptive:
             adapt_scene(self._optimizer, looked_at, self.schedule.last_count, drawn, generator)

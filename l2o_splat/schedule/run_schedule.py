@@ -14,7 +14,7 @@ from l2o_splat.budget import BudgetClock, CountedPace, Pace, TimedPace
 from l2o_splat.budget.pace import restored, share_of_rest
 from l2o_splat.errors import L2OError
 from l2o_splat.growth.adc import AdcOptions, adc_event_is_due
-from l2o_splat.growth.budget import LATEST_SHARE, GrowthOptions, event_shares, growth_by_pixels
+from l2o_splat.growth.budget import LATEST_SHARE, GrowthOptions, event_shares, growth_by_pixels, views_looked_at
 from l2o_splat.schedule.controller import Controller, Gains, RunStatistics
 from l2o_splat.schedule.presets import Preset, Stages, dropout_of, highest_sh_degree, value_at
 from l2o_splat.schedule.resolution import changed_from, image_stages, relative_cost
@@ -179,6 +179,10 @@ class RunSchedule:
         progress = share_of_rest(self.pace.progress(step), self.fixed_share)
         due = self.events_done < len(shares) and progress >= shares[self.events_done]
         return self.events_done if due else None
+
+    def views_looked_at(self, views_per_step: int) -> int:
+        """Views that an event of growth looks at."""
+        return views_looked_at(self._whole_steps * views_per_step)
 
     def set_capture(self, photographs: int, pixels: float, num_gaussians: int, has_directions: bool = False) -> None:
         """What the schedule must know of the capture and of the start.

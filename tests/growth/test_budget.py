@@ -7,11 +7,13 @@ import torch
 
 from l2o_splat.growth import budget
 from l2o_splat.growth.budget import (
+    MOST_EVENTS,
     GrowthOptions,
     bytes_per_gaussian,
     count_at,
     event_shares,
     free_bytes,
+    views_looked_at,
     within_memory,
 )
 from tests.rendering.scenes import random_scene
@@ -74,3 +76,10 @@ def test_bytes_of_a_gaussian_follow_its_harmonics_and_the_views_of_a_step():
 
 def test_free_memory_is_that_of_the_machine():
     assert 2**20 < free_bytes(torch.device("cpu")) < 2**44
+
+
+def test_short_runs_look_at_fewer_views():
+    looked_at = [views_looked_at(budget) for budget in (1, 200, 400, 800, 1e6)]
+    assert looked_at == [4, 4, 8, 16, 16]
+    # All events together show no more than a tenth of the views that the steps could.
+    assert all(MOST_EVENTS * views_looked_at(budget) <= 0.1 * budget + MOST_EVENTS for budget in range(200, 2000, 50))
