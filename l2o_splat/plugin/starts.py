@@ -16,6 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from l2o_splat.bench.ply import PlyFrame
+from l2o_splat.errors import L2OError
 from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.initializers.context_views import depth_range, lonely_views
@@ -183,7 +184,7 @@ def start_densely(request: StartRequest) -> SceneStart:
     return SceneStart(gaussians.to(request.background.device))
 
 
-class ContradictedError(Exception):
+class ContradictedError(L2OError, ValueError):
     """The sparse points contradict a prediction that they vote on; the message says how much."""
 
 

@@ -107,7 +107,7 @@ def test_a_slow_start_of_the_scene_is_on_the_clock(capture, tmp_path, monkeypatc
 
     def slow(self, plan, resumes=False):
         time.sleep(2)
-        start_scene(self, plan, resumes)
+        return start_scene(self, plan, resumes)
 
     monkeypatch.setattr(L2OPipeline, "start_scene", slow)
     result = run(tiny_spec(capture, steps=1), tmp_path / "run")
