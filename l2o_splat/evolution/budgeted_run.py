@@ -19,7 +19,7 @@ from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.scene_growth import grow_scene
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.reduction import reduced_cameras, reduced_photograph, reduced_size, usable_scale
-from l2o_splat.rendering.dropout import dropout_generator, dropped
+from l2o_splat.rendering.dropout import dropped
 from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.schedule.controller import Controller
@@ -137,7 +137,7 @@ class BudgetedRun:
         indices = self.sampler.views(step)
         optimizer.progress = schedule.progress(step)
         leaves = optimizer.gaussians.map(lambda value: value.requires_grad_())
-        seen = dropped(leaves, schedule.dropout(step), dropout_generator(self._seed, step))
+        seen = dropped(leaves, schedule.dropout(step), self._seed, step)
         found = rendered_loss(seen, self._photographs.photographs(indices, scale), drawn)
         found.loss.backward()
         for group, (_, leaf) in zip(optimizer.param_groups, leaves.items(), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from l2o_splat.meta.starts import start_from_points
 from l2o_splat.scene import SceneStart
 from l2o_splat.scenes.capture import Points
 from l2o_splat.scenes.imperfections import Imperfections, softened
-from l2o_splat.scenes.procedural import ProceduralCapture, generate
+from l2o_splat.scenes.procedural import ProceduralCapture
 from l2o_splat.scenes.split import split_views
 from l2o_splat.schedule.controller import Controller
 from l2o_splat.training.errors import UnusableCaptureError
@@ -81,10 +81,7 @@ class WholeRuns:
 
     def capture(self, index: int) -> ProceduralCapture:
         """The capture of an index, every photograph of it sharp and perfect."""
-        seed = ProceduralSource(self.seed, self.options.ranges, self.seeds).generator_seed(index)
-        drawn = np.random.default_rng([seed, 0])
-        chosen = self.options.ranges.draw(drawn)
-        return generate(seed, replace(chosen, trajectory=drawn.choice(self.options.trajectories)))
+        return ProceduralSource(self.seed, self.options.ranges, self.seeds, self.options.trajectories).capture(index)
 
     def begin(self, index: int) -> Begun:
         """The scene of an index, with its start and budget.

@@ -14,7 +14,6 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from l2o_splat.gaussians import Gaussians
 from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.optim.exposure import ExposureCompensation
@@ -35,7 +34,7 @@ from l2o_splat.plugin.starts import ContradictedError, InitializationConfig, Sta
 from l2o_splat.plugin.viewer import SceneViewer
 from l2o_splat.progress import ProgressReporter
 from l2o_splat.raster_settings import RasterSettings
-from l2o_splat.rendering.dropout import dropout_generator, dropped
+from l2o_splat.rendering.dropout import dropped
 from l2o_splat.rendering.trial import draw_trial_image
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.schedule.run_schedule import RunSchedule
@@ -271,7 +270,7 @@ class L2OPipeline(VanillaPipeline):
             photographs = self.datamanager.next_train_photographs(step, self.model.background_here, scale)
         photographs = self._exposed(photographs)
         wanted = self._optimizer.evidence_kinds
-        seen = self._seen(step)
+        seen = dropped(self.model.gaussians, self.schedule.dropout(step), self.datamanager.config.view_seed, step)
         loss_dict, metrics_dict, self._optimizer.evidence = self.model.step_loss(photographs, drawn, wanted, seen)
         count = sum(len(group) for group in photographs)
         self._optimizer.loss = sum(loss_dict.values()).detach() / count
@@ -285,11 +284,6 @@ class L2OPipeline(VanillaPipeline):
 
     def _exposed(self, photographs: list[StoredPhotographs] | list[Views]) -> list[StoredPhotographs] | list[Views]:
         return photographs if self.exposure is None else self.exposure.put_on(photographs)
-
-    def _seen(self, step: int) -> Gaussians:
-        """The scene as a step sees it."""
-        generator = dropout_generator(self.datamanager.config.view_seed, step, self.device)
-        return dropped(self.model.gaussians, self.schedule.dropout(step), generator)
 
     @torch.no_grad()
     def _grow_if_due(self, step: int, scale: float, drawn: RasterSettings) -> None:

@@ -261,6 +261,9 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
         changes["growth"] = typed.growth
     if typed.dropout is not None:
         changes["dropout"] = typed.dropout
+    elif getattr(config.pipeline.model, "exposure", "off") != "off":
+        # Transforms of colours learn what is missing from a step's image, and the scene is drawn without them.
+        changes["dropout"] = 0.0
     if typed.max_elongation is not None:
         changes["max_elongation"] = typed.max_elongation if math.isfinite(typed.max_elongation) else None
     optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]

@@ -9,13 +9,13 @@ import torch
 from l2o_splat.gaussians import Gaussians
 
 HIGHEST_OPACITY = 0.999
-"""Of a Gaussian that makes up for others; that of the renderers' alpha clamp."""
+"""Highest opacity that dropout gives a Gaussian. The renderers clamp alpha to the same value."""
 LEFT_OUT = -20.0
 """Logit of the opacity of a Gaussian that is left out, below what any renderer draws."""
 
 
-def dropped(gaussians: Gaussians, share: float, generator: torch.Generator) -> Gaussians:
-    """The scene as one step sees it: a share of its Gaussians is left out, the others are as many times as opaque.
+def dropped(gaussians: Gaussians, share: float, seed: int, step: int) -> Gaussians:
+    """The scene as one step sees it: some Gaussians are left out, and the others are more opaque to make up for them.
 
     After DropGaussian (Park et al., arXiv 2504.00773): opacities are divided by 1 - share, so that a place that many
     Gaussians cover is as opaque as before in the mean. Differentiable to the Gaussians; those that are left out have
@@ -24,7 +24,8 @@ def dropped(gaussians: Gaussians, share: float, generator: torch.Generator) -> G
     Args:
         gaussians: Unactivated scene.
         share: Probability that a Gaussian is left out, from 0 to below 1; 0 gives the scene itself.
-        generator: Of the draw, on the scene's device.
+        seed: Seed of the run.
+        step: The step. The draw depends on seed and step alone, so that a resumed run leaves out the same Gaussians.
 
     Raises:
         ValueError: If the share is out of range.
@@ -34,12 +35,8 @@ def dropped(gaussians: Gaussians, share: float, generator: torch.Generator) -> G
     if share == 0:
         return gaussians
     logits = gaussians.opacities
+    # torch mixes the seed: neighbouring ones give unrelated numbers.
+    generator = torch.Generator(logits.device).manual_seed(seed * 1_000_003 + step)
     kept = torch.rand(logits.shape, generator=generator, device=logits.device) >= share
     opaque = torch.logit((torch.sigmoid(logits) / (1 - share)).clamp(max=HIGHEST_OPACITY))
     return replace(gaussians, opacities=torch.where(kept, opaque, torch.full_like(logits, LEFT_OUT)))
-
-
-def dropout_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Random numbers of a step, a function of seed and step alone, so that a resumed run draws the same."""
-    # Mixed by torch; neighbouring seeds give unrelated numbers.
-    return torch.Generator(device).manual_seed(seed * 1_000_003 + step)

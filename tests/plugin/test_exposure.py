@@ -8,6 +8,7 @@ import torch
 
 from l2o_splat.plugin.photographs import pinhole_cameras
 from l2o_splat.plugin.pipeline import EXPOSURE
+from l2o_splat.plugin.run_plan import resolve
 from l2o_splat.rendering import render
 from l2o_splat.scenes.capture import write_capture
 from l2o_splat.scenes.imperfections import Imperfections
@@ -67,14 +68,15 @@ def test_the_factor_is_recovered(disturbed_runs):
 
 
 def test_equal_photographs_lose_nothing(tmp_path):
-    """In the mean over captures, and without growth and dropout, which any small change makes go another way."""
+    """In the mean over captures: on a single one any small change makes growth go another way. Without dropout, which
+    a run with transforms does not have by itself."""
     gained = []
     for seed in (5, 7, 11):
         folder = tmp_path / str(seed)
         capture = capture_with(folder / "capture", lambda capture: capture, seed, 1500, "grid")
         configs = [exposed_config(capture, folder / one, one) for one in ("off", "affine")]
         for config in configs:
-            config.schedule.growth, config.schedule.dropout = 1.0, 0.0
+            config.schedule.dropout = 0.0
         off, on = map(train, configs)
         gains = on.pipeline.exposure.gains
         torch.testing.assert_close(gains, torch.ones_like(gains), atol=0.03, rtol=0)
@@ -84,7 +86,7 @@ def test_equal_photographs_lose_nothing(tmp_path):
 
 def test_photographs_of_a_camera_that_meters_each_by_itself(tmp_path):
     """Exposure and tint of every training photograph differ; those held out are as the scene is."""
-    uneven = Imperfections(exposure=0.12, tint=0.03, noise=0, pose=0)
+    uneven = Imperfections(exposure=0.12, tint=0.03, shading=0, noise=0, pose=0)
     capture = capture_with(tmp_path / "capture", lambda capture: uneven.spoil(capture, range(1, 8), seed=2))
     off, on = (held_out(train(exposed_config(capture, tmp_path / one, one))) for one in ("off", "affine"))
     assert on["psnr"] > off["psnr"] + 0.7
@@ -167,3 +169,13 @@ def test_a_run_of_renders_alone_is_refused(tiny_capture, tmp_path):
     config = method_config(tiny_capture, tmp_path / "out", "resplat")
     config.pipeline.model.exposure = "affine"
     refuse(config, "every step of this run works from renders")
+
+
+def test_dropout_is_off_beside_transforms_unless_it_is_typed(tiny_capture, tmp_path):
+    """Transforms of colours would learn what is missing from a step's image."""
+    config = exposed_config(tiny_capture, tmp_path / "out", "off")
+    assert resolve(config).schedule.dropout is None
+    config.pipeline.model.exposure = "affine"
+    assert resolve(config).schedule.dropout == 0
+    config.schedule.dropout = 0.2
+    assert resolve(config).schedule.dropout == 0.2

@@ -29,7 +29,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 
 
 class Attempts:
-    """Reconstructions that pose as many photographs as they are told; None poses none."""
+    """Stands in for both reconstructions: each poses the given number of photographs, or fails if that is None."""
 
     def __init__(self, **posed: int | None) -> None:
         self.posed, self.tried = posed, []
