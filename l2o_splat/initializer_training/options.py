@@ -84,7 +84,8 @@ class RefinementOptions:
     """How predictions are refined in training, and how exposures are changed."""
 
     steps: tuple[int, int] = (60, 500)
-    """Fewest and most Adam steps. What should have been held shows after many steps."""
+    """Fewest and most Adam steps. What should have been held shows after many steps. ``0 0`` trains predictions as they
+    are, which is what the others are compared with; precisions learn nothing then."""
     drawn: Literal["log-uniform", "uniform"] = "log-uniform"
     """How their number is drawn."""
     backward: BackwardMode = BackwardMode.IMPLICIT_DAMPED
@@ -116,8 +117,13 @@ class RefinementOptions:
     the rest."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps[0] <= self.steps[1]:
-            raise ValueError(f"refinement.steps is {self.steps}; an ascending range from at least 1 is needed.")
+        if self.steps != (0, 0) and not 1 <= self.steps[0] <= self.steps[1]:
+            raise ValueError(f"refinement.steps is {self.steps}; an ascending range from at least 1 is needed, or 0 0.")
+        if self.steps == (0, 0) and not self.train_initial:
+            raise ValueError(
+                "refinement.steps is 0 0, with which precisions learn nothing, and the initial model is not trained; "
+                "give more steps, or train it with --refinement.train-initial."
+            )
         if self.backward is BackwardMode.FIRST_ORDER:
             raise ValueError(
                 "refinement.backward is first_order, which lets no precision learn; choose implicit_damped."

@@ -134,6 +134,8 @@ class RefinedStage:
     def drawn_steps(self, rng: np.random.Generator) -> int:
         """Number of inner steps."""
         few, many = self.options.steps
+        if many == 0:
+            return 0
         if self.options.drawn == "uniform":
             return int(rng.integers(few, many, endpoint=True))
         return round(math.exp(rng.uniform(math.log(few), math.log(many))))
@@ -159,7 +161,10 @@ class RefinedStage:
         return replace(batch, context=with_exposure(batch.context, which, gain, offset)) if happens else batch
 
     def refine(self, scene: InitialScene, precision: Float[Tensor, "n 5"], steps: int) -> tuple[Gaussians, LayerStatus]:
-        """The scene after ``steps`` Adam steps on its context views, differentiable in scene and precision."""
+        """The scene after ``steps`` Adam steps on its context views, differentiable in scene and precision; the scene
+        itself after 0."""
+        if steps == 0:
+            return scene.gaussians, LayerStatus(energy_before=0.0, energy_after=0.0, gradient_ratio=1.0)
         solver = AdamSolver(steps, scene_extent=SceneKnowledge(scene.context.cameras.centres).extent)
         linear = PCG(max_iterations=self.options.solver_iterations)
         views = ContextViews(scene.context, RASTER)

@@ -45,6 +45,20 @@ def stage(batch, options=OPTIONS, scale=1e3) -> RefinedStage:
     return RefinedStage(RefinedModel(initial, head, options.train_initial), options)
 
 
+def test_no_inner_steps_train_the_prediction_as_it_is(batch):
+    trained = stage(batch, replace(OPTIONS, steps=(0, 0), train_initial=True, first_share=0.0))
+    loss, terms = trained.loss(batch, np.random.default_rng(0))
+    loss.backward()
+    with torch.no_grad():
+        scene, _, target = trained.network(batch)
+        shown = render(scene.gaussians, target.cameras, RASTER).rgb
+    assert float(loss) == pytest.approx(float((shown - target.images).square().mean(dim=(1, 2, 3)).log().mean()))
+    assert terms.image_error == terms.first_error
+    assert trained.network.initial.gaussian_head[2].weight.grad.norm() > 0
+    with pytest.raises(ValueError, match="train it with --refinement.train-initial"):
+        RefinementOptions(steps=(0, 0))
+
+
 def test_the_gradient_of_the_head_is_that_through_every_step(batch):
     """Unrolled, it is what finite differences give; the implicit one, that of the limit, nears it with the steps."""
     trained = stage(batch)
