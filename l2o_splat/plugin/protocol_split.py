@@ -13,7 +13,13 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.parsers import CHECKED
+from l2o_splat.plugin.seed_points import with_points
 from l2o_splat.scenes.split import SplitError, ViewChoice, split_views
+from l2o_splat.views import PinholeCameras, opencv_from_opengl
+
+VIEWS_OF_A_POINT = 2
+"""Context views that a point must lie in, in the sparse protocol: with fewer, structure from motion could not have
+found it."""
 
 
 def use_protocol_split(config: DataParserConfig, views: ViewChoice) -> None:
@@ -45,6 +51,8 @@ class ProtocolDataParser:
     def get_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         """Return the training views for ``train``, the held-out views for any other split.
 
+        In the sparse protocol without the points that fewer than two of the training views can see.
+
         Raises:
             CaptureError: If the capture has too few views for the split.
         """
@@ -55,7 +63,10 @@ class ProtocolDataParser:
             training, held_out = split_views(centres, self._views)
         except SplitError as error:
             raise CaptureError(str(error)) from error
-        return _take(self._all_views, training if split == "train" else held_out)
+        outputs = _take(self._all_views, training if split == "train" else held_out)
+        if self._views == "all":
+            return outputs
+        return replace(outputs, metadata=_points_between(outputs.metadata, self._all_views.cameras, training))
 
     @cached_property
     def _all_views(self) -> DataparserOutputs:
@@ -112,6 +123,24 @@ def _take(outputs: DataparserOutputs, views: list[int]) -> DataparserOutputs:
             for name, value in outputs.metadata.items()
         },
     )
+
+
+def _points_between(metadata: dict[str, Any], cameras: Cameras, views: list[int]) -> dict[str, Any]:
+    """Metadata of a dataparser with the points alone that lie in two or more of these views.
+
+    Whether something hides them is not asked, nor what a lens does to straight lines.
+    """
+    xyz = metadata.get("points3D_xyz")
+    if xyz is None:
+        return metadata
+    seen = torch.zeros(len(xyz), dtype=torch.int64)
+    for view in views:
+        camera = cameras[view]
+        K = camera.get_intrinsics_matrices()[None].double()
+        viewmat = opencv_from_opengl(camera.camera_to_worlds[None].double())
+        pinhole = PinholeCameras(viewmat, K, int(camera.width), int(camera.height))
+        seen += pinhole.inside(*pinhole.project(xyz.double()))[0]
+    return with_points(metadata, seen >= VIEWS_OF_A_POINT)
 
 
 def _per_view(outputs: DataparserOutputs, value: Any) -> bool:

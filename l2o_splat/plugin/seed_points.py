@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Bool, Float, Num, UInt8
 from nerfstudio.utils.rich_utils import CONSOLE
 from plyfile import PlyData, PlyListProperty, PlyParseError
 
@@ -146,6 +146,11 @@ def _keep(metadata: dict[str, Any], kept: torch.Tensor, fault: str) -> dict[str,
         f"[bold yellow]{int((~kept).sum())} of {len(kept)} structure-from-motion points are left out: they are or have "
         f"{fault}."
     )
+    return with_points(metadata, kept)
+
+
+def with_points(metadata: dict[str, Any], kept: Bool[torch.Tensor, " p"]) -> dict[str, Any]:
+    """Metadata of a dataparser with some of its points."""
     return {
         name: value[kept] if name.startswith("points3D_") and len(value) == len(kept) else value
         for name, value in metadata.items()
