@@ -76,6 +76,8 @@ class BudgetedRun:
         views_per_step: Views of a step, before the controller.
         controller: Changes the schedule.
         seed: Another one gives another order of views and other choices of growth.
+        stand_for: How many times as many pixels the photographs have that these stand for: the smallest size of a
+            photograph and the fixed cost of a step are so many times as small.
     """
 
     def __init__(
@@ -87,16 +89,18 @@ class BudgetedRun:
         views_per_step: int,
         controller: Controller,
         seed: int = 0,
+        stand_for: float = 1.0,
     ) -> None:
         self._photographs, self._held_out, self._seed = photographs, held_out, seed
         self.views_per_step = views_per_step
         cameras = photographs.views.cameras
         self._pixels = float(cameras.width * cameras.height)
-        self._spent = 0.0
+        self._spent, self._fixed_cost = 0.0, PIXELS_OF_A_STEP / stand_for
         self._whole_step = self._cost(views_per_step, 1.0, len(start))
         preset = PRESETS["fast"]
         clock = BudgetClock(now=lambda: self._spent)
         self.schedule = RunSchedule(preset, budget, 1, clock, controller=controller)
+        self.schedule.least_pixels /= stand_for
         self.schedule.set_capture(len(cameras), self._pixels, len(start))
         self.schedule.last_count = round(self.schedule.growth_factor * len(start))
         rule = AdamRule(adam_options("own-scale", 1, preset.rates))
@@ -167,7 +171,7 @@ class BudgetedRun:
 
     def _cost(self, views: int, scale: float, num_gaussians: int) -> float:
         """What a step costs, in pixels."""
-        return views * (self._pixels * scale**2 + PIXELS_OF_A_GAUSSIAN * num_gaussians) + PIXELS_OF_A_STEP
+        return views * (self._pixels * scale**2 + PIXELS_OF_A_GAUSSIAN * num_gaussians) + self._fixed_cost
 
     def _psnr(self) -> float:
         average = self.optimizer.average

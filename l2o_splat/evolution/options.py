@@ -32,6 +32,9 @@ class RunOptions:
     """Probability that a scene starts from Gaussians on its surfaces instead of one per sparse point."""
     views_per_step: int = 8
     """Views of a step, before the controller."""
+    stand_for: float = 4.0
+    """The photographs stand for ones of so many times as many pixels: the smallest size that they are reduced to in the
+    first steps, and what a step costs however little it shows, are so many times as small."""
     ranges: CaptureRanges = field(
         default_factory=lambda: CaptureRanges(
             short_side=(132, 150), long_side=(176, 210), num_views=(12, 60), num_points=(800, 3200)
@@ -52,6 +55,8 @@ class RunOptions:
         for name, most in {"imperfection": self.imperfection, "softness": self.softness}.items():
             if not most >= 0:
                 raise TrainingError(f"{name} is {most}; 0 (none) or more is needed.")
+        if not self.stand_for >= 1:
+            raise TrainingError(f"stand_for is {self.stand_for}; 1 or more is needed.")
         if self.views_per_step < 1:
             raise TrainingError(f"There are {self.views_per_step} views per step; at least 1 is needed.")
 

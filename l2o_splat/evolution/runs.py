@@ -72,7 +72,7 @@ class WholeRuns:
         begun = _begun(self, index)
         run = BudgetedRun(
             *(begun.start.gaussians, begun.photographs, begun.held_out, begun.budget),
-            *(self.options.views_per_step, controller, index),
+            *(self.options.views_per_step, controller, index, self.options.stand_for),
         )
         try:
             return [-psnr / DB for psnr in run.psnr_at(self.options.read_at)]

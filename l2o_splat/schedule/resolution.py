@@ -5,7 +5,7 @@ from __future__ import annotations
 from l2o_splat.schedule.presets import Stages
 
 LEAST_PIXELS = 8_000
-"""A photograph is not reduced to fewer."""
+"""A photograph is usually not reduced to fewer."""
 WHOLE_STEPS, STEEPNESS = 270.0, 1.2
 """A size begins at a quarter of the budget if the whole budget would hold 270 steps at it; the fewer it would hold, the
 later. Measured at half a megapixel and at an eighth, on a budget of a minute."""
@@ -17,13 +17,14 @@ PIXELS_OF_A_GAUSSIAN = 4.0
 """What a Gaussian costs in a view, in pixels."""
 
 
-def image_stages(pixels: float, steps: float, sharpness: float = 1.0) -> Stages:
+def image_stages(pixels: float, steps: float, sharpness: float = 1.0, least_pixels: float = LEAST_PIXELS) -> Stages:
     """The sizes of a run, as factors of the photographs' sides, and the share of the budget from which each holds.
 
     Args:
         pixels: Of a photograph at full size.
         steps: Steps at full size that the whole budget would hold.
         sharpness: The sizes begin as if it held this many times as many.
+        least_pixels: A photograph is not reduced to fewer.
     """
     stages, scale = [], 1.0
     while True:
@@ -31,7 +32,7 @@ def image_stages(pixels: float, steps: float, sharpness: float = 1.0) -> Stages:
         begin = 1 / (1 + odds)
         if scale == 1:
             begin = max(begin, EARLIEST)
-        smallest = pixels * (scale / 2) ** 2 < LEAST_PIXELS
+        smallest = pixels * (scale / 2) ** 2 < least_pixels
         if begin < SKIPPED or smallest:
             return ((0.0, scale), *reversed(stages))
         stages.append((begin, scale))

@@ -17,7 +17,7 @@ from l2o_splat.growth.adc import AdcOptions, adc_event_is_due
 from l2o_splat.growth.budget import LATEST_SHARE, GrowthOptions, event_shares, growth_by_pixels, views_looked_at
 from l2o_splat.schedule.controller import Controller, Gains, RunStatistics
 from l2o_splat.schedule.presets import Preset, Stages, dropout_of, highest_sh_degree, value_at
-from l2o_splat.schedule.resolution import changed_from, image_stages, relative_cost
+from l2o_splat.schedule.resolution import LEAST_PIXELS, changed_from, image_stages, relative_cost
 
 FIRST_STEPS = 40
 """Steps of full cost that a budget is taken to hold, until one has been measured."""
@@ -92,6 +92,8 @@ class RunSchedule:
         """Training views."""
         self.pixels = 0.0
         """Mean number of pixels of a training photograph."""
+        self.least_pixels = float(LEAST_PIXELS)
+        """Photographs are not reduced to fewer."""
         self.stages: Stages = ((0.0, 1.0),)
         """Size of the photographs, as a factor of their own, by the share of the budget spent."""
         self._measured = Measured()
@@ -200,7 +202,7 @@ class RunSchedule:
             self.stages = self._planned_stages()
 
     def _planned_stages(self) -> Stages:
-        return image_stages(self.pixels, self._whole_steps, self._factor("sharpness"))
+        return image_stages(self.pixels, self._whole_steps, self._factor("sharpness"), self.least_pixels)
 
     def growth_at(self, step: int) -> GrowthOptions:
         """The same, with what the Gaussians are split by in an event before a step."""

@@ -12,6 +12,7 @@ import torch
 
 from l2o_splat.errors import L2OError
 from l2o_splat.evolution import trainer as module
+from l2o_splat.evolution.budgeted_run import BudgetedRun
 from l2o_splat.evolution.command import TrainController
 from l2o_splat.evolution.options import EvolutionOptions, RunOptions
 from l2o_splat.evolution.runs import DB, WholeRuns, log_errors_of
@@ -163,6 +164,17 @@ def test_runs_are_the_same_in_every_process_and_differ_by_controller():
     assert alone[0] != runs.log_errors(Controller.neutral(), 0)
     with Workers(1) as workers:
         assert workers.results(log_errors_of, calls) == alone
+
+
+def test_photographs_are_reduced_as_those_that_they_stand_for():
+    """Photographs of 136 x 180 pixels are shown at their size at once; those of four times as many are not."""
+    ranges = replace(RANGES, short_side=(136, 136), long_side=(180, 180))
+    begun = WholeRuns(replace(RUNS, ranges=ranges), 0, 1).begin(0)
+    first = [
+        BudgetedRun(begun.start.gaussians, begun.photographs, begun.held_out, 20, 2, Controller.neutral(), 0, stand_for)
+        for stand_for in (1.0, 4.0)
+    ]
+    assert [run.schedule.image_scale(0) for run in first] == [1.0, 0.5]
 
 
 def test_budgets_are_spread_over_their_range():
