@@ -13,9 +13,10 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 
 from l2o_splat.plugin.capture_checks import CaptureError
 from l2o_splat.plugin.parsers import CHECKED
+from l2o_splat.plugin.photographs import Pinholes
 from l2o_splat.plugin.seed_points import with_points
 from l2o_splat.scenes.split import SplitError, ViewChoice, split_views
-from l2o_splat.views import PinholeCameras, opencv_from_opengl
+from l2o_splat.sharing.selection import seen_in
 
 VIEWS_OF_A_POINT = 2
 """Context views that a point must lie in, in the sparse protocol: with fewer, structure from motion could not have
@@ -133,13 +134,8 @@ def _points_between(metadata: dict[str, Any], cameras: Cameras, views: list[int]
     xyz = metadata.get("points3D_xyz")
     if xyz is None:
         return metadata
-    seen = torch.zeros(len(xyz), dtype=torch.int64)
-    for view in views:
-        camera = cameras[view]
-        K = camera.get_intrinsics_matrices()[None].double()
-        viewmat = opencv_from_opengl(camera.camera_to_worlds[None].double())
-        pinhole = PinholeCameras(viewmat, K, int(camera.width), int(camera.height))
-        seen += pinhole.inside(*pinhole.project(xyz.double()))[0]
+    pinholes = Pinholes.of(cameras)
+    seen = seen_in(xyz, (pinholes.cameras([view]) for view in views))
     return with_points(metadata, seen >= VIEWS_OF_A_POINT)
 
 
