@@ -17,8 +17,10 @@ from tests.plugin.captures import last_checkpoint, method_config, train
 from tests.plugin.console import printed, refuse
 from tests.plugin.test_diff3r import diff3r_config
 
-BRIGHT, FACTOR = 5, 1.2
+BRIGHT, FACTOR = 5, 1.4
 """Photograph of 9 that is brighter; 0 and 8 are held out."""
+DARKER = 0.7
+"""Factor of all photographs, so that nothing of the brighter one is clipped."""
 
 
 def capture_with(folder, change, seed=5, num_points=600, trajectory=None):
@@ -30,9 +32,9 @@ def capture_with(folder, change, seed=5, num_points=600, trajectory=None):
 
 
 def brightened(capture):
-    images = capture.views.images.clone()
+    images = DARKER * capture.views.images
     images[BRIGHT] *= FACTOR
-    return replace(capture, views=replace(capture.views, images=images.clamp(0, 1)))
+    return replace(capture, views=replace(capture.views, images=images))
 
 
 def exposed_config(capture, folder, exposure="affine", steps=150):
@@ -49,10 +51,9 @@ def held_out(trainer):
 
 @pytest.fixture(scope="module")
 def disturbed_runs(tmp_path_factory):
-    """On a capture whose runs differ little by chance, and both without dropout, which a run with transforms does not
-    have by itself."""
+    """Both without dropout, which a run with transforms does not have by itself."""
     folder = tmp_path_factory.mktemp("disturbed")
-    capture = capture_with(folder / "capture", brightened, 11, 1500, "grid")
+    capture = capture_with(folder / "capture", brightened, num_points=1500, trajectory="grid")
     configs = {exposure: exposed_config(capture, folder / exposure, exposure) for exposure in ("off", "affine")}
     for config in configs.values():
         config.schedule.dropout = 0.0
@@ -61,7 +62,7 @@ def disturbed_runs(tmp_path_factory):
 
 def test_one_brighter_photograph_costs_less(disturbed_runs):
     off, on = (held_out(disturbed_runs[exposure]) for exposure in ("off", "affine"))
-    assert on["psnr"] > off["psnr"] + 0.25
+    assert on["psnr"] > off["psnr"] + 0.7
     assert on["ssim"] > off["ssim"]
 
 
@@ -117,7 +118,7 @@ def test_quality_after_the_best_fit_of_colours_has_names_of_its_own(disturbed_ru
     both = held_out(disturbed_runs["off"])
     assert both["psnr"] == plain["psnr"]
     # The scene is too bright, which a fit takes back.
-    assert both["cc_psnr"] > both["psnr"] + 0.1
+    assert both["cc_psnr"] > both["psnr"] + 0.5
     assert {"cc_ssim", "cc_psnr"} <= both.keys()
 
 
