@@ -26,6 +26,8 @@ AGREEING = 2
 """Views that must agree with a depth."""
 TRUST = 4.0
 """Weight of a depth that views agree on, against 1 of smoothness, where the others are interpolated."""
+TRUST_IN_POINTS = 64.0
+"""Weight of the depth of a sparse point there: it was measured in more views, and more finely."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,20 @@ class Depths:
 
 
 def estimate_depths(views: WorkingViews, sightings: Sightings, neighbours: Int[np.ndarray, "v others"]) -> Depths:
-    """Interpolate the depths of the points, match views, let them vote, and interpolate between what they agree on."""
+    """Interpolate the depths of the points, match views, let them vote, and interpolate between the points and what
+    views agree on."""
     inverse = np.zeros(views.grey.shape, np.float32)
+    points, weights = np.zeros_like(inverse), np.zeros_like(inverse)
 
     def spread(v: int) -> None:
-        values, weights = observed(views.grey.shape[1:], *sightings.in_view(v))
-        if np.count_nonzero(weights) < FEWEST_POINTS:
+        points[v], weights[v] = observed(views.grey.shape[1:], *sightings.in_view(v))
+        if np.count_nonzero(weights[v]) < FEWEST_POINTS:
+            weights[v] = 0
             return
-        interpolate(values, weights, views.images[v], inverse[v])
-        weights[np.abs(inverse[v] - values) > OUTLIER * inverse[v]] = 0
-        if weights.any():
-            interpolate(values, weights, views.images[v], inverse[v])
+        interpolate(points[v], weights[v], views.images[v], inverse[v])
+        weights[v, np.abs(inverse[v] - points[v]) > OUTLIER * inverse[v]] = 0
+        if weights[v].any():
+            interpolate(points[v], weights[v], views.images[v], inverse[v])
 
     threads.run(spread, len(views))
 
@@ -68,9 +73,13 @@ def estimate_depths(views: WorkingViews, sightings: Sightings, neighbours: Int[n
     filled = np.zeros_like(inverse)
 
     def refill(v: int) -> None:
-        if voted.trusted[v].any():
-            weights = np.where(voted.trusted[v], np.float32(TRUST), np.float32(0))
-            interpolate(inverse[v], weights, views.images[v], filled[v])
+        agreed = np.where(voted.trusted[v], np.float32(TRUST), np.float32(0))
+        trust = agreed + np.float32(TRUST_IN_POINTS) * weights[v]
+        if trust.any():
+            mean = np.zeros_like(trust)
+            sums = agreed * inverse[v] + np.float32(TRUST_IN_POINTS) * weights[v] * points[v]
+            np.divide(sums, trust, out=mean, where=trust > 0)
+            interpolate(mean, trust, views.images[v], filled[v])
 
     threads.run(refill, len(views))
     return ballot(views, neighbours, filled)

@@ -28,6 +28,9 @@ GOOD = np.float32(0.02)
 """Cost below which a plane is not improved."""
 ALIKE = 0.002
 """Relative difference of inverse depth below which a neighbour's plane is no news."""
+BEYOND = np.float32(2.0)
+"""Factor by which depths may leave the range of those that the view starts from. Nothing else would hold a plane that
+runs towards the camera where views share nothing: its image in another view is a single point, which costs little."""
 SWEEPS = 3
 PERTURBATION = 0.03
 """Largest random change of inverse depth in the first sweep, relative; it is a third in each later one."""
@@ -125,6 +128,7 @@ def match(grey, greys, others, maps, offsets, planes, costs, seed, inverse):
     height, width = grey.shape
     rows, columns = costs.shape
     window = np.empty(9, np.float32)
+    least, most = planes[:, :, 0].min() / BEYOND, planes[:, :, 0].max() * BEYOND
     for sweep in range(SWEEPS + 1):
         forward = sweep % 2 == 1
         amplitude = np.float32(PERTURBATION * 3.0 ** (1 - sweep))
@@ -171,7 +175,7 @@ def match(grey, greys, others, maps, offsets, planes, costs, seed, inverse):
                         nq = q * (1 + amplitude * random_number(place_number, sweep, seed))
                         nx = qx + tilt * random_number(place_number, sweep + 100, seed)
                         ny = qy + tilt * random_number(place_number, sweep + 200, seed)
-                    if not nq > 0 or (proposal < 2 and abs(nq - q) < np.float32(ALIKE) * q):
+                    if not least <= nq <= most or (proposal < 2 and abs(nq - q) < np.float32(ALIKE) * q):
                         continue
                     cost = plane_cost(x, y, nq, nx, ny, window, mean, variance, greys, others, maps, offsets)
                     if cost < best:
