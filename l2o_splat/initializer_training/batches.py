@@ -38,6 +38,14 @@ class Batch:
     """Sparse points of the capture."""
     depth_range: tuple[Float[Tensor, " v"], Float[Tensor, " v"]] | None
     """Nearest and farthest depth considered in each context view, scene units; None for that of the networks."""
+    guide: Points | None = None
+    """Sparse points that the initial model sees, if it takes any; None in some batches, since captures may lack them.
+    """
+
+    @property
+    def shown_points(self) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"]] | None:
+        """The guide as the initializer takes it."""
+        return None if self.guide is None else (self.guide.xyz, self.guide.rgb)
 
 
 def draw_batch(
@@ -81,7 +89,8 @@ def draw_batch(
             raise UnusableCaptureError(str(error)) from error
         near, far = (limit * math.exp(options.range_jitter * rng.normal()) for limit in (near, far))
         limits = near, torch.maximum(far, LEAST_RATIO * near)
-    return _batch(views, depths, points, context, target, limits, device)
+    batch = _batch(views, depths, points, context, target, limits, device)
+    return batch if rng.random() < options.guide_probability else replace(batch, guide=None)
 
 
 def exact_depths(capture: Capture) -> Float[Tensor, "v h w"] | None:
@@ -195,4 +204,5 @@ def _batch(
         views[target].to(device),
         points.to(device),
         None if limits is None else (limits[0].to(device), limits[1].to(device)),
+        points.to(device) if len(points) else None,
     )

@@ -61,7 +61,7 @@ class InitialStage:
 
         The scene stays in the frame of the networks, into which the cameras are brought.
         """
-        shown = ReSplatInitializer(self.network).show(batch.context, 1.0, batch.depth_range)
+        shown = ReSplatInitializer(self.network).show(batch.context, 1.0, batch.depth_range, points=batch.shown_points)
         exact = None if batch.depths is None else batch.depths[:, None] * shown.frame.scale
         near, far = shown.cameras.near, shown.cameras.far
         device = shown.images.device
@@ -69,11 +69,11 @@ class InitialStage:
         if not self.losses.rendered:
             references = self.network.config.reference_views
             with half:
-                seen = self.network.depth_predictor(shown.images, shown.cameras, references)
+                seen = self.network.depth_predictor(shown.images, shown.cameras, references, shown.guide)
             depth = depth_loss(self.losses.depth, seen, exact, shown.images, near, far)
             return depth, InitialTerms(None, float(depth.detach()))
         with half:
-            found = self.network(shown.images, shown.cameras)
+            found = self.network(shown.images, shown.cameras, shown.guide)
         gaussians = shown.gaussians(found)
         error = self.losses.rendered * sum(
             share * view_error(gaussians, shown.frame.views_to_local(views), self.losses)
@@ -92,7 +92,7 @@ class InitialStage:
         initializer = ReSplatInitializer(network)
         rows = []
         for batch in batches:
-            scene = initializer(batch.context, 1.0, batch.depth_range)
+            scene = initializer(batch.context, 1.0, batch.depth_range, points=batch.shown_points)
             flat = with_median_depths(scene)
             row = {
                 "psnr": mean_psnr(scene.gaussians, batch.target, RASTER),

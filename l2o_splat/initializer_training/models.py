@@ -74,6 +74,9 @@ def _initial(options: TrainInitializer, weights: Weights | None) -> Beginning:
             # A depth network compares as many views as in its training.
             own |= {"reference_views": read_tensors(depth, {}).config.reference_views}
         model = ReSplatInitializer.from_weights(weights, **own).model
+        if options.shape.guide_width and not model.shape.guide_width:
+            torch.manual_seed(options.training.seed)
+            model.add_guide(options.shape.guide_width)
     if depth is not None:
         other = load_depth(model.depth_predictor, depth)
         if other:

@@ -21,6 +21,7 @@ MINI = ReSplatShape(
     num_transformer_layers=2,
     attention_width=32,
     num_blocks=2,
+    guide_width=16,
     update=UpdateShape(state_width=64, attention_width=32, num_blocks=2, error_widths=(16, 32), front_error=True),
 )
 """Widths narrow enough for training on a CPU."""
@@ -73,6 +74,8 @@ class BatchOptions:
     """Probability that all images are turned by one to three quarters, so that the floor is not always below."""
     recolour_probability: float = 0.5
     """Probability that colour channels are permuted and their contrast is changed."""
+    guide_probability: float = 0.8
+    """Probability that networks that take the sparse points are shown them."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.context_views[0] <= self.context_views[1]:

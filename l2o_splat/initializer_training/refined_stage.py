@@ -73,9 +73,9 @@ class RefinedModel(nn.Module):
     def forward(self, batch: Batch) -> tuple[InitialScene, Float[Tensor, "n 5"], Views]:
         """Predicted scene, its precisions and the target views, in the frame of the networks."""
         initializer = ReSplatInitializer(self.initial)
-        shown = initializer.show(batch.context, 1.0, batch.depth_range)
+        shown = initializer.show(batch.context, 1.0, batch.depth_range, points=batch.shown_points)
         with torch.set_grad_enabled(self.train_initial and torch.is_grad_enabled()):
-            found = self.initial(shown.images, shown.cameras)
+            found = self.initial(shown.images, shown.cameras, shown.guide)
             features = initializer.features_of_gaussians(found.features, shown.images.shape[2:])
             scene = InitialScene(
                 gaussians=shown.gaussians(found),
@@ -236,6 +236,6 @@ def typical_precision(initial: InitialModel, batches: Sequence[Batch], scale: fl
     initializer = ReSplatInitializer(initial)
     found = []
     for batch in batches:
-        scene = initializer(batch.context, 1.0, batch.depth_range)
+        scene = initializer(batch.context, 1.0, batch.depth_range, points=batch.shown_points)
         found.append(reference_precision(scene.gaussians, ContextViews(scene.context, RASTER)))
     return scale * torch.stack(found).median(dim=0).values

@@ -88,7 +88,7 @@ class UpdateStage:
     def begin(self, start: Start, batch: Batch, seed: int) -> SceneStart:
         """A scene of one kind, before its first update."""
         if start == "resplat":
-            return self.initializer(batch.context, 1.0, batch.depth_range)
+            return self.initializer(batch.context, 1.0, batch.depth_range, points=batch.shown_points)
         context = self.initializer.show(batch.context, 1.0, batch.depth_range).views
         xyz, rgb = batch.points.xyz, batch.points.rgb
         if start == "random":

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from l2o_splat.frame import Frame
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.context_views import check_context, fit
+from l2o_splat.initializers.point_guide import point_guide
 from l2o_splat.nets.resplat.cameras import ContextCameras
 from l2o_splat.nets.resplat.config import ReSplatConfig, autocast
 from l2o_splat.nets.resplat.encoder import resize
@@ -24,6 +25,8 @@ from l2o_splat.views import Views
 from l2o_splat.weights.format import Weights
 from l2o_splat.weights.resplat import read_tensors
 
+SparsePoints = tuple[Float[Tensor, "p 3"], Shaped[Tensor, "p 3"]]
+"""World positions, scene units, and their colours, sRGB: 0 to 1, or 0 to 255 when integers."""
 DepthRange = tuple[float, float] | tuple[Float[Tensor, " v"], Float[Tensor, " v"]]
 """Nearest and farthest depth considered, of all views or of each of them."""
 
@@ -60,6 +63,9 @@ class ShownViews:
     """In the frame and the units of the networks."""
     frame: Frame
     """From the world to there."""
+    guide: Float[Tensor, "v 3 h w"] | None = None
+    """Depths of the sparse points, see :data:`l2o_splat.nets.resplat.guide.GUIDE_CHANNELS`, in the units of the
+    networks; None without points, and for networks that see none."""
 
     def gaussians(self, found: InitialPrediction) -> Gaussians:
         """What was predicted, in the frame of the networks."""
@@ -103,6 +109,7 @@ class ReSplatInitializer(nn.Module):
         rescaled_by: float = 1.0,
         depth_range: DepthRange | None = None,
         background: Float[Tensor, " 3"] | float = 0.0,
+        points: SparsePoints | None = None,
     ) -> InitialScene:
         """A scene from context views.
 
@@ -117,15 +124,16 @@ class ReSplatInitializer(nn.Module):
             depth_range: Nearest and farthest depth considered, scene units, the same for all views or each view's
                 own; None takes those of the weights.
             background: Colour of masked pixels, sRGB 0 to 1.
+            points: Sparse points of the scene, which networks with a guide take depths from; others ignore them.
 
         Raises:
             ValueError: If there are too few views, they are too small or higher than wide, masks leave nothing of
                 them, or the weights have no range of depths and none is given.
         """
-        shown = self.show(views, rescaled_by, depth_range, background)
+        shown = self.show(views, rescaled_by, depth_range, background, points)
         device = shown.images.device
         with autocast(device, self.config.uses_bfloat16(device)):
-            found = self._predict(shown.images, shown.cameras)
+            found = self._predict(shown)
         grid = self.grid(shown.views)
         scene = InitialScene(
             gaussians=shown.frame.to_world(shown.gaussians(found)),
@@ -148,6 +156,7 @@ class ReSplatInitializer(nn.Module):
         rescaled_by: float,
         depth_range: DepthRange | None,
         background: Float[Tensor, " 3"] | float = 0.0,
+        points: SparsePoints | None = None,
     ) -> ShownViews:
         """Context views as the model takes them; arguments and errors as for :meth:`forward`."""
         shape, config = self.model.shape, self.config
@@ -159,6 +168,7 @@ class ReSplatInitializer(nn.Module):
                     "what l2o_splat.initializers.context_views.depth_range finds."
                 )
             depth_range = config.near * rescaled_by, config.far * rescaled_by
+        given = views
         views = fit(views, shape.size_multiple, config.longer_side, config.fit).blanked(background)
         if views.masks is not None and not cells_that_count(views, self.grid(views)).any():
             raise ValueError(
@@ -171,19 +181,27 @@ class ReSplatInitializer(nn.Module):
         frame = Frame.of_world(scale) if config.world == "raw" else Frame.of_view(views.cameras, middle, scale)
         local = frame.cameras_to_local(views.cameras)
         cameras = ContextCameras.from_pinhole(local, near * scale, far * scale)
-        return ShownViews(views, views.images.permute(0, 3, 1, 2).contiguous(), cameras, frame)
+        images, guide = views.images.permute(0, 3, 1, 2).contiguous(), None
+        if shape.guide_width and points is not None:
+            # What is cut off at the borders would shift the depths against the images.
+            seen = given if config.fit == "squeeze" else views
+            guide = point_guide(seen, *points, images.shape[2:])
+            guide = torch.cat([guide[:, :1] * scale, guide[:, 1:]], dim=1)
+        return ShownViews(views, images, cameras, frame, guide)
 
-    def _predict(self, images: Float[Tensor, "v 3 h w"], cameras: ContextCameras) -> InitialPrediction:
+    def _predict(self, shown: ShownViews) -> InitialPrediction:
         """All views together, or window by window."""
+        images, cameras, guide = shown.images, shown.cameras, shown.guide
         v, size = len(cameras), self.config.views_at_once
         if size is None or v <= size:
-            return self.model(images, cameras)
+            return self.model(images, cameras, guide)
         parts = []
         for first in range(0, v, size):
             # The last window is filled up with views of the one before, which are not wanted twice.
             start = min(first, v - size)
             window = slice(start, start + size)
-            parts.append(self.model(images[window], cameras[window]).without_first(first - start, size))
+            part = self.model(images[window], cameras[window], None if guide is None else guide[window])
+            parts.append(part.without_first(first - start, size))
         return InitialPrediction.joined(parts)
 
     def features_of_gaussians(self, features: Float[Tensor, "cells c"], size: tuple[int, int]) -> Float[Tensor, "n c"]:

@@ -76,6 +76,6 @@ class ReSplatStart:
             limits = None
             if self.needs_points:
                 limits = depth_range(points.xyz.to(context.images.device), context.cameras)
-            return self.initializer(context, 1.0, limits)
+            return self.initializer(context, 1.0, limits, points=(points.xyz, points.rgb) if len(points) else None)
         except ValueError as error:
             raise UnusableCaptureError(str(error)) from error

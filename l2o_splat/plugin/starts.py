@@ -24,7 +24,7 @@ from l2o_splat.initializers.dense import DenseOptions, dense_gaussians
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.point_vote import depth_error
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, padded, random_points
-from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
+from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer, SparsePoints
 from l2o_splat.optim.precision import check_precision
 from l2o_splat.optim.rule import Needs
 from l2o_splat.plugin.capture_checks import CaptureError
@@ -230,8 +230,13 @@ STARTS: dict[str, Callable[[StartRequest], SceneStart]] = {
 
 
 def _has_points(request: StartRequest) -> bool:
-    points = request.datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")
-    return points is not None and len(points) > 0
+    return _sparse_points(request) is not None
+
+
+def _sparse_points(request: StartRequest) -> SparsePoints | None:
+    metadata = request.datamanager.train_dataparser_outputs.metadata
+    xyz = metadata.get("points3D_xyz")
+    return (xyz, metadata["points3D_rgb"]) if xyz is not None and len(xyz) else None
 
 
 def _one_gaussian_per_point(request: StartRequest, xyz: Tensor, rgb: Tensor, count: int | None) -> SceneStart:
@@ -276,7 +281,7 @@ def _initial_scene(request: StartRequest, weights: Weights) -> InitialScene:
         f"{far:.3g} scene units are considered. Weights: {weights.card.announcement}."
     )
     begin = time.perf_counter()
-    scene = initializer(views, scale, near_far, background)
+    scene = initializer(views, scale, near_far, background, _sparse_points(request))
     size = scene.context.cameras
     CONSOLE.log(
         f"The initial model took {time.perf_counter() - begin:.1f} s for {len(indices)} views of {size.width} x "

@@ -17,6 +17,8 @@ DEPTH = "depth_predictor."
 """Prefix of the names of the depth network's tensors in a whole model."""
 _LAYOUT_DEPENDENT = "upsampler.concat_projects."
 """Prefix of tensors whose shapes differ between the layouts for DL3DV and RE10K."""
+_GUIDE = "guide."
+"""Prefix of tensors that only networks with sparse points have."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def load_depth(network: DepthNetwork, weights: Weights) -> list[str]:
     own = network.state_dict()
     differing = [name for name, tensor in own.items() if name not in given or given[name].shape != tensor.shape]
     for name in differing:
-        if name not in given or not name.startswith(_LAYOUT_DEPENDENT):
+        if not name.startswith(_GUIDE) and (name not in given or not name.startswith(_LAYOUT_DEPENDENT)):
             found = tuple(given[name].shape) if name in given else "none (it is missing)"
             raise ValueError(
                 f"Tensor {name!r} from {weights.card.source} has shape {found}; this depth network has "

@@ -56,16 +56,19 @@ class WorkingViews:
         return maps.astype(np.float32), offsets.astype(np.float32)
 
 
-def working_views(groups: Sequence[Photographs], most_pixels: int = MOST_PIXELS) -> WorkingViews:
+def working_views(
+    groups: Sequence[Photographs], most_pixels: int = MOST_PIXELS, reduction: float = REDUCTION
+) -> WorkingViews:
     """Reduce photographs by area averaging to one grid.
 
     Args:
         groups: Photographs, one entry per image size.
         most_pixels: Of all views together.
+        reduction: Smallest factor by which the sides of the largest group become shorter.
     """
     largest = max(groups, key=len).cameras
     count = sum(len(group) for group in groups)
-    factor = min(1 / REDUCTION, math.sqrt(most_pixels / (count * largest.width * largest.height)))
+    factor = min(1 / reduction, math.sqrt(most_pixels / (count * largest.width * largest.height)))
     # Multiples of 8, so that the cells of any level fill the grid.
     width, height = (max(8 * round(size * factor / 8), 16) for size in (largest.width, largest.height))
     pairs = [(group, v) for group in groups for v in range(len(group))]

@@ -98,6 +98,11 @@ class ReSplatShape:
     num_blocks: int = 6
     """Rounds of the point network."""
 
+    # Ours; the released networks have none.
+    guide_width: int = 0
+    """Channels of the layers that join depths of the sparse points with those of the network; 0 for networks that see
+    no points."""
+
     def __post_init__(self) -> None:
         if self.vit not in VARIANTS:
             raise ValueError(f"The image transformer is {self.vit!r}; one of {list(VARIANTS)} is needed.")
@@ -184,6 +189,7 @@ class ReSplatShape:
                 num_transformer_layers=count("depth_predictor.transformer.layers."),
                 attention_width=size("pt.blocks.0.attn.proj.weight", 1),
                 num_blocks=count("pt.blocks."),
+                guide_width=size(guide) if (guide := "depth_predictor.guide.layers.0.bias") in tensors else 0,
                 update=update,
             )
         except KeyError as error:

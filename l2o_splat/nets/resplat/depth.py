@@ -22,6 +22,7 @@ from l2o_splat.nets.resplat.encoder import (
     imagenet_normalised,
     resize,
 )
+from l2o_splat.nets.resplat.guide import DepthGuide
 
 SAMPLES_AT_ONCE = 1 << 26
 """Size of one block of warped feature maps, to bound the memory (256 MB in float32)."""
@@ -366,14 +367,24 @@ class DepthNetwork(nn.Module):
             ]
         )
         self.upsampler = DepthUpsampler(shape.vit, shape.vit_width, shape.cnn_widths, shape.feature_downsample)
+        if shape.guide_width:
+            self.guide = DepthGuide(shape.guide_width)
 
-    def forward(self, images: Float[Tensor, "v 3 h w"], cameras: ContextCameras, reference_views: int) -> DepthFeatures:
+    def forward(
+        self,
+        images: Float[Tensor, "v 3 h w"],
+        cameras: ContextCameras,
+        reference_views: int,
+        guide: Float[Tensor, "v 3 h w"] | None = None,
+    ) -> DepthFeatures:
         """Depth of every pixel of the views of one scene.
 
         Args:
             images: sRGB, 0 to 1; no higher than wide.
             cameras: Cameras of the views.
             reference_views: Number of nearest views that each view is compared with.
+            guide: Depths of the sparse points, see :data:`GUIDE_CHANNELS`; None without points, and for networks that
+                have no such input.
         """
         height, width = images.shape[2:]
         normalised = imagenet_normalised(images)
@@ -392,5 +403,9 @@ class DepthNetwork(nn.Module):
             log_depth = (probability * candidates[:, :, None, None]).sum(dim=1, keepdim=True)
         residual = self.upsampler(eighth, cnn, multiview, log_depth)
         nearest, farthest = (limit.log()[:, None, None, None] for limit in (cameras.near, cameras.far))
-        depth = (resize(log_depth, (height, width)) + residual.float()).clamp(nearest, farthest).exp()
+        fine = resize(log_depth, (height, width)) + residual.float()
+        if guide is not None:
+            with full_precision(images.device):
+                fine = self.guide(fine, guide, images, nearest, farthest)
+        depth = fine.clamp(nearest, farthest).exp()
         return DepthFeatures(depth, mono, cnn, multiview, probability)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from l2o_splat.nets.resplat.config import NUMBERS_PER_GAUSSIAN, ReSplatConfig, R
 from l2o_splat.nets.resplat.depth import DepthFeatures, DepthNetwork
 from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.nets.resplat.gaussians import CameraGaussians, decode_gaussians
+from l2o_splat.nets.resplat.guide import DepthGuide
 from l2o_splat.nets.resplat.points import PointNetwork, local_neighbours, rows_from_maps
 
 
@@ -73,15 +74,21 @@ class InitialModel(nn.Module):
             nn.Linear(NUMBERS_PER_GAUSSIAN * m, NUMBERS_PER_GAUSSIAN * m),
         )
 
-    def forward(self, images: Float[Tensor, "v 3 h w"], cameras: ContextCameras) -> InitialPrediction:
+    def forward(
+        self,
+        images: Float[Tensor, "v 3 h w"],
+        cameras: ContextCameras,
+        guide: Float[Tensor, "v 3 h w"] | None = None,
+    ) -> InitialPrediction:
         """Predict one scene.
 
         Args:
             images: sRGB, 0 to 1; sides are multiples of ``shape.size_multiple``, no higher than wide.
             cameras: Cameras of the views.
+            guide: Depths of the sparse points, see :class:`l2o_splat.nets.resplat.depth.DepthNetwork`.
         """
         grid = (images.shape[2] // self.shape.latent_downsample, images.shape[3] // self.shape.latent_downsample)
-        found = self._depth(images, cameras)
+        found = self._depth(images, cameras, guide)
         colours = F.pixel_unshuffle(images, self.shape.latent_downsample)
         depth = resize(found.depth, grid)
         match = F.interpolate(found.probability.amax(dim=1, keepdim=True), size=grid, mode="nearest")
@@ -98,6 +105,12 @@ class InitialModel(nn.Module):
             gaussians = decode_gaussians(outputs, found.depth, images, grid, cameras, self.config)
         return InitialPrediction(gaussians, x, found.depth, found.probability)
 
+    def add_guide(self, width: int) -> None:
+        """Make a model that was trained without sparse points take them, by new layers."""
+        self.shape = replace(self.shape, guide_width=width)
+        self.depth_predictor.shape = self.shape
+        self.depth_predictor.guide = DepthGuide(width)
+
     def find_neighbours(
         self, points: Float[Tensor, "n 3"], cameras: ContextCameras, grid: tuple[int, int]
     ) -> Int[Tensor, "n k"]:
@@ -106,12 +119,13 @@ class InitialModel(nn.Module):
             return local_neighbours(points, cameras, grid, self.config.neighbours)
         return nearest_neighbours(points, self.config.neighbours)
 
-    def _depth(self, images: Tensor, cameras: ContextCameras) -> DepthFeatures:
+    def _depth(self, images: Tensor, cameras: ContextCameras, guide: Tensor | None) -> DepthFeatures:
         """Depth, and features at the resolutions that belong to this image size."""
         if not self.config.half_resolution_depth:
-            return self.depth_predictor(images, cameras, self.config.reference_views)
+            return self.depth_predictor(images, cameras, self.config.reference_views, guide)
         half = resize(images, (images.shape[2] // 2, images.shape[3] // 2))
-        found = self.depth_predictor(half, cameras, self.config.reference_views)
+        guide = None if guide is None else F.interpolate(guide, size=half.shape[2:], mode="nearest")
+        found = self.depth_predictor(half, cameras, self.config.reference_views, guide)
 
         def double(maps: Tensor) -> Tensor:
             return resize(maps, (2 * maps.shape[2], 2 * maps.shape[3]))
