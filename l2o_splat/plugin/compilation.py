@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from l2o_splat.initializers.dense.trial import compile_dense_start, compile_sightings
+from l2o_splat.initializers.dense.trial import compile_dense_start
 from l2o_splat.losses.trial import compile_loss
 from l2o_splat.optim.rule import Needs
 from l2o_splat.optim.trial import compile_adam, compile_colour_step, compile_gain
@@ -48,7 +48,8 @@ def trials_of_rule(cards: Sequence[WeightsCard], needs: Needs) -> tuple[Callable
 
 def trials_of_start(source: str) -> tuple[Callable[[], object], ...]:
     """The same for a source of ``--pipeline.initialization.source``, beside ``TRIALS``."""
-    return {"dense": (compile_dense_start,), "resplat": (compile_sightings,)}.get(source, ())
+    # Networks that the points guide take depths from the kernels of the dense start.
+    return (compile_dense_start,) if source in ("dense", "predicted", "resplat", "diff3r") else ()
 
 
 def trials_of_views(refines_poses: bool, exposed: bool) -> tuple[Callable[[], object], ...]:

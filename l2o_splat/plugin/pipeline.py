@@ -30,7 +30,7 @@ from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
 from l2o_splat.plugin.run_progress import phase
 from l2o_splat.plugin.saved_capture import SavedCapture
-from l2o_splat.plugin.starts import ContradictedError, InitializationConfig, StartRequest, start_scene
+from l2o_splat.plugin.starts import GivenUpError, InitializationConfig, StartRequest, start_scene
 from l2o_splat.plugin.viewer import SceneViewer
 from l2o_splat.progress import ProgressReporter
 from l2o_splat.raster_settings import RasterSettings
@@ -133,15 +133,15 @@ class L2OPipeline(VanillaPipeline):
             resumes: Whether a checkpoint replaces the Gaussians, so that a cheap start will do.
 
         Returns:
-            The plan; if points contradict a prediction that they vote on, that of a run without it.
+            The plan; if a guarded prediction is given up, that of a run without it.
 
         Raises:
             ValueError: If the capture or the weights do not suit.
         """
         try:
             self._start = self._started(plan, resumes)
-        except ContradictedError as found:
-            plan = plan.from_points()
+        except GivenUpError as found:
+            plan = plan.without_prediction(found.source)
             CONSOLE.log(
                 f"{found}: the scene starts from the points, with {plan.rules[0]} from the first step. "
                 "--preset paper keeps the prediction and its updates."
@@ -164,7 +164,7 @@ class L2OPipeline(VanillaPipeline):
 
     def _started(self, plan: RunPlan, resumes: bool) -> SceneStart:
         options = replace(self.config.initialization, source=plan.source)
-        if resumes and plan.source in ("dense", "file"):
+        if resumes and plan.source in ("dense", "predicted", "file"):
             options = replace(options, source="auto", pad=False)
         seconds = self.schedule.seconds
         request = StartRequest(

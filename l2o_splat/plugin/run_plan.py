@@ -80,12 +80,12 @@ class RunPlan:
 
     @property
     def guards_start(self) -> bool:
-        """Whether the run goes on without a prediction that sparse points contradict: where the best picture for the
-        time is wanted, and another rule follows the updates."""
+        """Whether the run goes on without a prediction that is not worth its time: where the best picture for the time
+        is wanted, and another rule follows the updates."""
         return self.preset == "fast" and self.rules[0] == "resplat" and self.source == "resplat"
 
-    def from_points(self) -> RunPlan:
-        """The plan of a guarded run whose prediction is given up: the last rule alone, from sparse points."""
+    def without_prediction(self, source: str) -> RunPlan:
+        """The plan of a guarded run whose prediction is given up: the last rule alone, from another source."""
         return replace(
             self,
             rules=self.rules[1:],
@@ -94,8 +94,8 @@ class RunPlan:
             cards=tuple(card for card in self.cards if card.system != "resplat"),
             switch_after=None,
             needs=self.last_needs,
-            source="sfm",
-            start_weights=None,
+            source=source,
+            start_weights=self.start_weights if source in START_WEIGHTS else None,
         )
 
     def describe(self) -> dict[str, object]:

@@ -22,6 +22,7 @@ from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.initializers.context_views import depth_range, lonely_views
 from l2o_splat.initializers.dense import DenseOptions, dense_gaussians
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
+from l2o_splat.initializers.joined_points import joined_points
 from l2o_splat.initializers.point_vote import depth_error
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, padded, random_points
 from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer, SparsePoints
@@ -40,9 +41,11 @@ from l2o_splat.weights import Weights, load_weights
 from l2o_splat.weights.resplat import read_tensors
 
 NUM_RANDOM_POINTS = 20_000
+ENOUGH_POINTS = 2000
+"""Sparse points beside which predicted places are no gain."""
 LARGEST_DEPTH_ERROR = 0.02
 """Median relative error of predicted depths at sparse points up to which a prediction is kept where points vote."""
-START_WEIGHTS = {"resplat": "resplat-mini", "diff3r": "diff3r-mini"}
+START_WEIGHTS = {"predicted": "resplat-mini", "resplat": "resplat-mini", "diff3r": "diff3r-mini"}
 """Sources with a network, and the weights of it that come with the package."""
 
 
@@ -50,9 +53,11 @@ START_WEIGHTS = {"resplat": "resplat-mini", "diff3r": "diff3r-mini"}
 class InitializationConfig:
     """Where the Gaussians start."""
 
-    source: Literal["auto", "sfm", "random", "dense", "resplat", "diff3r", "file"] = "auto"
+    source: Literal["auto", "sfm", "random", "dense", "predicted", "resplat", "diff3r", "file"] = "auto"
     """sfm: structure-from-motion points. random: random points. dense: flat Gaussians on the surfaces, from depths that
-    start at these points and are agreed on by several photographs. auto: sfm, and random for captures without points.
+    start at these points and are agreed on by several photographs. predicted: the points, and where there are fewer
+    than 2000 of them, places between them that ReSplat's initial model predicts. auto: sfm, and random for captures
+    without points.
     resplat: what ReSplat's initial model makes of some photographs. diff3r: the same with a network beside it that says
     how strongly the rule proximal is to hold each Gaussian. file: the Gaussians that another program has made."""
     file: Path | None = None
@@ -89,7 +94,7 @@ class StartRequest:
     seconds: float | None = None
     """Time budget of the run; None counts steps."""
     guarded: bool = False
-    """Whether sparse points are to vote on a network's prediction, see :class:`ContradictedError`."""
+    """Whether a network's prediction is to be given up for a better start, see :class:`GivenUpError`."""
 
     @property
     def background(self) -> Tensor:
@@ -184,25 +189,58 @@ def start_densely(request: StartRequest) -> SceneStart:
     return SceneStart(gaussians.to(request.background.device))
 
 
-class ContradictedError(L2OError, ValueError):
-    """The sparse points contradict a prediction that they vote on; the message says how much."""
+class GivenUpError(L2OError, ValueError):
+    """A prediction that is not worth its time beside the sparse points; the message says why.
+
+    Args:
+        reason: The message.
+        source: Where the scene should start instead.
+    """
+
+    def __init__(self, reason: str, source: str) -> None:
+        super().__init__(reason)
+        self.source = source
+
+
+def start_from_predicted_points(request: StartRequest) -> SceneStart:
+    """Sparse points, and places that a network predicts if these are few; a captures without points starts as by auto.
+
+    Raises:
+        CaptureError: If the context views share too little.
+    """
+    points, options = _sparse_points(request), request.options
+    if points is None:
+        return start_from_any_points(request)
+    xyz, rgb = points
+    if len(xyz) >= ENOUGH_POINTS:
+        CONSOLE.log(f"{len(xyz)} sparse points are enough; no places are predicted beside them.")
+        return start_from_points(request)
+    scene = _initial_scene(request, load_weights(request.weights, "resplat"))
+    joined = joined_points(xyz, rgb, scene, ENOUGH_POINTS, options.seed)
+    CONSOLE.log(f"{len(joined[0]) - len(xyz)} predicted places join the {len(xyz)} sparse points.")
+    return _one_gaussian_per_point(request, *joined, options.num_points)
 
 
 def start_from_resplat(request: StartRequest) -> SceneStart:
     """What ReSplat's initial model makes of some photographs.
 
     Raises:
-        ContradictedError: If the request is guarded, and points contradict the prediction.
+        GivenUpError: If the request is guarded, and its points contradict the prediction, or have guided it.
     """
     weights = load_weights(request.weights, "resplat")
+    guarded = request.guarded and _has_points(request)
+    if guarded and read_tensors(weights, {}).shape.guide_width:
+        # Points cannot vote on depths that were made from them.
+        raise GivenUpError("A prediction guided by sparse points is worth most as further points", "predicted")
     scene = _initial_scene(request, weights)
-    if request.guarded and _has_points(request):
+    if guarded:
         metadata = request.datamanager.train_dataparser_outputs.metadata
         error = depth_error(scene.depth, scene.context, metadata["points3D_xyz"], metadata["points3D_rgb"])
         if error is not None and error > LARGEST_DEPTH_ERROR:
-            raise ContradictedError(
+            raise GivenUpError(
                 f"Its depths differ from those of the sparse points by {100 * error:.1f} % in the median, and a start "
-                f"worth its time by {100 * LARGEST_DEPTH_ERROR:g} % at most"
+                f"worth its time by {100 * LARGEST_DEPTH_ERROR:g} % at most",
+                "sfm",
             )
     request.model.adopt_raster(weights.card.raster or {})
     return scene
@@ -223,6 +261,7 @@ STARTS: dict[str, Callable[[StartRequest], SceneStart]] = {
     "sfm": start_from_points,
     "random": start_from_random_points,
     "dense": start_densely,
+    "predicted": start_from_predicted_points,
     "resplat": start_from_resplat,
     "diff3r": start_from_diff3r,
     "file": start_from_file,

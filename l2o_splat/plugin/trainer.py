@@ -178,8 +178,9 @@ class L2OTrainer(Trainer):
         if resumes:
             # Before anything long, and before rule and start see the cameras.
             self.pipeline.follow(self._loaded)
-            if self.plan.guards_start and self._loaded.get(SCHEDULE, {}).get(SOURCE) == "sfm":
-                self.plan = self.plan.from_points()
+            began_from = self._loaded.get(SCHEDULE, {}).get(SOURCE)
+            if self.plan.guards_start and began_from not in (None, self.plan.source):
+                self.plan = self.plan.without_prediction(began_from)
         self.progress.report(phase="starting")
         self.pipeline.progress = self.progress
         with self.run_schedule.clock.counting():
