@@ -130,7 +130,8 @@ class Starts:
             gaussians = gaussians_from_points(points.xyz, points.rgb, PointInitOptions()).to(self.options.device)
         else:
             depths = depth_range(capture.points.xyz.to(self.options.device), context.cameras)
-            scene, raster = self.initializer(context, depth_range=depths), self.raster
+            shown = capture.points.xyz, capture.points.rgb
+            scene, raster = self.initializer(context, depth_range=depths, points=shown), self.raster
             gaussians, context = scene.gaussians, scene.context
             precisions["head"] = predicted_precision(self.head, scene, raster)
         precisions["heuristic"] = heuristic_precision(gaussians, ContextViews(context, raster))

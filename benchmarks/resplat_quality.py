@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -44,7 +44,7 @@ from l2o_splat.files import write_text_whole
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.context_views import depth_range
 from l2o_splat.initializers.points import gaussians_from_points
-from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer
+from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer, SparsePoints
 from l2o_splat.meta.episode import Episode
 from l2o_splat.meta.evaluation import held_out_psnr
 from l2o_splat.meta.options import InnerLoop
@@ -67,6 +67,8 @@ AS_RECORDED = ("--orientation-method", "none", "--center-method", "none", "--no-
 """Options of nerfstudio's dataparsers that leave the world as it is."""
 KEEP_WORLDS = ("nerfstudio-data", "colmap")
 """Dataparsers that have them."""
+BLOCKS = 30
+"""Blocks into which the sparse points are divided."""
 SQUARE = 8
 """Side of the squares of which one point counts, pixels of the images that the networks saw."""
 FEWEST_POINTS = 10
@@ -91,6 +93,9 @@ class Options:
     """Larger images are reduced to this, pixels."""
     updates: int = 4
     """Updates taken."""
+    kept_back: float = 1 / 3
+    """Share of the sparse points, in blocks of space, that the networks are not shown; depths are judged by these. With
+    0 they are shown all, and judged by all."""
     depth_range: Literal["weights", "points"] | None = None
     """Depths of the plane sweep: those of the weights, or those of the points. None: as the weights say."""
     dataparser: str | None = None
@@ -105,6 +110,10 @@ class Parted:
     context: Views
     target: Views
     points: Points
+    shown: Points
+    """Those that the networks see."""
+    judges: Points
+    """Those that depths are compared with."""
 
 
 def read_capture(text: str, options: Options) -> tuple[str, Capture]:
@@ -124,15 +133,29 @@ def read_capture(text: str, options: Options) -> tuple[str, Capture]:
     return found.scene, capture if scale >= 1 else read_training_capture(data, words, scale)
 
 
-def part(capture: Capture, num_context: int, device: torch.device) -> Parted:
-    """Context and target views by the sparse protocol.
+def part(capture: Capture, num_context: int, device: torch.device, kept_back: float = 0.0) -> Parted:
+    """Context and target views by the sparse protocol, and the points in two parts.
 
     Raises:
         ValueError: If the capture has too few views.
     """
     centres = capture.views.cameras.centres.numpy()
     context, target = (capture.views[chosen].to(device) for chosen in split_views(centres, num_context))
-    return Parted(context, target, capture.points.to(device))
+    points = capture.points.to(device)
+    if not kept_back:
+        return Parted(context, target, points, points, points)
+    back = in_blocks(points.xyz, kept_back)
+    shown, judges = (Points(points.xyz[some], points.rgb[some]) for some in (~back, back))
+    return Parted(context, target, points, shown, judges)
+
+
+def in_blocks(xyz: Float[Tensor, "p 3"], share: float) -> Bool[Tensor, " p"]:
+    """A share of the blocks of points, each of them all points nearest to one of some drawn at random."""
+    generator = torch.Generator().manual_seed(0)
+    centres = xyz[torch.randperm(len(xyz), generator=generator)[:BLOCKS].to(xyz.device)]
+    block = torch.cdist(xyz, centres).argmin(dim=1)
+    chosen = torch.randperm(len(centres), generator=generator)[: round(share * len(centres))]
+    return torch.isin(block, chosen.to(xyz.device))
 
 
 # Depth
@@ -144,20 +167,39 @@ def flattened(found: DepthFeatures) -> DepthFeatures:
     return replace(found, depth=median[:, None, None, None].expand_as(found.depth))
 
 
-def predict_flat(initializer: ReSplatInitializer, context: Views, near_far: DepthRange | None = None) -> InitialScene:
+def predict_flat(
+    initializer: ReSplatInitializer,
+    context: Views,
+    near_far: DepthRange | None = None,
+    points: SparsePoints | None = None,
+) -> InitialScene:
     """The scene that the initial model makes where every view has a single depth.
 
     Args:
         initializer: Unchanged afterwards.
         context: See :class:`ReSplatInitializer`.
         near_far: Range of depths, scene units; None for that of the weights.
+        points: Sparse points that the networks see.
     """
 
     def answer(_, __, found: DepthFeatures) -> DepthFeatures:
         return flattened(found)
 
     with initializer.model.depth_predictor.register_forward_hook(answer):
-        return initializer(context, depth_range=near_far)
+        return initializer(context, depth_range=near_far, points=points)
+
+
+def relative_error(
+    depth: Float[Tensor, "v h w"], cameras: PinholeCameras, points: Float[Tensor, "p 3"]
+) -> float | None:
+    """Median relative difference of depth maps from the depths of points over all views; arguments as below."""
+    found = [
+        (depth[view, row, column].log() - truth.log()).abs()
+        for view in range(len(cameras))
+        for row, column, truth in [nearest_points(cameras, view, points)]
+    ]
+    errors = torch.cat(found)
+    return float(errors.median()) if len(errors) else None
 
 
 def rank_correlations(
@@ -314,9 +356,11 @@ def measure(parted: Parted, weights: Weights, options: Options) -> dict[str, Any
     if initializer.config.depth_range == "points":
         near_far = depth_range(parted.points.xyz, context.cameras)
     loop = InnerLoop(weights.card.raster_settings or RasterSettings())
-    flat = predict_flat(initializer, context, near_far)  # First, so that what follows pays for nothing built once.
-    scene, initial_seconds = clock.time(initializer, context, 1.0, near_far)
-    correlations, counts = rank_correlations(scene.depth, scene.context.cameras, parted.points.xyz)
+    shown = parted.shown.xyz, parted.shown.rgb
+    # First, so that what follows pays for nothing built once.
+    flat = predict_flat(initializer, context, near_far, shown)
+    scene, initial_seconds = clock.time(initializer, context, 1.0, near_far, 0.0, shown)
+    correlations, counts = rank_correlations(scene.depth, scene.context.cameras, parted.judges.xyz)
     still = AdamRule(adam_options("own-scale", 1))
     size = scene.context.cameras
     result: dict[str, Any] = {
@@ -331,6 +375,7 @@ def measure(parted: Parted, weights: Weights, options: Options) -> dict[str, Any
         },
         "rank_correlation": correlations,
         "points_per_view": counts,
+        "depth_error": relative_error(scene.depth, scene.context.cameras, parted.judges.xyz),
     }
     if initializer.model.shape.update is not None:
         rule = ReSplatRule.from_weights(weights, **behaviour).to(context.images.device)
@@ -388,7 +433,7 @@ def main(options: Options) -> None:
     for text in options.data:
         try:
             name, capture = read_capture(text, options)
-            captures[name] = measure(part(capture, options.views, device), weights, options)
+            captures[name] = measure(part(capture, options.views, device, options.kept_back), weights, options)
         except (ValueError, FloatingPointError) as error:
             refused[text] = str(error)
         # After each capture, so that a long run that is ended has its numbers.

@@ -60,13 +60,14 @@ def start_table(captures: dict[str, dict[str, Any]]) -> Table:
 
 
 def depth_table(captures: dict[str, dict[str, Any]]) -> Table:
-    """How depths agree with the points."""
+    """How depths agree with the points that were kept back."""
     rows = {}
     for name, found in captures.items():
         known = [value for value in found["rank_correlation"] if value is not None]
-        rows[name,] = [_mean(known), min(known, default=None), len(known), _mean(found["points_per_view"])]
-    columns = ["mean of views", "lowest", "views", "points per view"]
-    return Table("Depth, rank correlation", ["capture"], columns, [3, 3, 0, 0], rows)
+        error = None if found["depth_error"] is None else 100 * found["depth_error"]
+        rows[name,] = [_mean(known), min(known, default=None), len(known), _mean(found["points_per_view"]), error]
+    columns = ["rank correlation, mean of views", "lowest", "views", "points per view", "median error, %"]
+    return Table("Depth", ["capture"], columns, [3, 3, 0, 0, 2], rows)
 
 
 def updates_table(captures: dict[str, dict[str, Any]], updates: int) -> Table:

@@ -1,6 +1,7 @@
 """The quality benchmark: depths, updates and their rivals on captures whose answers are known."""
 
 import json
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -114,6 +115,22 @@ def test_parts_and_worlds_are_those_of_the_bench_and_the_plugin(tmp_path):
     assert torch.equal(parted.context.images, capture.views.images[chosen])
     between = [(left + right) // 2 for left, right in pairwise(chosen) if right - left > 1]
     assert torch.equal(parted.target.images, capture.views.images[between])
+
+
+def test_points_kept_back_are_whole_blocks_of_space(capture):
+    parted = benchmark.part(capture, 4, CPU, kept_back=0.4)
+    assert len(parted.shown) + len(parted.judges) == len(parted.points) == 800
+    assert 0.2 < len(parted.judges) / 800 < 0.6
+    nearest = torch.cdist(parted.judges.xyz, parted.shown.xyz).amin(dim=1)
+    at_random = torch.cdist(parted.judges.xyz, parted.judges.xyz).fill_diagonal_(torch.inf).amin(dim=1)
+    assert nearest.median() > 1.5 * at_random.median()
+
+
+def test_errors_of_depths_are_relative():
+    cameras, depth, points = plane()
+    assert benchmark.relative_error(depth, cameras, points) == pytest.approx(0, abs=1e-4)
+    assert benchmark.relative_error(1.1 * depth, cameras, points) == pytest.approx(math.log(1.1), rel=1e-3)
+    assert benchmark.relative_error(depth, cameras, points[:0]) is None
 
 
 def test_the_rival_takes_the_steps_that_fit_and_decays_over_them(capture):
