@@ -203,10 +203,9 @@ class GivenUpError(L2OError, ValueError):
 
 
 def start_from_predicted_points(request: StartRequest) -> SceneStart:
-    """Sparse points, and places that a network predicts if these are few; a captures without points starts as by auto.
+    """Sparse points, and places that a network predicts if these are few and the photographs allow it.
 
-    Raises:
-        CaptureError: If the context views share too little.
+    A capture without points starts as by ``auto``.
     """
     points, options = _sparse_points(request), request.options
     if points is None:
@@ -215,7 +214,13 @@ def start_from_predicted_points(request: StartRequest) -> SceneStart:
     if len(xyz) >= ENOUGH_POINTS:
         CONSOLE.log(f"{len(xyz)} sparse points are enough; no places are predicted beside them.")
         return start_from_points(request)
-    scene = _initial_scene(request, load_weights(request.weights, "resplat"))
+    weights = load_weights(request.weights, "resplat")
+    read_tensors(weights, options.context.behaviour())  # Wrong weights end the run; what follows is about the capture.
+    try:
+        scene = _initial_scene(request, weights)
+    except ValueError as error:
+        CONSOLE.log(f"No places are predicted beside the {len(xyz)} sparse points. {error}")
+        return start_from_points(request)
     joined = joined_points(xyz, rgb, scene, ENOUGH_POINTS, options.seed)
     CONSOLE.log(f"{len(joined[0]) - len(xyz)} predicted places join the {len(xyz)} sparse points.")
     return _one_gaussian_per_point(request, *joined, options.num_points)

@@ -63,6 +63,9 @@ class Training:
         words = [str(Path(sys.executable).parent / "ns-train"), self.method]
         words += ["--output-dir", str(self.out), "--experiment-name", FOLDER, "--timestamp", self.name]
         words += ["--seconds", f"{self.seconds:g}", "--vis", "viewer+tensorboard" if self.viewer else "tensorboard"]
+        if self.method != "resplat":
+            # Few photographs have few points.
+            words += ["--pipeline.initialization.source", "predicted"]
         if self.viewer:
             words += ["--viewer.quit-on-train-completion", "True"]
         if self.goes_on_from is not None:

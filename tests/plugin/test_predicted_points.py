@@ -1,6 +1,7 @@
 """Starts from sparse points and places that a network predicts between them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from l2o_splat.plugin.trainer import EFFECTIVE_NAME
 from l2o_splat.scene import SceneStart
 from l2o_splat.scenes.capture import write_capture
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
-from l2o_splat.weights import Weights, WeightsCard, save_weights
+from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import method_config, train
 from tests.plugin.console import printed
 from tests.resplat_networks import OPTIONS, initializer, rule
@@ -66,6 +67,16 @@ def test_many_points_need_no_prediction(tmp_path, capsys):
     gaussians, metadata = started(write(tmp_path / "capture", 2 * ENOUGH_POINTS), tmp_path, "no-such-weights")
     assert torch.equal(gaussians.means, metadata["points3D_xyz"])
     assert "are enough" in printed(capsys)
+
+
+def test_photographs_that_the_network_cannot_compare_start_from_the_points_alone(tmp_path, weights, capsys):
+    options = ProceduralOptions(num_views=9, width=40, height=30, num_points=300, trajectory="walk", environment="room")
+    write_capture(tmp_path / "small", generate(1, options))
+    card = replace(load_weights(weights).card, behaviour=OPTIONS | {"context_views": 3, "depth_range": "points"})
+    save_weights(tmp_path / "squeezing", Weights(load_weights(weights).tensors, card))
+    gaussians, metadata = started(tmp_path / "small", tmp_path, str(tmp_path / "squeezing"))
+    assert torch.equal(gaussians.means, metadata["points3D_xyz"])
+    assert "No places are predicted" in printed(capsys)
 
 
 def test_a_guided_prediction_of_resplat_gives_way_to_its_places_under_fast(capture, tmp_path, weights, capsys):
