@@ -26,6 +26,7 @@ from l2o_splat.initializers.joined_points import joined_points
 from l2o_splat.initializers.point_vote import depth_error
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, padded, random_points
 from l2o_splat.initializers.resplat import DepthRange, InitialScene, ReSplatInitializer, SparsePoints
+from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.optim.precision import check_precision
 from l2o_splat.optim.rule import Needs
 from l2o_splat.plugin.capture_checks import CaptureError
@@ -41,8 +42,10 @@ from l2o_splat.weights import Weights, load_weights
 from l2o_splat.weights.resplat import read_tensors
 
 NUM_RANDOM_POINTS = 20_000
-ENOUGH_POINTS = 2000
-"""Sparse points beside which predicted places are no gain."""
+FEW_POINTS = 100
+"""Sparse points per context view below which places are predicted beside them; more are as good alone."""
+PLACES = 500
+"""Points and predicted places per context view then."""
 LARGEST_DEPTH_ERROR = 0.02
 """Median relative error of predicted depths at sparse points up to which a prediction is kept where points vote."""
 START_WEIGHTS = {"predicted": "resplat-mini", "resplat": "resplat-mini", "diff3r": "diff3r-mini"}
@@ -56,10 +59,10 @@ class InitializationConfig:
     source: Literal["auto", "sfm", "random", "dense", "predicted", "resplat", "diff3r", "file"] = "auto"
     """sfm: structure-from-motion points. random: random points. dense: flat Gaussians on the surfaces, from depths that
     start at these points and are agreed on by several photographs. predicted: the points, and where there are fewer
-    than 2000 of them, places between them that ReSplat's initial model predicts. auto: sfm, and random for captures
-    without points.
-    resplat: what ReSplat's initial model makes of some photographs. diff3r: the same with a network beside it that says
-    how strongly the rule proximal is to hold each Gaussian. file: the Gaussians that another program has made."""
+    than 100 for each photograph that ReSplat's initial model looks at, places between them that it predicts. auto: sfm,
+    and random for captures without points. resplat: what ReSplat's initial model makes of some photographs. diff3r: the
+    same with a network beside it that says how strongly the rule proximal is to hold each Gaussian. file: the Gaussians
+    that another program has made."""
     file: Path | None = None
     """Gaussians of the source file: a splat (.ply, .spz, .sog), or .safetensors with a tensor per field."""
     frame: PlyFrame = "detect"
@@ -211,17 +214,19 @@ def start_from_predicted_points(request: StartRequest) -> SceneStart:
     if points is None:
         return start_from_any_points(request)
     xyz, rgb = points
-    if len(xyz) >= ENOUGH_POINTS:
-        CONSOLE.log(f"{len(xyz)} sparse points are enough; no places are predicted beside them.")
-        return start_from_points(request)
     weights = load_weights(request.weights, "resplat")
-    read_tensors(weights, options.context.behaviour())  # Wrong weights end the run; what follows is about the capture.
+    # Wrong weights end the run; what may fail afterwards is about the capture.
+    config = read_tensors(weights, options.context.behaviour()).config
     try:
+        views = len(_chosen(request, config))
+        if len(xyz) >= FEW_POINTS * views:
+            CONSOLE.log(f"{len(xyz)} sparse points are enough; no places are predicted beside them.")
+            return start_from_points(request)
         scene = _initial_scene(request, weights)
     except ValueError as error:
         CONSOLE.log(f"No places are predicted beside the {len(xyz)} sparse points. {error}")
         return start_from_points(request)
-    joined = joined_points(xyz, rgb, scene, ENOUGH_POINTS, options.seed)
+    joined = joined_points(xyz, rgb, scene, PLACES * views, options.seed)
     CONSOLE.log(f"{len(joined[0]) - len(xyz)} predicted places join the {len(xyz)} sparse points.")
     return _one_gaussian_per_point(request, *joined, options.num_points)
 
@@ -309,7 +314,7 @@ def _initial_scene(request: StartRequest, weights: Weights) -> InitialScene:
     scale = float(outputs.dataparser_scale)
     behaviour = options.behaviour()
     config = read_tensors(weights, behaviour).config
-    indices = choose_for_networks(datamanager, options, config.context_views, 2, config.views_at_once)
+    indices = _chosen(request, config)
     views = datamanager.train_views(indices, background)
     near_far = config.near * scale, config.far * scale
     if (options.depth_range or config.depth_range) == "points":
@@ -335,6 +340,12 @@ def _initial_scene(request: StartRequest, weights: Weights) -> InitialScene:
     if len(scene.gaussians) < cells:
         CONSOLE.log(f"Masks: {cells - len(scene.gaussians)} of {cells} predicted Gaussians are left out.")
     return replace(scene, features=scene.features.float())
+
+
+def _chosen(request: StartRequest, config: ReSplatConfig) -> list[int]:
+    """Indices of the training views that a network sees."""
+    options, datamanager = request.options.context, request.datamanager
+    return choose_for_networks(datamanager, options, config.context_views, 2, config.views_at_once)
 
 
 def _range_of_points(datamanager: L2ODataManager, cameras: PinholeCameras) -> DepthRange:

@@ -8,7 +8,7 @@ import torch
 
 from l2o_splat.gaussians import SH_C0
 from l2o_splat.initializers.joined_points import joined_points
-from l2o_splat.plugin.starts import ENOUGH_POINTS
+from l2o_splat.plugin.starts import FEW_POINTS, PLACES
 from l2o_splat.plugin.trainer import EFFECTIVE_NAME
 from l2o_splat.scene import SceneStart
 from l2o_splat.scenes.capture import write_capture
@@ -19,7 +19,9 @@ from tests.plugin.console import printed
 from tests.resplat_networks import OPTIONS, initializer, rule
 from tests.test_ply import make_gaussians
 
-NUM_POINTS = 800
+NUM_POINTS = 200
+VIEWS = 3
+"""Context views."""
 
 
 def write(folder, num_points):
@@ -42,7 +44,7 @@ def weights(tmp_path_factory):
     model.add_guide(8)
     parts = model.state_dict() | rule().network.state_dict()
     path = tmp_path_factory.mktemp("weights") / "guided"
-    card = WeightsCard("resplat", {}, OPTIONS | {"context_views": 3, "fit": "enlarge", "depth_range": "points"})
+    card = WeightsCard("resplat", {}, OPTIONS | {"context_views": VIEWS, "fit": "enlarge", "depth_range": "points"})
     save_weights(path, Weights({f"encoder.{name}": tensor for name, tensor in parts.items()}, card))
     return str(path)
 
@@ -58,21 +60,21 @@ def started(capture, output, weights):
 
 def test_predicted_places_join_points_that_are_few(capture, tmp_path, weights, capsys):
     gaussians, metadata = started(capture, tmp_path, weights)
-    assert len(gaussians) == ENOUGH_POINTS
+    assert len(gaussians) == PLACES * VIEWS
     assert torch.equal(gaussians.means[:NUM_POINTS], metadata["points3D_xyz"])
-    assert f"{ENOUGH_POINTS - NUM_POINTS} predicted places join the {NUM_POINTS} sparse points" in printed(capsys)
+    assert f"{PLACES * VIEWS - NUM_POINTS} predicted places join the {NUM_POINTS} sparse points" in printed(capsys)
 
 
-def test_many_points_need_no_prediction(tmp_path, capsys):
-    gaussians, metadata = started(write(tmp_path / "capture", 2 * ENOUGH_POINTS), tmp_path, "no-such-weights")
+def test_many_points_need_no_prediction(tmp_path, weights, capsys):
+    gaussians, metadata = started(write(tmp_path / "capture", FEW_POINTS * VIEWS), tmp_path, weights)
     assert torch.equal(gaussians.means, metadata["points3D_xyz"])
     assert "are enough" in printed(capsys)
 
 
 def test_photographs_that_the_network_cannot_compare_start_from_the_points_alone(tmp_path, weights, capsys):
-    options = ProceduralOptions(num_views=9, width=40, height=30, num_points=300, trajectory="walk", environment="room")
+    options = ProceduralOptions(num_views=9, width=40, height=30, num_points=150, trajectory="walk", environment="room")
     write_capture(tmp_path / "small", generate(1, options))
-    card = replace(load_weights(weights).card, behaviour=OPTIONS | {"context_views": 3, "depth_range": "points"})
+    card = replace(load_weights(weights).card, behaviour=OPTIONS | {"context_views": VIEWS, "depth_range": "points"})
     save_weights(tmp_path / "squeezing", Weights(load_weights(weights).tensors, card))
     gaussians, metadata = started(tmp_path / "small", tmp_path, str(tmp_path / "squeezing"))
     assert torch.equal(gaussians.means, metadata["points3D_xyz"])
