@@ -42,7 +42,7 @@ from l2o_splat.weights import Weights, load_weights
 from l2o_splat.weights.resplat import read_tensors
 
 NUM_RANDOM_POINTS = 20_000
-FEW_POINTS = 100
+FEW_POINTS = 200
 """Sparse points per context view below which places are predicted beside them; more are as good alone."""
 PLACES = 500
 """Points and predicted places per context view then."""
@@ -59,7 +59,7 @@ class InitializationConfig:
     source: Literal["auto", "sfm", "random", "dense", "predicted", "resplat", "diff3r", "file"] = "auto"
     """sfm: structure-from-motion points. random: random points. dense: flat Gaussians on the surfaces, from depths that
     start at these points and are agreed on by several photographs. predicted: the points, and where there are fewer
-    than 100 for each photograph that ReSplat's initial model looks at, places between them that it predicts. auto: sfm,
+    than 200 for each photograph that ReSplat's initial model looks at, places between them that it predicts. auto: sfm,
     and random for captures without points. resplat: what ReSplat's initial model makes of some photographs. diff3r: the
     same with a network beside it that says how strongly the rule proximal is to hold each Gaussian. file: the Gaussians
     that another program has made."""

@@ -19,7 +19,7 @@ from tests.plugin.console import printed
 from tests.resplat_networks import OPTIONS, initializer, rule
 from tests.test_ply import make_gaussians
 
-NUM_POINTS = 200
+NUM_POINTS = 400
 VIEWS = 3
 """Context views."""
 
@@ -72,7 +72,7 @@ def test_many_points_need_no_prediction(tmp_path, weights, capsys):
 
 
 def test_photographs_that_the_network_cannot_compare_start_from_the_points_alone(tmp_path, weights, capsys):
-    options = ProceduralOptions(num_views=9, width=40, height=30, num_points=150, trajectory="walk", environment="room")
+    options = ProceduralOptions(num_views=9, width=40, height=30, num_points=300, trajectory="walk", environment="room")
     write_capture(tmp_path / "small", generate(1, options))
     card = replace(load_weights(weights).card, behaviour=OPTIONS | {"context_views": VIEWS, "depth_range": "points"})
     save_weights(tmp_path / "squeezing", Weights(load_weights(weights).tensors, card))
