@@ -26,6 +26,7 @@ from tests.plugin.captures import train
 
 FROZEN = Path(__file__).parent / "frozen"
 RUNS = ["l2o-adam-tuned", "learn2splat", "resplat", "diff3r"]
+RESUMABLE = ["l2o-adam-tuned", "learn2splat", "diff3r"]
 STEPS = 2
 """Steps of a resumed run."""
 
@@ -103,7 +104,14 @@ def test_a_saved_run_is_exported(name, tmp_path):
     assert np.array_equal(np.stack([vertices[axis] for axis in "xyz"], axis=1), means.numpy())
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("configure", [saved_config, registered_config])
+def test_a_run_with_weights_of_the_package_that_have_changed_ends_with_a_sentence(configure, tmp_path):
+    """resplat-mini was trained again; its updates of then would be others now."""
+    with pytest.raises(SystemExit, match=r"trained with rule \[resplat weights .*resume with the same rule, weights"):
+        resume(configure(restore("resplat", tmp_path / "saved"), tmp_path / "resumed"))
+
+
+@pytest.mark.parametrize("name", RESUMABLE)
 @pytest.mark.parametrize("configure", [saved_config, registered_config])
 def test_a_saved_run_is_resumed(name, configure, tmp_path):
     resumed = resume(configure(restore(name, tmp_path / "saved"), tmp_path / "resumed"))
