@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from l2o_splat.gaussians import SH_C0
+from l2o_splat.initializers.points import unit_colours
 from l2o_splat.scene import SceneStart
 
 
@@ -34,7 +35,7 @@ def joined_points(
     count = min(max(total - len(xyz), 0), len(gaussians))
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(gaussians), generator=generator)[:count].to(gaussians.device)
-    rgb = rgb.float() if rgb.is_floating_point() else rgb / 255
+    rgb = unit_colours(rgb)
     colours = (SH_C0 * gaussians.features_dc[chosen] + 0.5).clamp(0, 1)
     return (
         torch.cat([xyz.to(gaussians.device), gaussians.means[chosen]]),

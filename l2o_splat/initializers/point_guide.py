@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from l2o_splat.initializers.points import unit_colours
 from l2o_splat.views import Views
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def point_guide(
     from l2o_splat.initializers.dense.observations import sight
     from l2o_splat.initializers.dense.working_views import REDUCTION, working_views
 
-    rgb = rgb.float() if rgb.is_floating_point() else rgb / 255
+    rgb = unit_colours(rgb)
     # Photographs not much larger than what the networks see stay as they are.
     reduction = min(max(views.cameras.width / size[1], 1.0), REDUCTION)
     working = working_views([views.to("cpu")], reduction=reduction)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from l2o_splat.initializers.points import unit_colours
 from l2o_splat.views import Views
 
 FEWEST_SIGHTINGS = 50
@@ -33,7 +34,7 @@ def depth_error(
     from l2o_splat.initializers.dense.observations import sight
     from l2o_splat.initializers.dense.working_views import working_views
 
-    rgb = rgb.float() if rgb.is_floating_point() else rgb / 255
+    rgb = unit_colours(rgb)
     views = working_views([context.to("cpu")])
     seen = sight(views, xyz.double().cpu().numpy(), rgb.cpu().numpy())
     height, width = views.images.shape[1:3]

@@ -52,6 +52,11 @@ class PointInitOptions:
             )
 
 
+def unit_colours(rgb: Shaped[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
+    """sRGB, 0 to 1, of colours that are 0 to 255 when integers."""
+    return rgb.float() if rgb.is_floating_point() else rgb / 255
+
+
 def gaussians_from_points(
     xyz: Float[Tensor, "p 3"], rgb: Shaped[Tensor, "p 3"], options: PointInitOptions = PointInitOptions()
 ) -> Gaussians:
@@ -68,7 +73,7 @@ def gaussians_from_points(
     if xyz.shape != rgb.shape or xyz.ndim != 2 or xyz.shape[1] != 3:
         raise ValueError(f"xyz has shape {tuple(xyz.shape)} and rgb {tuple(rgb.shape)}; both must be [p, 3].")
     xyz = xyz.float()
-    rgb = rgb.float() if rgb.is_floating_point() else rgb / 255
+    rgb = unit_colours(rgb)
     if options.drop_black:
         coloured = (rgb != 0).any(dim=1)
         xyz, rgb = xyz[coloured], rgb[coloured]

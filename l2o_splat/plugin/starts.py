@@ -238,14 +238,13 @@ def start_from_resplat(request: StartRequest) -> SceneStart:
         GivenUpError: If the request is guarded, and its points contradict the prediction, or have guided it.
     """
     weights = load_weights(request.weights, "resplat")
-    guarded = request.guarded and _has_points(request)
-    if guarded and read_tensors(weights, {}).shape.guide_width:
+    points = _sparse_points(request) if request.guarded else None
+    if points is not None and read_tensors(weights, {}).shape.guide_width:
         # Points cannot vote on depths that were made from them.
         raise GivenUpError("A prediction guided by sparse points is worth most as further points", "predicted")
     scene = _initial_scene(request, weights)
-    if guarded:
-        metadata = request.datamanager.train_dataparser_outputs.metadata
-        error = depth_error(scene.depth, scene.context, metadata["points3D_xyz"], metadata["points3D_rgb"])
+    if points is not None:
+        error = depth_error(scene.depth, scene.context, *points)
         if error is not None and error > LARGEST_DEPTH_ERROR:
             raise GivenUpError(
                 f"Its depths differ from those of the sparse points by {100 * error:.1f} % in the median, and a start "

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
+from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, unit_colours
 from l2o_splat.views import Photographs
 
 PER_POINT = 4
@@ -80,7 +80,7 @@ def dense_gaussians(
     from l2o_splat.initializers.dense.surfels import gaussians_of_cells
     from l2o_splat.initializers.dense.working_views import working_views
 
-    rgb = rgb.float() if rgb.is_floating_point() else rgb / 255
+    rgb = unit_colours(rgb)
     if sum(len(group) for group in groups) < FEWEST_VIEWS:
         raise ValueError("A dense start compares views, and there is one; add photographs, or start from points.")
     points = xyz.double().cpu().numpy()
