@@ -24,16 +24,15 @@ from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.scene import SceneKnowledge, SceneStart
 from l2o_splat.schedule.controller import Controller
 from l2o_splat.schedule.presets import PRESETS
-from l2o_splat.schedule.resolution import PIXELS_OF_A_GAUSSIAN
 from l2o_splat.schedule.run_schedule import RunSchedule
 from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import StoredPhotographs, Views
 
-PIXELS_OF_A_STEP = 25_000.0
-"""What a step costs however little it shows, in pixels that are drawn, compared and differentiated."""
-SHARE_OF_DRAWING = 0.8
-"""What growth pays for a look at views, as a share of what a step would for showing them."""
+PIXELS_OF_A_SPLAT = 1.0
+"""What a Gaussian costs in each view, in pixels that are drawn, compared and differentiated."""
+PIXELS_OF_AN_UPDATE = 6.5
+"""What a Gaussian costs in each step, however many views there are."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class ReducedPhotographs:
 class BudgetedRun:
     """What ``ns-train l2o-adam-tuned --preset fast --seconds S`` does, without nerfstudio.
 
-    It gives the same numbers on any machine: its clock counts the pixels and Gaussians of each view and a fixed cost of
-    each step.
+    It gives the same numbers on any machine: its clock counts the pixels and Gaussians of each view, and the Gaussians
+    of each step. An event of growth costs what a step with the views that it looks at would.
 
     Args:
         start: Where the scene begins; it is not changed.
@@ -77,7 +76,7 @@ class BudgetedRun:
         controller: Changes the schedule.
         seed: Another one gives another order of views and other choices of growth.
         stand_for: How many times as many pixels the photographs have that these stand for: the smallest size of a
-            photograph and the fixed cost of a step are so many times as small.
+            photograph is so many times as small.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class BudgetedRun:
         self.views_per_step = views_per_step
         cameras = photographs.views.cameras
         self._pixels = float(cameras.width * cameras.height)
-        self._spent, self._fixed_cost = 0.0, PIXELS_OF_A_STEP / stand_for
+        self._spent = 0.0
         self._whole_step = self._cost(views_per_step, 1.0, len(start))
         preset = PRESETS["fast"]
         clock = BudgetClock(now=lambda: self._spent)
@@ -167,11 +166,12 @@ class BudgetedRun:
         growth, first = schedule.growth_at(self.step), schedule.first_count
         grow_scene(self.optimizer, [photographs], growth, first, event, drawn, generator)
         schedule.events_done += 1
-        self._spent += SHARE_OF_DRAWING * self._cost(len(indices), scale, num_gaussians) / self._whole_step
+        self._spent += self._cost(len(indices), scale, num_gaussians) / self._whole_step
 
     def _cost(self, views: int, scale: float, num_gaussians: int) -> float:
         """What a step costs, in pixels."""
-        return views * (self._pixels * scale**2 + PIXELS_OF_A_GAUSSIAN * num_gaussians) + self._fixed_cost
+        drawn = views * (self._pixels * scale**2 + PIXELS_OF_A_SPLAT * num_gaussians)
+        return drawn + PIXELS_OF_AN_UPDATE * num_gaussians
 
     def _psnr(self) -> float:
         average = self.optimizer.average

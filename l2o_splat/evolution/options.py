@@ -34,7 +34,7 @@ class RunOptions:
     """Views of a step, before the controller."""
     stand_for: float = 4.0
     """The photographs stand for ones of so many times as many pixels: the smallest size that they are reduced to in the
-    first steps, and what a step costs however little it shows, are so many times as small."""
+    first steps is so many times as small."""
     ranges: CaptureRanges = field(
         default_factory=lambda: CaptureRanges(
             short_side=(132, 150), long_side=(176, 210), num_views=(12, 60), num_points=(800, 3200)

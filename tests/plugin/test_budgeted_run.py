@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from l2o_splat.evolution.budgeted_run import PIXELS_OF_A_STEP, SHARE_OF_DRAWING, BudgetedRun, ReducedPhotographs
+from l2o_splat.evolution.budgeted_run import PIXELS_OF_A_SPLAT, PIXELS_OF_AN_UPDATE, BudgetedRun, ReducedPhotographs
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.plugin import pipeline as pipeline_room
 from l2o_splat.plugin import trainer as trainer_room
@@ -14,12 +14,11 @@ from l2o_splat.scenes.capture import write_capture
 from l2o_splat.scenes.procedural import ProceduralOptions, generate
 from l2o_splat.scenes.split import split_views
 from l2o_splat.schedule.controller import NAMES, Controller
-from l2o_splat.schedule.resolution import PIXELS_OF_A_GAUSSIAN
 from l2o_splat.weights import save_weights
 from l2o_splat.weights.format import WeightsCard
 from tests.plugin.captures import method_config, train
 
-BUDGET, VIEWS = 14.0, 3
+BUDGET, VIEWS = 12.0, 3  # Fewer than 100 steps, after which nerfstudio saves by itself
 PARSER = ("nerfstudio-data", "--load-3D-points")
 
 
@@ -42,14 +41,14 @@ def counted_clock(monkeypatch):
         def __call__(self) -> float:
             return self.seconds
 
-        def spend(self, photographs, num_gaussians, share=1.0):
+        def spend(self, photographs, num_gaussians):
             pixels = sum(len(group) * group.cameras.width * group.cameras.height for group in photographs)
             views = sum(map(len, photographs))
-            cost = pixels + views * PIXELS_OF_A_GAUSSIAN * num_gaussians + PIXELS_OF_A_STEP
+            updated = PIXELS_OF_AN_UPDATE * num_gaussians
+            cost = pixels + views * PIXELS_OF_A_SPLAT * num_gaussians + updated
             if self.whole_step is None:
-                full = 208 * 160 + PIXELS_OF_A_GAUSSIAN * num_gaussians
-                self.whole_step = VIEWS * full + PIXELS_OF_A_STEP
-            self.seconds += share * cost / self.whole_step
+                self.whole_step = VIEWS * (208 * 160 + PIXELS_OF_A_SPLAT * num_gaussians) + updated
+            self.seconds += cost / self.whole_step
 
     clock, step_loss, grow_scene = Clock(), L2OModel.step_loss, pipeline_room.grow_scene
 
@@ -58,7 +57,7 @@ def counted_clock(monkeypatch):
         return step_loss(model, shown, *args, **kwargs)
 
     def counted_grow_scene(optimizer, looked_at, *args, **kwargs):
-        clock.spend(looked_at, len(optimizer.gaussians), SHARE_OF_DRAWING)
+        clock.spend(looked_at, len(optimizer.gaussians))
         grow_scene(optimizer, looked_at, *args, **kwargs)
 
     monkeypatch.setitem(trainer_room.CLOCKS, "wall", clock)
