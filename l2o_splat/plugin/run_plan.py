@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -31,6 +31,10 @@ from l2o_splat.weights.load import load_weights
 
 CONTROLLER = "controller-mini"
 """Weights of the rule learn2splat under the preset fast, for which they are made."""
+CONSTANTS = "constants-mini"
+"""Weights of a controller without responses, with which tuned Adam runs under the preset fast."""
+NO_CONTROLLER = "none"
+"""What is typed to leave the preset fast as it is."""
 HALF_A_MEGAPIXEL = 5e5
 SECONDS_ON_CPU, SECONDS_ON_CUDA = 120.0, 30.0
 """Time budgets for photographs of half a megapixel; larger ones get more."""
@@ -119,18 +123,18 @@ def _described(card: WeightsCard) -> dict[str, object]:
     return {"source": card.source, "licence": card.licence, "sha256": card.sha256}
 
 
-def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> RunPlan:
+def resolve(config: TrainerConfig, resumed: Mapping[str, object] | None = None) -> RunPlan:
     """The effective values of a run; ``config`` stays as it is.
 
     Args:
         config: Of the run.
-        resumes_without_schedule: Whether it goes on from a checkpoint that holds no schedule, as those of versions that
-            had none: such a run goes on as it began.
+        resumed: Schedule of the checkpoint that it goes on from, empty if that holds none; None for a new run. Runs of
+            versions that had no schedule, or no constants of tuned Adam, go on as they began.
 
     Raises:
         ValueError: If options do not go together, or weights cannot be used.
     """
-    asked: PresetName | None = config.preset or ("plain" if resumes_without_schedule else None)
+    asked: PresetName | None = config.preset or ("plain" if resumed == {} else None)
     optimizer = _handing_over(_controlled(config.optimizers["gaussians"]["optimizer"], asked), asked)
     start: InitializationConfig = config.pipeline.initialization
     names, rule = optimizer.rule_names, optimizer.build_rule()
@@ -168,7 +172,7 @@ def resolve(config: TrainerConfig, resumes_without_schedule: bool = False) -> Ru
         last_needs=rule.second.needs if isinstance(rule, SequencedRule) else rule.needs,
         source=start.source,
         start_weights=_start_weights(start, optimizer),
-        controller=_controller(config.schedule.controller, optimizer, cards, preset),
+        controller=_controller(config.schedule.controller, optimizer, cards, preset, resumed),
     )
 
 
@@ -305,13 +309,21 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
 
 
 def _controller(
-    typed: str | None, optimizer: JointOptimizerConfig, cards: Sequence[WeightsCard], preset: PresetName
+    typed: str | None,
+    optimizer: JointOptimizerConfig,
+    cards: Sequence[WeightsCard],
+    preset: PresetName,
+    resumed: Mapping[str, object] | None,
 ) -> Weights | None:
-    """Weights of the controller: those that were typed, or those of the rule learn2splat if they are some."""
-    weights = None if typed is None else load_weights(typed)
-    if weights is None and any(card.system == "controller" for card in cards):
+    """Weights of the controller: those that were typed, those of the rule learn2splat if they are some, or constants
+    for tuned Adam."""
+    if any(card.system == "controller" for card in cards) and typed is None:
         second = optimizer.rule_names[0] == "resplat"
         weights = weights_of("learn2splat", optimizer.finish_weights if second else optimizer.weights)
+    elif typed is None and preset == "fast" and optimizer.rule_names[-1] == "adam-own-scale":
+        weights = load_weights(CONSTANTS) if resumed is None or "controller" in resumed else None
+    else:
+        weights = None if typed in (None, NO_CONTROLLER) else load_weights(typed)
     if weights is None:
         return None
     Controller.from_weights(weights)  # Refused before the capture is read.

@@ -97,8 +97,7 @@ class L2OTrainer(Trainer):
             check_trainer_options(config)
             path = _checkpoint_to_load(config)
             self._loaded = None if path is None else open_checkpoint(path)["pipeline"].get("_extra_state", {})
-            old = self._loaded is not None and SCHEDULE not in self._loaded
-            self.plan = resolve(config, resumes_without_schedule=old)
+            self.plan = resolve(config, None if self._loaded is None else self._loaded.get(SCHEDULE, {}))
         self.progress.report(rule=", then ".join(self.plan.rules))
         with quiet_console():
             super().__init__(effective_config(config, self.plan), local_rank, world_size)

@@ -91,7 +91,7 @@ class ScheduleConfig:
     heart; 0 for none."""
     controller: str | None = None
     """Weights of a controller of rates, views, image sizes and growth, see docs/train-controller.md; with the preset
-    fast alone. None takes none."""
+    fast alone. none: the preset as it is. None: constants-mini for adam-own-scale with the preset fast, else none."""
 
 
 def highest_sh_degree(views: int, views_per_coefficient: float) -> int:

@@ -319,6 +319,7 @@ class RunSchedule:
             "last_count": self.last_count,
             "measured": asdict(self._measured),
             "log_losses": self._log_losses,
+            "controller": None if self.controller is None else self.controller.digest,
         }
 
     def load(self, state: Mapping[str, Any], step: int, steps: int) -> None:

@@ -88,6 +88,7 @@ def test_refinement_recovers_the_quality_that_disturbed_poses_cost(captures, tmp
     for name, capture, mode in (("true", "true", "off"), ("off", "off", "off"), ("refined", "off", "SO3xR3")):
         config = refining(method_config(captures / capture, tmp_path / name, "l2o-adam-tuned", steps=150), mode)
         config.preset, config.pipeline.datamanager.views_per_step = "fast", 8
+        config.schedule.controller = "none"
         config.optimizers["gaussians"]["optimizer"].horizon = None
         runs[name] = train(config)
     psnr = {name: psnr_of(trainer) for name, trainer in runs.items()}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from nerfstudio.utils.eval_utils import eval_setup
 
+from l2o_splat.budget import BudgetClock
 from l2o_splat.gaussians import FIELDS
 from l2o_splat.growth import adc
 from l2o_splat.growth.budget import growth_by_pixels
@@ -17,7 +18,8 @@ from l2o_splat.plugin.model import L2OModel
 from l2o_splat.plugin.pipeline import EXPOSURE, SCHEDULE, L2OPipeline
 from l2o_splat.plugin.run_plan import resolve
 from l2o_splat.schedule.controller import NAMES, Controller, RunStatistics
-from l2o_splat.schedule.presets import highest_sh_degree
+from l2o_splat.schedule.presets import PRESETS, highest_sh_degree
+from l2o_splat.schedule.run_schedule import RunSchedule
 from l2o_splat.weights import load_weights, save_weights
 from l2o_splat.weights.format import WeightsCard
 from tests.plugin.captures import last_checkpoint, method_config, train
@@ -245,6 +247,28 @@ def test_learn2splat_takes_the_controller_of_the_package_under_fast_and_the_gain
     for preset in ("plain", "paper"):
         assert plan(preset=preset).controller is None
         assert [card.system for card in plan(preset=preset).cards] == ["gain"]
+
+
+def test_tuned_adam_has_its_constants_with_the_preset_fast(tiny_capture, tmp_path):
+    def controller(method="l2o-adam-tuned", preset=None, typed=None, resumed=None):
+        config = method_config(tiny_capture, tmp_path, method)
+        config.preset, config.max_num_iterations, config.schedule.controller = preset, None, typed
+        return resolve(config, resumed).controller
+
+    constants = load_weights("constants-mini")
+    assert not Controller.from_weights(constants).responds
+    for method, preset in (("l2o-adam-tuned", None), ("l2o-adam-tuned", "fast")):
+        assert controller(method, preset).card.sha256 == constants.card.sha256
+    assert controller(typed="none") is None
+    assert controller(typed="controller-mini").card.sha256 == load_weights("controller-mini").card.sha256
+    assert controller("l2o-adam", "fast") is None
+    for preset in ("plain", "paper"):
+        assert controller(preset=preset) is None
+    # Runs of versions without them go on as they began.
+    schedule = RunSchedule(PRESETS["fast"], 10.0, 1, BudgetClock()).state()
+    assert controller(resumed=schedule).card.sha256 == constants.card.sha256
+    del schedule["controller"]
+    assert controller(resumed=schedule) is None and controller(resumed={}) is None
 
 
 def test_learn2splat_with_the_weights_of_a_controller_is_tuned_adam_under_it(tiny_capture, tmp_path, stepped_clock):

@@ -20,6 +20,7 @@ from l2o_splat.optim.registry import rule_entry
 from l2o_splat.plugin.dataparsers import dataparser_config
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
 from l2o_splat.plugin.protocol_split import use_protocol_split
+from l2o_splat.plugin.run_plan import NO_CONTROLLER
 from l2o_splat.plugin.trainer import L2OTrainerConfig
 from l2o_splat.schedule.controller import Controller
 from l2o_splat.weights.format import WeightsError
@@ -73,7 +74,7 @@ def horizons(config: TrainerConfig) -> list[tuple[Any, str]]:
 def kind_of(config: TrainerConfig) -> Kind:
     """Whether the rules of a method have weights, and trained ones, or its controller looks at the run."""
     controller = getattr(config, "schedule", None) and config.schedule.controller
-    if controller and Controller.from_weights(load_weights(controller)).responds:
+    if controller not in (None, NO_CONTROLLER) and Controller.from_weights(load_weights(controller)).responds:
         return "learned"
     rules = [group["optimizer"] for group in config.optimizers.values()]
     ours = [one for one in rules if isinstance(one, JointOptimizerConfig)]
