@@ -80,7 +80,11 @@ class ProximalRule(WrappedRule):
     def needs(self) -> Needs:
         needs = self.rule.needs
         return replace(
-            needs, context=needs.context or ContextNeeds(), only_context=True, precision=True, fixed_count=True
+            needs,
+            context=needs.context or ContextNeeds(),
+            context_steps=math.inf,
+            precision=True,
+            fixed_steps=math.inf,
         )
 
     def bind(self, scene: SceneKnowledge) -> ProximalRule:

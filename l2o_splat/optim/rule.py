@@ -124,16 +124,16 @@ class Needs:
     step of None has no end."""
     context: ContextNeeds | None = None
     """Context views that stay the same throughout; None if the rule needs none."""
-    only_context: bool = False
-    """Whether gradients are those of the context views, all of them in every step."""
+    context_steps: float = 0
+    """First inner steps in which gradients are those of the context views, all of them in each; inf for all steps."""
     features: tuple[int, ...] = ()
     """Widths of initializer features that the rule's state can start from."""
     own_start: bool = False
     """Whether the rule works only on scenes that the initial model of its own weights made."""
     precision: bool = False
     """Whether it needs to know how strongly each Gaussian is held."""
-    fixed_count: bool = False
-    """Whether Gaussians can be removed but not added."""
+    fixed_steps: float = 0
+    """First inner steps in which Gaussians can be removed but not added; inf for all steps."""
     evidence: tuple[tuple[int, int | None, EvidenceKind], ...] = ()
     """Inner steps ``[first, last)`` in which the rule makes use of evidence, and of which kind."""
 
@@ -147,7 +147,7 @@ class Needs:
         return frozenset(kind for first, last, kind in self.evidence if first <= step and (last is None or step < last))
 
     def then(self, other: Needs, after: int) -> Needs:
-        """The needs of one rule for ``after`` steps and of another one from then on."""
+        """The needs of one rule for ``after`` steps and of another one, which holds no Gaussians, from then on."""
         until = [(first, after if last is None else min(last, after)) for first, last in self.renders if first < after]
         beyond = [(first + after, None if last is None else last + after) for first, last in other.renders]
         evidence = [
@@ -161,11 +161,11 @@ class Needs:
         return Needs(
             renders=(*until, *beyond),
             context=self.context or other.context,
-            only_context=self.only_context or other.only_context,
+            context_steps=min(self.context_steps, after),
             features=self.features,  # The second rule starts afresh.
             own_start=self.own_start,
             precision=self.precision or other.precision,
-            fixed_count=self.fixed_count or other.fixed_count,
+            fixed_steps=min(self.fixed_steps, after),
             evidence=(*evidence, *later_evidence),
         )
 

@@ -255,6 +255,7 @@ class L2OModel(SplatfactoModel):
         drawn: RasterSettings,
         evidence: Collection[EvidenceKind] = (),
         gaussians: Gaussians | None = None,
+        loss: Literal["photometric", "squared"] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Evidence | None]:
         """Draw some cameras and compare: loss (mean over pixels, sum over views), metrics and evidence of a step.
 
@@ -266,9 +267,10 @@ class L2OModel(SplatfactoModel):
             drawn: Settings of the images, see :meth:`training_raster`.
             evidence: Which sums to find beside the loss; the squared loss gives none.
             gaussians: The scene as the step sees it, see :mod:`l2o_splat.rendering.dropout`; None draws all of it.
+            loss: None for that of the config.
         """
-        gaussians = self.gaussians if gaussians is None else gaussians
-        if self.config.loss == "squared":
+        gaussians, loss = self.gaussians if gaussians is None else gaussians, loss or self.config.loss
+        if loss == "squared":
             views = [photographs.views() for photographs in shown]
             drawn_views = [RenderedViews(each, render(gaussians, each.cameras, drawn).rgb) for each in views]
             return *self.training_loss(drawn_views), None
@@ -276,9 +278,9 @@ class L2OModel(SplatfactoModel):
             rendered_loss(gaussians, photographs, drawn, self.config.ssim_weight, evidence=evidence)
             for photographs in shown
         ]
-        loss = torch.stack([part.loss for part in found]).sum()
+        total = torch.stack([part.loss for part in found]).sum()
         seen = Evidence.total([part.evidence for part in found]) if evidence else None
-        return {self.config.loss: loss}, self._step_metrics([part.squared_errors for part in found]), seen
+        return {loss: total}, self._step_metrics([part.squared_errors for part in found]), seen
 
     def training_loss(self, shown: Sequence[RenderedViews]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss and metrics of views that are drawn already, see :meth:`step_loss`."""

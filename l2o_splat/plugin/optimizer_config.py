@@ -46,10 +46,10 @@ class JointOptimizerConfig(OptimizerConfig):
     takes those that come with the package, gain-mini or resplat-mini."""
     finish_with: FinishingRuleName | None = None
     """Another rule for the last part of the run. None: with the preset fast adam-own-scale after weights of
-    Learn2Splat's paper, else none."""
+    Learn2Splat's paper and after the rule proximal, else none."""
     finish_after: int | None = None
     """Steps after which the other rule takes over; its own steps and horizon count from there, or its share of the
-    budget does. None: 20 with the preset fast and weights of Learn2Splat's paper."""
+    budget does. None: 20 with the preset fast, after what adam-own-scale follows."""
     finish_weights: str | None = None
     """Weights of learn2splat after resplat; None as for weights."""
     safeguard: bool = False
@@ -136,12 +136,6 @@ class JointOptimizerConfig(OptimizerConfig):
             raise WeightsError(
                 f"{_OPTION}.weights names {self.weights}, but the rule proximal has none; those "
                 "of a network that predicts precisions go to --pipeline.initialization.weights, with source diff3r."
-            )
-        if self.finish_with is not None:
-            raise ValueError(
-                f"{_OPTION}.finish-with is {self.finish_with}, but the rule proximal holds a "
-                "scene on a few views to the end; leave it out, or start another rule from the exported scene's "
-                "initializer."
             )
 
     def build_rule(self) -> UpdateRule:

@@ -158,7 +158,7 @@ class L2OPipeline(VanillaPipeline):
             schedule.last_count = most_in_memory(gaussians, views)
         else:
             schedule.last_count = final_count(gaussians, schedule.growth_factor, views)
-        if plan.needs.precision:
+        if plan.last_needs.precision:
             self.model.hold(self._start.precision)
         return plan
 
@@ -260,24 +260,30 @@ class L2OPipeline(VanillaPipeline):
             self._averages = 0.0
             return self._show_context()
         self._averages = self.schedule.averages(step)
-        scale = self.datamanager.usable_scale(self.schedule.image_scale(step))
-        drawn = self.model.training_raster(scale, self.schedule.sh_degree(step))
+        context_steps = self._optimizer.rule.needs.context_steps
+        held = self._optimizer.inner_step < context_steps
+        scale = 1.0 if held else self.datamanager.usable_scale(self.schedule.image_scale(step))
+        degree = self.model.config.sh_degree if held else self.schedule.sh_degree(step)
+        drawn = self.model.training_raster(scale, degree)
         self._grow_if_due(step, scale, drawn)
-        if self._optimizer.rule.needs.only_context:
+        if held:
             context = self._start.context
             photographs = [replace(context, cameras=self.datamanager.refined(context.cameras))]
         else:
             photographs = self.datamanager.next_train_photographs(step, self.model.background_here, scale)
         photographs = self._exposed(photographs)
         wanted = self._optimizer.evidence_kinds
-        seen = dropped(self.model.gaussians, self.schedule.dropout(step), self.datamanager.config.view_seed, step)
-        loss_dict, metrics_dict, self._optimizer.evidence = self.model.step_loss(photographs, drawn, wanted, seen)
+        share = 0.0 if held else self.schedule.dropout(step)
+        seen = dropped(self.model.gaussians, share, self.datamanager.config.view_seed, step)
+        # The loss of the config is that of the rule that holds Gaussians, if another one follows it.
+        loss = "photometric" if context_steps and not held else self.config.model.loss
+        loss_dict, metrics_dict, self._optimizer.evidence = self.model.step_loss(photographs, drawn, wanted, seen, loss)
         count = sum(len(group) for group in photographs)
         self._optimizer.loss = sum(loss_dict.values()).detach() / count
         if self.schedule.controller is not None:
             if self.schedule.controller.watches_loss:
                 self.schedule.observe(float(self._optimizer.loss))
-            self._optimizer.gains = self.schedule.gains(step)
+            self._optimizer.gains = None if held else self.schedule.gains(step)
         pixels = sum(len(group) * group.cameras.width * group.cameras.height for group in photographs)
         self._optimizer.pixels = pixels / count
         return {}, loss_dict, metrics_dict

@@ -78,9 +78,10 @@ class RunPlan:
 
     @property
     def fixed_steps(self) -> int:
-        """First steps in which the scene does not grow: those of the paper's network, if another rule follows it."""
+        """First steps in which the scene does not grow: those of the paper's network, or of the rule proximal, if
+        another rule follows."""
         paper = self.rules[0] == "learn2splat" and self.cards[0].system == "learn2splat"
-        return self.switch_after if paper and self.switch_after is not None else 0
+        return self.switch_after if (paper or self.needs.fixed_steps) and self.switch_after is not None else 0
 
     @property
     def guards_start(self) -> bool:
@@ -134,7 +135,7 @@ def resolve(config: TrainerConfig, resumed: Mapping[str, object] | None = None) 
     Raises:
         ValueError: If options do not go together, or weights cannot be used.
     """
-    asked: PresetName | None = config.preset or ("plain" if resumed == {} else None)
+    asked = _asked_preset(config, resumed)
     optimizer = _handing_over(_controlled(config.optimizers["gaussians"]["optimizer"], asked), asked)
     start: InitializationConfig = config.pipeline.initialization
     names, rule = optimizer.rule_names, optimizer.build_rule()
@@ -142,7 +143,7 @@ def resolve(config: TrainerConfig, resumed: Mapping[str, object] | None = None) 
     preset = asked or _preset_of(names, cards)
     schedule = _with_typed(PRESETS[preset], config)
     _check_schedule(preset, schedule, config, rule)
-    if rule.needs.fixed_count:
+    if rule.needs.fixed_steps:
         check_background(config.pipeline.model.background_color)
         check_fixed_gaussians(densifies=isinstance(config.pipeline.model, SplatfactoModelConfig))
     if rule.needs.evidence and getattr(config.pipeline.model, "loss", None) == "squared":
@@ -215,6 +216,22 @@ def default_seconds(device: str, pixels: float) -> float:
     return (SECONDS_ON_CUDA if device.startswith("cuda") else SECONDS_ON_CPU) * size**0.5
 
 
+def _asked_preset(config: TrainerConfig, resumed: Mapping[str, object] | None) -> PresetName | None:
+    """The preset that was typed, or that the rest of the config or of a checkpoint stands for."""
+    if config.preset is not None:
+        return config.preset
+    if resumed == {}:
+        return "plain"
+    proximal = config.optimizers["gaussians"]["optimizer"].rule_names == ("proximal",)
+    # Without a time budget it is the paper's refinement, in steps.
+    return "fast" if proximal and config.seconds is not None and _is_of_now(resumed) else None
+
+
+def _is_of_now(resumed: Mapping[str, object] | None) -> bool:
+    """Whether a run is new, or began with a version that had constants of tuned Adam."""
+    return resumed is None or "controller" in resumed
+
+
 def _controlled(optimizer: JointOptimizerConfig, preset: PresetName | None) -> JointOptimizerConfig:
     """The optimizer, with a controller as weights of learn2splat if none are named and the preset is made for it."""
     names = optimizer.rule_names
@@ -226,15 +243,17 @@ def _controlled(optimizer: JointOptimizerConfig, preset: PresetName | None) -> J
 
 
 def _handing_over(optimizer: JointOptimizerConfig, preset: PresetName | None) -> JointOptimizerConfig:
-    """The optimizer, with a second rule if the preset hands the paper's network of learn2splat over to one.
+    """The optimizer, with a second rule if the preset hands the first one over to one.
 
-    The network makes the most of its first steps, each of which costs as much as several of Adam, and its steps are too
-    long for Gaussians that growth has added.
+    The paper's network of learn2splat makes the most of its first steps, each of which costs as much as several of
+    Adam, and its steps are too long for Gaussians that growth has added. The rule proximal holds Gaussians to a start
+    that is soon left behind by a scene that grows.
     """
     after = None if preset is None else PRESETS[preset].hand_over_after
-    if after is None or optimizer.rule_names != ("learn2splat",):
+    if after is None or optimizer.rule_names not in (("learn2splat",), ("proximal",)):
         return optimizer
-    if weights_of("learn2splat", optimizer.weights).card.system != "learn2splat":
+    networks = ("learn2splat",)
+    if optimizer.rule_names == networks and weights_of("learn2splat", optimizer.weights).card.system not in networks:
         return optimizer
     after = after if optimizer.finish_after is None else optimizer.finish_after
     return replace(optimizer, finish_with="adam-own-scale", finish_after=after)
@@ -300,7 +319,7 @@ def _check_schedule(preset: PresetName, schedule: Preset, config: TrainerConfig,
             f"--schedule.growth is {schedule.growth:g}, and the density control of --preset {preset} finds the number "
             "of Gaussians by itself; leave one of them out."
         )
-    held = rule.needs.fixed_count or rule.needs.only_context
+    held = math.inf in (rule.needs.fixed_steps, rule.needs.context_steps)
     if held and (schedule.growth != 1 or schedule.adaptive or schedule.coarse_to_fine):
         raise ValueError(
             f"--preset is {preset}, which grows scenes or trains on reduced photographs, and a rule of this run holds "
@@ -321,7 +340,7 @@ def _controller(
         second = optimizer.rule_names[0] == "resplat"
         weights = weights_of("learn2splat", optimizer.finish_weights if second else optimizer.weights)
     elif typed is None and preset == "fast" and optimizer.rule_names[-1] == "adam-own-scale":
-        weights = load_weights(CONSTANTS) if resumed is None or "controller" in resumed else None
+        weights = load_weights(CONSTANTS) if _is_of_now(resumed) else None
     else:
         weights = None if typed in (None, NO_CONTROLLER) else load_weights(typed)
     if weights is None:

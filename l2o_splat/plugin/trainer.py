@@ -66,7 +66,7 @@ class L2OTrainerConfig(TrainerConfig):
     preset: PresetName | None = None
     """plain: one Gaussian per point, photographs at their size. fast: the best picture for the time there is. paper:
     the protocols of the papers, in steps. adc: plain with the density control of 3DGS, a baseline. None: fast for
-    adam-own-scale and for learn2splat with our own weights, else paper."""
+    adam-own-scale, for learn2splat with our own weights, and for diff3r with seconds, else paper."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """What changes during the run."""
 

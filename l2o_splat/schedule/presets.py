@@ -41,8 +41,8 @@ class Preset:
     """Scenes of earlier steps that the scene which is shown and saved is an average over, see
     :mod:`l2o_splat.optim.averaged_scene`; None shows the last one."""
     hand_over_after: int | None = None
-    """Steps after which adam-own-scale goes on where the paper's network of learn2splat began, and growth may begin;
-    None leaves the run to the network."""
+    """Steps after which adam-own-scale goes on where the paper's network of learn2splat or the rule proximal began, and
+    growth may begin; None leaves the run to these."""
 
 
 DROPOUT_VIEWS = 2.4

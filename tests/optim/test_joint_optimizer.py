@@ -180,7 +180,7 @@ def test_resizing_moves_parameters_and_state_together(name):
     fresh = torch.tensor([False, False, False, False, True])
     means, rows_before = parameters["means"], Gaussians.from_mapping(parameters).detach().map(torch.clone)
     state = optimizer.rule_state
-    if case.rule.needs.fixed_count:
+    if case.rule.needs.fixed_steps:
         with pytest.raises(ValueError, match="1 Gaussians were added"):
             optimizer.resize(rows_before[source], source, fresh)
         source, fresh = kept, fresh[:4]
@@ -203,7 +203,7 @@ def test_resizing_moves_parameters_and_state_together(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [name for name in CASES if not all_cases()[name].rule.needs.fixed_count])
+@pytest.mark.parametrize("name", [name for name in CASES if not all_cases()[name].rule.needs.fixed_steps])
 def test_an_added_gaussian_is_moved_as_far_as_its_parent(name):
     """It starts without moments, but nothing that belongs to the scene may be lost on it."""
     case = all_cases()[name]

@@ -171,7 +171,7 @@ def test_gain_steps_of_all_ages_are_the_same_by_kernels_and_by_torch_and_in_plac
 def test_every_rule_resumes_after_a_change_of_number_bit_for_bit(name, budget):
     """Gaussians are added where the rule takes any, and removed."""
     case = all_cases()[name]
-    added = 0 if case.rule.needs.fixed_count else 3
+    added = 0 if case.rule.needs.fixed_steps else 3
 
     def train(optimizer, parameters, steps):
         for step in steps:

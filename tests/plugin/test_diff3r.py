@@ -281,7 +281,6 @@ def test_options_that_do_not_go_together(tiny_capture, tmp_path):
     refuse(config(prox_scale=-1.0), "prox-scale is -1.0; 0 or more is needed")
     refuse(config(prox_scale=math.nan), "prox-scale is nan; 0 or more is needed")
     refuse(config(weights="random:0"), "names random:0, but the rule proximal has none")
-    refuse(config(finish_with="adam", finish_after=2), "finish-with is adam, but the rule proximal holds")
     random_background = config()
     random_background.pipeline.model.background_color = "random"
     refuse(random_background, "background is random.*choose a fixed colour, such as black")

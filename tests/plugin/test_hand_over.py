@@ -13,10 +13,12 @@ from tests.plugin.test_time_budget import stepped_clock, timed_config, train_unt
 __all__ = ["stepped_clock"]
 
 
-def handed_over(capture, folder, after=4):
-    """40 steps by the stepped clock, the first few with the paper's network."""
-    config = timed_config(capture, folder, 20.0, "learn2splat")
+def handed_over(capture, folder, after=4, method="learn2splat"):
+    """40 steps by the stepped clock, the first few with the paper's network, or held near the start."""
+    config = timed_config(capture, folder, 20.0, method)
     config.optimizers["gaussians"]["optimizer"].finish_after = after
+    if method == "diff3r":
+        config.pipeline.initialization.source, config.pipeline.initialization.context.num_views = "auto", 4
     return config
 
 
@@ -77,20 +79,52 @@ def test_growth_begins_after_the_hand_over_and_ends_as_far(tiny_capture, tmp_pat
     assert optimizer.rule_state["second_begun"].item() == pytest.approx(share, abs=1e-6)
 
 
-@pytest.mark.parametrize("killed_at", [5, 14])
+def test_diff3r_with_a_time_budget_lets_go_of_its_start_and_grows(tiny_capture, tmp_path, stepped_clock):
+    config = handed_over(tiny_capture, tmp_path / "out", method="diff3r", after=None)
+    config.preset = None
+    plan = resolve(config)
+    assert plan.preset == "fast" and plan.rules == ("proximal", "adam-own-scale")
+    assert plan.switch_after == plan.fixed_steps == PRESETS["fast"].hand_over_after
+    in_steps = handed_over(tiny_capture, tmp_path / "out", method="diff3r", after=None)
+    in_steps.preset, in_steps.seconds, in_steps.schedule.growth = None, None, None
+    assert resolve(in_steps).preset == "paper" and resolve(in_steps).rules == ("proximal",)
+
+    trainer = train(config)
+    assert trainer.pipeline.model.num_points == pytest.approx(1.5 * 60, abs=2)
+    # Whom the precisions held has moved on.
+    assert trainer.pipeline.model.precision is None
+
+
+def test_steps_that_hold_gaussians_are_those_of_the_paper(tiny_capture, tmp_path, stepped_clock):
+    """On the context views at their size, with the squared loss and without dropout or constants of tuned Adam."""
+    timed = handed_over(tiny_capture, tmp_path / "timed", after=6, method="diff3r")
+    timed.seconds, timed.schedule.max_elongation = 3.0, float("inf")  # 6 steps
+    plain = handed_over(tiny_capture, tmp_path / "plain", after=None, method="diff3r")
+    plain.preset, plain.seconds, plain.max_num_iterations, plain.schedule.growth = "paper", None, 6, None
+    scenes = []
+    for config in (timed, plain):
+        trainer = train(config)
+        assert trainer.completed_step == 5
+        scenes.append(trainer.pipeline.model.train().gaussians.detach().pack())
+    assert torch.equal(*scenes)
+
+
+@pytest.mark.parametrize(
+    ("method", "killed_at"), [("learn2splat", 5), ("learn2splat", 14), ("diff3r", 5), ("diff3r", 14)]
+)
 def test_a_run_that_is_killed_before_or_after_the_hand_over_goes_on_bit_for_bit(
-    tiny_capture, tmp_path, stepped_clock, monkeypatch, killed_at
+    tiny_capture, tmp_path, stepped_clock, monkeypatch, method, killed_at
 ):
-    whole = handed_over(tiny_capture, tmp_path / "whole", after=8)
+    whole = handed_over(tiny_capture, tmp_path / "whole", after=8, method=method)
     train(whole)
-    killed = handed_over(tiny_capture, tmp_path / "killed", after=8)
+    killed = handed_over(tiny_capture, tmp_path / "killed", after=8, method=method)
     stepped_clock.seconds = 0.0
     train_until_killed(killed, killed_at, monkeypatch)
     stopped = torch.load(last_checkpoint(killed), weights_only=True)
     assert (stopped["step"] < 8) == (killed_at < 8)
 
     stepped_clock.seconds = 1000.0
-    resumed = handed_over(tiny_capture, tmp_path / "resumed", after=8)
+    resumed = handed_over(tiny_capture, tmp_path / "resumed", after=8, method=method)
     resumed.load_dir = killed.get_checkpoint_dir()
     train(resumed)
     ends = [torch.load(last_checkpoint(config), weights_only=True) for config in (whole, resumed)]
