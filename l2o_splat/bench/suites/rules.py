@@ -40,15 +40,13 @@ REFERENCE = "l2o-adam-tuned"
 """Label of the rule whose step has the price 1."""
 
 _RULE = "--optimizers.gaussians.optimizer"
-_CONTROLLER = "--schedule.controller"
 _AFTER_RESPLAT = f"resplat --preset fast {_RULE}.finish-after 4 {_RULE}.finish-with"
 
 _RULES = {
     "l2o-adam": "l2o-adam --preset fast",
     "l2o-adam x5": f"l2o-adam --preset fast {_RULE}.rule adam-x5",
     REFERENCE: "l2o-adam-tuned --preset fast",
-    "l2o-adam-tuned, preset alone": f"l2o-adam-tuned --preset fast {_CONTROLLER} none",
-    "l2o-adam-tuned, constants of learn2splat": f"l2o-adam-tuned --preset fast {_CONTROLLER} controller-mini-frozen",
+    "l2o-adam-tuned, preset alone": "l2o-adam-tuned --preset fast --schedule.controller none",
     "adam-adc (preset adc)": "adam-adc",
     # Without a hand-over, which would make most of its steps those of Adam.
     "learn2splat random:0": f"learn2splat --preset fast {_RULE}.weights random:0 {_RULE}.finish-after 1000000",

@@ -4,5 +4,5 @@ from pathlib import Path
 
 SHIPPED = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.safetensors"))}
 """Files by name."""
-ALIASES = {"learn2splat-mini": "gain-mini"}
+ALIASES = {"learn2splat-mini": "gain-mini", "controller-mini-frozen": "constants-mini"}
 """Former names, which are still accepted."""
