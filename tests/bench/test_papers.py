@@ -217,6 +217,8 @@ def test_weights_without_a_part_are_written_once_and_the_trained_ones_stay(weigh
 
 def test_a_suite_is_run_and_reported_by_the_command(tmp_path, capsys, monkeypatch):
     bench_in_this_process(monkeypatch)
+    # Wide enough for the columns of LPIPS, where its networks are on this machine.
+    monkeypatch.setenv("COLUMNS", "240")
     folder = data_sets.write_mipnerf360(tmp_path / "360_v2", ("garden",), width=192, height=144)
     options = {"suite": ("mipnerf360",), "dataset": (f"mipnerf360={folder}",), "images": False}
     status = bench(methods=("l2o-adam --preset plain", "l2o-sgd"), steps=2, out=tmp_path / "out", **options)
