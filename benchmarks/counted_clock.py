@@ -50,7 +50,7 @@ class Timed:
 
     views: int
     pixels: float
-    """Of a view."""
+    """Number of pixels in each view."""
     num_gaussians: int
     seconds: float
 

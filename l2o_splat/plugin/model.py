@@ -37,6 +37,8 @@ from l2o_splat.rendering.rendered_loss import rendered_loss, squared_errors
 from l2o_splat.rendering.values import draw_values
 from l2o_splat.views import Photographs, PinholeCameras, Views
 
+ImageLoss = Literal["photometric", "squared"]
+
 
 @dataclass
 class L2OModelConfig(ModelConfig):
@@ -56,7 +58,7 @@ class L2OModelConfig(ModelConfig):
     rule's weights were trained with, else 1.4."""
     ssim_weight: float = 0.2
     """Share of the SSIM term in the training loss."""
-    loss: Literal["photometric", "squared"] = "photometric"
+    loss: ImageLoss = "photometric"
     """photometric: L1 and SSIM. squared: squared differences, for which the precisions of diff3r are calibrated."""
     exposure: Literal["off", "affine"] = "off"
     """affine: each training photograph has an affine transform of colours that is learnt beside the scene, so that one
@@ -255,7 +257,7 @@ class L2OModel(SplatfactoModel):
         drawn: RasterSettings,
         evidence: Collection[EvidenceKind] = (),
         gaussians: Gaussians | None = None,
-        loss: Literal["photometric", "squared"] | None = None,
+        loss: ImageLoss | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Evidence | None]:
         """Draw some cameras and compare: loss (mean over pixels, sum over views), metrics and evidence of a step.
 
@@ -267,13 +269,13 @@ class L2OModel(SplatfactoModel):
             drawn: Settings of the images, see :meth:`training_raster`.
             evidence: Which sums to find beside the loss; the squared loss gives none.
             gaussians: The scene as the step sees it, see :mod:`l2o_splat.rendering.dropout`; None draws all of it.
-            loss: None for that of the config.
+            loss: Kind of image loss; None takes that of the config.
         """
         gaussians, loss = self.gaussians if gaussians is None else gaussians, loss or self.config.loss
         if loss == "squared":
             views = [photographs.views() for photographs in shown]
             drawn_views = [RenderedViews(each, render(gaussians, each.cameras, drawn).rgb) for each in views]
-            return *self.training_loss(drawn_views), None
+            return *self.training_loss(drawn_views, loss), None
         found = [
             rendered_loss(gaussians, photographs, drawn, self.config.ssim_weight, evidence=evidence)
             for photographs in shown
@@ -282,12 +284,15 @@ class L2OModel(SplatfactoModel):
         seen = Evidence.total([part.evidence for part in found]) if evidence else None
         return {loss: total}, self._step_metrics([part.squared_errors for part in found]), seen
 
-    def training_loss(self, shown: Sequence[RenderedViews]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def training_loss(
+        self, shown: Sequence[RenderedViews], loss: ImageLoss | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Loss and metrics of views that are drawn already, see :meth:`step_loss`."""
+        loss = loss or self.config.loss
         compared = [(exposed(group.images, group.views.exposures), group.views) for group in shown]
-        losses = [self._image_loss(images, views.images, views.masks) for images, views in compared]
+        losses = [self._image_loss(loss, images, views.images, views.masks) for images, views in compared]
         errors = [squared_errors(images.detach(), views) for images, views in compared]
-        return {self.config.loss: torch.stack(losses).sum()}, self._step_metrics(errors)
+        return {loss: torch.stack(losses).sum()}, self._step_metrics(errors)
 
     def _step_metrics(self, squared_errors: list[Float[Tensor, " v"]]) -> dict[str, Tensor]:
         metrics = {"gaussian_count": torch.tensor(float(self.num_points))}
@@ -300,8 +305,8 @@ class L2OModel(SplatfactoModel):
             metrics["psnr"] = -10 * torch.log10(errors).mean()
         return metrics
 
-    def _image_loss(self, rendered: Tensor, images: Tensor, masks: Tensor | None) -> Float[Tensor, ""]:
-        if self.config.loss == "squared":
+    def _image_loss(self, loss: ImageLoss, rendered: Tensor, images: Tensor, masks: Tensor | None) -> Float[Tensor, ""]:
+        if loss == "squared":
             return squared_loss(rendered, images, masks)
         return photometric_loss(rendered, images, masks, self.config.ssim_weight)
 
@@ -386,7 +391,7 @@ class L2OModel(SplatfactoModel):
         rendered = outputs["rgb"]
         photograph, mask = photograph_and_mask(batch, self.background_here)
         masks = None if mask is None else mask[None]
-        return {self.config.loss: self._image_loss(rendered[None], photograph[None], masks)}
+        return {self.config.loss: self._image_loss(self.config.loss, rendered[None], photograph[None], masks)}
 
     def get_image_metrics_and_images(self, outputs: dict, batch: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Quality of one view, as far as its pixels count, and the photograph beside the render."""

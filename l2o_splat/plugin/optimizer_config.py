@@ -51,7 +51,7 @@ class JointOptimizerConfig(OptimizerConfig):
     """Steps after which the other rule takes over; its own steps and horizon count from there, or its share of the
     budget does. None: 20 with the preset fast, after what adam-own-scale follows."""
     finish_weights: str | None = None
-    """Weights of learn2splat after resplat; None as for weights."""
+    """Weights of learn2splat after resplat or proximal; None as for weights."""
     safeguard: bool = False
     """Compare the training loss of learn2splat with its best; if it rises, restore the best scene and go on with
     adam-own-scale."""
@@ -76,6 +76,11 @@ class JointOptimizerConfig(OptimizerConfig):
         return tuple(ALIASES.get(name, name) for name in (self.rule, self.finish_with) if name is not None)
 
     @property
+    def learn2splat_finishes(self) -> bool:
+        """Whether learn2splat follows a rule that ``weights`` cannot be meant for, so that it has some of its own."""
+        return self.rule_names in (("resplat", "learn2splat"), ("proximal", "learn2splat"))
+
+    @property
     def has_horizon(self) -> bool:
         """Whether ``horizon`` changes anything: some rule of this config has rates that decay over it."""
         return self.decays or any(rule_entry(name).has_horizon for name in self.rule_names)
@@ -97,10 +102,11 @@ class JointOptimizerConfig(OptimizerConfig):
             ValueError: For numbers out of range and rules that cannot follow each other.
             WeightsError: For weights that no rule uses, or half a finish.
         """
-        if self.finish_weights is not None and self.rule_names != ("resplat", "learn2splat"):
+        if self.finish_weights is not None and not self.learn2splat_finishes:
             raise WeightsError(
                 f"{_OPTION}.finish-weights names {self.finish_weights}, which only learn2splat "
-                f"after resplat uses, and the rules are {self.rule} and {self.finish_with}; leave it out."
+                f"after resplat uses, or after proximal, and the rules are {self.rule} and {self.finish_with}; leave "
+                "it out."
             )
         if (self.finish_with is None) != (self.finish_after is None):
             raise WeightsError(
@@ -151,7 +157,8 @@ class JointOptimizerConfig(OptimizerConfig):
     def _build(self, name: str) -> UpdateRule:
         weights, horizon = None, NUM_STEPS if self.horizon is None else self.horizon
         if rule_entry(name).systems:
-            second_of_two = self.rule_names[0] == "resplat" and name != "resplat"
+            first = self.rule_names[0]
+            second_of_two = name != first and first in ("resplat", "proximal")
             weights = weights_of(name, self.finish_weights if second_of_two else self.weights)
         rule = rule_entry(name).build(
             RuleOptions(weights, horizon=horizon, rates=self.rates or 1.0, prox_scale=self.prox_scale)

@@ -49,7 +49,7 @@ class RunPlan:
     weights: str | None
     """Weights of the first learned rule; None for those of the rule."""
     finish_weights: str | None
-    """Weights of learn2splat after resplat."""
+    """Weights of learn2splat after resplat or proximal."""
     cards: tuple[WeightsCard, ...]
     """Cards of the weights of these rules."""
     switch_after: int | None
@@ -237,7 +237,7 @@ def _controlled(optimizer: JointOptimizerConfig, preset: PresetName | None) -> J
     names = optimizer.rule_names
     if preset not in (None, "fast") or names[-1] != "learn2splat":
         return optimizer
-    if names[0] == "resplat":
+    if optimizer.learn2splat_finishes:
         return replace(optimizer, finish_weights=optimizer.finish_weights or CONTROLLER)
     return replace(optimizer, weights=optimizer.weights or CONTROLLER)
 
@@ -252,8 +252,8 @@ def _handing_over(optimizer: JointOptimizerConfig, preset: PresetName | None) ->
     after = None if preset is None else PRESETS[preset].hand_over_after
     if after is None or optimizer.rule_names not in (("learn2splat",), ("proximal",)):
         return optimizer
-    networks = ("learn2splat",)
-    if optimizer.rule_names == networks and weights_of("learn2splat", optimizer.weights).card.system not in networks:
+    learned = optimizer.rule_names == ("learn2splat",)
+    if learned and weights_of("learn2splat", optimizer.weights).card.system != "learn2splat":
         return optimizer
     after = after if optimizer.finish_after is None else optimizer.finish_after
     return replace(optimizer, finish_with="adam-own-scale", finish_after=after)
@@ -336,14 +336,16 @@ def _controller(
 ) -> Weights | None:
     """Weights of the controller: those that were typed, those of the rule learn2splat if they are some, or constants
     for tuned Adam."""
-    if any(card.system == "controller" for card in cards) and typed is None:
-        second = optimizer.rule_names[0] == "resplat"
-        weights = weights_of("learn2splat", optimizer.finish_weights if second else optimizer.weights)
-    elif typed is None and preset == "fast" and optimizer.rule_names[-1] == "adam-own-scale":
-        weights = load_weights(CONSTANTS) if _is_of_now(resumed) else None
+    if typed == NO_CONTROLLER:
+        return None
+    if typed is not None:
+        weights = load_weights(typed)
+    elif any(card.system == "controller" for card in cards):
+        finishes = optimizer.learn2splat_finishes
+        weights = weights_of("learn2splat", optimizer.finish_weights if finishes else optimizer.weights)
+    elif preset == "fast" and optimizer.rule_names[-1] == "adam-own-scale" and _is_of_now(resumed):
+        weights = load_weights(CONSTANTS)
     else:
-        weights = None if typed in (None, NO_CONTROLLER) else load_weights(typed)
-    if weights is None:
         return None
     Controller.from_weights(weights)  # Refused before the capture is read.
     if preset != "fast":

@@ -7,6 +7,7 @@ from l2o_splat.gaussians import FIELDS
 from l2o_splat.plugin.pipeline import SCHEDULE, L2OPipeline
 from l2o_splat.plugin.run_plan import resolve
 from l2o_splat.schedule.presets import PRESETS
+from l2o_splat.weights import load_weights
 from tests.plugin.captures import last_checkpoint, method_config, train
 from tests.plugin.test_time_budget import stepped_clock, timed_config, train_until_killed
 
@@ -91,8 +92,20 @@ def test_diff3r_with_a_time_budget_lets_go_of_its_start_and_grows(tiny_capture, 
 
     trainer = train(config)
     assert trainer.pipeline.model.num_points == pytest.approx(1.5 * 60, abs=2)
-    # Whom the precisions held has moved on.
+    # The precisions are those of the start, which the scene has left.
     assert trainer.pipeline.model.precision is None
+
+
+def test_diff3r_goes_on_with_learn2splat_and_the_weights_that_are_named_for_it(tmp_path):
+    config = handed_over(tmp_path, tmp_path, method="diff3r")
+    optimizer = config.optimizers["gaussians"]["optimizer"]
+    optimizer.finish_with = "learn2splat"
+    plan = resolve(config)
+    assert plan.rules == ("proximal", "learn2splat") and plan.finish_weights == "controller-mini"
+    assert plan.weights is None and plan.controller.card.sha256 == load_weights("controller-mini").card.sha256
+    optimizer.finish_weights = "gain-mini"
+    plan = resolve(config)
+    assert plan.controller is None and [card.system for card in plan.cards] == ["gain"]
 
 
 def test_steps_that_hold_gaussians_are_those_of_the_paper(tiny_capture, tmp_path, stepped_clock):
