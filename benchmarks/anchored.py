@@ -36,7 +36,7 @@ from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializer_training.data import SceneOptions
-from l2o_splat.initializer_training.refined_stage import with_exposure
+from l2o_splat.initializer_training.faulty_photographs import with_exposure
 from l2o_splat.initializer_training.scenes import DepthSource
 from l2o_splat.initializers.context_views import depth_range
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r

@@ -83,8 +83,37 @@ class BatchOptions:
 
 
 @dataclass(frozen=True)
+class FaultOptions:
+    """What befalls one of the context images, each with a probability of its own."""
+
+    exposure_probability: float = 0.5
+    """Probability that one is brighter or darker."""
+    exposure: tuple[float, float] = (0.75, 1.25)
+    """Smallest and largest factor of that image."""
+    exposure_offset: float = 0.0
+    """Largest number that is added to or taken from that image, sRGB 0 to 1."""
+    shake_probability: float = 0.25
+    """Probability that one is smeared along a line."""
+    shake: tuple[float, float] = (0.01, 0.04)
+    """Shortest and longest line, as a share of the width of the image."""
+    passer_by_probability: float = 0.25
+    """Probability that a person hides a part of one."""
+    passer_by: tuple[float, float] = (0.3, 0.9)
+    """Smallest and largest height of the person, as a share of the height of the image."""
+
+    def __post_init__(self) -> None:
+        for name in ("exposure_probability", "shake_probability", "passer_by_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"faults.{name} is {getattr(self, name)}; a number from 0 to 1 is needed.")
+        for name in ("exposure", "shake", "passer_by"):
+            least, most = getattr(self, name)
+            if not 0 < least <= most:
+                raise ValueError(f"faults.{name} is {(least, most)}; an ascending range above 0 is needed.")
+
+
+@dataclass(frozen=True)
 class RefinementOptions:
-    """How predictions are refined in training, and how exposures are changed."""
+    """How predictions are refined in training, and what is wrong with photographs."""
 
     steps: tuple[int, int] = (60, 500)
     """Fewest and most Adam steps. What should have been held shows after many steps. ``0 0`` trains predictions as they
@@ -105,12 +134,8 @@ class RefinementOptions:
     first_share: float = 0.1
     """Weight of the error before the refinement if the initial model is trained: without it, what the refinement
     overwrites would have no supervision."""
-    exposure_probability: float = 0.5
-    """Probability that one of the context images is made brighter or darker; target images never are."""
-    exposure: tuple[float, float] = (0.75, 1.25)
-    """Smallest and largest factor of that image."""
-    exposure_offset: float = 0.0
-    """Largest number that is added to or taken from that image, sRGB 0 to 1."""
+    faults: FaultOptions = field(default_factory=FaultOptions)
+    """What befalls context images; target images are as they were photographed."""
     evaluated_steps: tuple[int, ...] = (500,)
     """Numbers of steps after which validation captures are evaluated."""
     reference_scenes: int = 8

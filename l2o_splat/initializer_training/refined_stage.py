@@ -2,7 +2,7 @@
 
 As in DIFF3R (arXiv 2604.01030), the prediction is refined on the context views, the error is that of target views, and
 the gradient passes through the refinement by the implicit function theorem. The paper does not give its schedule and
-numbers; these, and the changed exposures, are ours.
+numbers; these, and the faults of photographs, are ours.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from l2o_splat.implicit.pcg import PCG
 from l2o_splat.implicit.solvers import AdamSolver
 from l2o_splat.implicit.uncertainty_head import PREFIX, UncertaintyHead
 from l2o_splat.initializer_training.batches import Batch
+from l2o_splat.initializer_training.faulty_photographs import with_exposure, with_fault
 from l2o_splat.initializer_training.initial_stage import RASTER
 from l2o_splat.initializer_training.options import RefinementOptions
 from l2o_splat.initializers.diff3r import predicted_precision
@@ -113,7 +114,7 @@ class RefinedStage:
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, RefinementTerms]:
         """Loss with a graph to the network, and its terms."""
         options = self.options
-        batch = self.exposed(batch, rng)
+        batch = replace(batch, context=with_fault(batch.context, options.faults, rng))
         steps = self.drawn_steps(rng)
         scene, precision, target = self.network(batch)
         refined, status = self.refine(scene, precision, steps)
@@ -153,13 +154,6 @@ class RefinedStage:
                 error = error + self.options.lpips_weight * distances.mean()
         return error
 
-    def exposed(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """The batch; with ``options.exposure_probability``, one context image has another exposure."""
-        happens = rng.random() < self.options.exposure_probability
-        which, gain = int(rng.integers(len(batch.context))), float(rng.uniform(*self.options.exposure))
-        offset = float(rng.uniform(-1, 1)) * self.options.exposure_offset if self.options.exposure_offset else 0.0
-        return replace(batch, context=with_exposure(batch.context, which, gain, offset)) if happens else batch
-
     def refine(self, scene: InitialScene, precision: Float[Tensor, "n 5"], steps: int) -> tuple[Gaussians, LayerStatus]:
         """The scene after ``steps`` Adam steps on its context views, differentiable in scene and precision; the scene
         itself after 0."""
@@ -175,7 +169,7 @@ class RefinedStage:
         """PSNR (dB) of target views before the refinement and after some steps of it, with the precision of the head,
         the heuristic one and none, as photographed and with the first context image brighter (``_exposed``)."""
         rows: list[dict[str, float]] = []
-        gain = self.options.exposure[1]
+        gain = self.options.faults.exposure[1]
         for number, batch in enumerate(batches):
             row = {}
             brighter = replace(batch, context=with_exposure(batch.context, 0, gain))
@@ -215,13 +209,6 @@ def squared_error(rendered: Float[Tensor, "v h w 3"], views: Views, logarithm: b
     rendered, images = equal_where_masked(rendered, views.images, views.masks)
     error = (rendered - images).square().mean(dim=(1, 2, 3))
     return error.log().mean() if logarithm else error.mean()
-
-
-def with_exposure(views: Views, which: int, gain: float, offset: float = 0.0) -> Views:
-    """The views with one photograph brighter or darker (sRGB times ``gain`` plus ``offset``), clipped to 0..1."""
-    images = views.images.clone()
-    images[which] = (images[which] * gain + offset).clamp(0, 1)
-    return replace(views, images=images)
 
 
 @torch.no_grad()

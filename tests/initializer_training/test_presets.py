@@ -118,8 +118,10 @@ def test_diff3r():
     assert (refinement.steps, refinement.drawn) == ((10, 50), "uniform")
     assert refinement.backward is BackwardMode.IMPLICIT_DAMPED and refinement.solver_iterations == 16
     assert (training.learning_rate, training.backbone_learning_rate, training.clip_norm) == (1e-4, 1e-5, 0.5)
-    assert (refinement.exposure_probability, refinement.exposure) == (0.3, (0.8, 1.2))
-    assert refinement.exposure_offset == 0.2
+    faults = refinement.faults
+    assert (faults.exposure_probability, faults.exposure) == (0.3, (0.8, 1.2))
+    assert faults.shake_probability == faults.passer_by_probability == 0
+    assert faults.exposure_offset == 0.2
 
 
 def test_options_go_before_the_values_of_a_preset():
