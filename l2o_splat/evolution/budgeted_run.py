@@ -149,12 +149,16 @@ class BudgetedRun:
         if schedule.controller.watches_loss:
             schedule.observe(float(optimizer.loss))
         optimizer.gains = schedule.gains(step)
-        optimizer.step()
+        self._move()
         longest = schedule.preset.max_elongation
         if longest is not None:
             bound_elongation(optimizer.gaussians, longest)
         optimizer.follow_average(schedule.averages(step))
         self._spent += self._cost(len(indices), scale, len(optimizer.gaussians)) / self._whole_step
+
+    def _move(self) -> None:
+        """Apply the rule to the gradients of a step."""
+        self.optimizer.step()
 
     def _grow_if_due(self, scale: float, drawn: RasterSettings) -> None:
         schedule, num_gaussians = self.schedule, len(self.optimizer.gaussians)
