@@ -1,4 +1,4 @@
-"""Growth of the scene that a joint optimizer holds, between two steps."""
+"""Growth and thinning of the scene that a joint optimizer holds, between two steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from l2o_splat.growth.adc import AdcOptions, collect_screen_gradient, control_density
 from l2o_splat.growth.budget import GrowthOptions
 from l2o_splat.growth.event import grow
+from l2o_splat.growth.prune import confirmed
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.raster_settings import RasterSettings
 from l2o_splat.rendering.evidence import Evidence
@@ -63,3 +64,17 @@ def adapt_scene(
     gradient = collect_screen_gradient(gaussians, looked_at, drawn)
     grown = control_density(gaussians, gradient, extent, AdcOptions(), most, generator)
     optimizer.resize(grown.gaussians, grown.source, grown.fresh)
+
+
+def thin_scene(optimizer: JointOptimizer, looked_at: Sequence[StoredPhotographs], drawn: RasterSettings) -> None:
+    """Remove Gaussians that fewer than two views see, see :func:`confirmed`.
+
+    Args:
+        optimizer: Holds the scene, and what its rule remembers.
+        looked_at: All training views, one entry per image size.
+        drawn: How views are drawn.
+    """
+    gaussians = optimizer.gaussians
+    parts = [rendered_loss(gaussians, group, drawn, evidence=("error",)).evidence for group in looked_at]
+    source = confirmed(Evidence.total(parts).views).nonzero()[:, 0]
+    optimizer.resize(gaussians[source], source, torch.zeros_like(source, dtype=torch.bool))

@@ -18,7 +18,7 @@ from l2o_splat.growth.event import event_generator
 from l2o_splat.growth.needles import bound_elongation
 from l2o_splat.optim.exposure import ExposureCompensation
 from l2o_splat.optim.joint_optimizer import JointOptimizer
-from l2o_splat.optim.scene_growth import adapt_scene, grow_scene
+from l2o_splat.optim.scene_growth import adapt_scene, grow_scene, thin_scene
 from l2o_splat.plugin.capture_checks import check_data_path
 from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_start, trials_of_views
@@ -92,6 +92,8 @@ class L2OPipeline(VanillaPipeline):
         """Earlier scenes that the average after the present step reaches over, if the run keeps one."""
         self._share = 0.0
         """Share of the budget, or of the horizon, spent before the present step."""
+        self._thinned_after: int | None = None
+        """Steps after which the run lets go of its prediction, and removes what it has no use for."""
         self._saved: SavedCapture | None = None
         self.exposure: ExposureCompensation | None = None
         """Transforms of the training photographs' colours, if a run learns some."""
@@ -147,7 +149,7 @@ class L2OPipeline(VanillaPipeline):
                 "--preset paper keeps the prediction and its updates."
             )
             self._start = self._started(plan, resumes)
-        self._source = plan.source
+        self._source, self._thinned_after = plan.source, plan.thinned_after
         self.model.set_gaussians(self._start.gaussians)
         gaussians, schedule, views = self._start.gaussians, self.schedule, self.datamanager.config.views_per_step
         # A start that predicts colours by direction keeps them, whatever their degree.
@@ -265,6 +267,8 @@ class L2OPipeline(VanillaPipeline):
         scale = 1.0 if held else self.datamanager.usable_scale(self.schedule.image_scale(step))
         degree = self.model.config.sh_degree if held else self.schedule.sh_degree(step)
         drawn = self.model.training_raster(scale, degree)
+        if self._optimizer.inner_step == self._thinned_after:
+            self._thin(scale, drawn)
         self._grow_if_due(step, scale, drawn)
         if held:
             context = self._start.context
@@ -290,6 +294,16 @@ class L2OPipeline(VanillaPipeline):
 
     def _exposed(self, photographs: list[StoredPhotographs] | list[Views]) -> list[StoredPhotographs] | list[Views]:
         return photographs if self.exposure is None else self.exposure.put_on(photographs)
+
+    @torch.no_grad()
+    def _thin(self, scale: float, drawn: RasterSettings) -> None:
+        photographs = self.datamanager.photographs_by_size(
+            range(len(self.datamanager.train_dataset)), self.model.background_here, scale
+        )
+        before = self.model.num_points
+        thin_scene(self._optimizer, photographs, drawn)
+        if (removed := before - self.model.num_points) > 0:
+            CONSOLE.log(f"{removed} of {before} Gaussians go, which fewer than two photographs show.")
 
     @torch.no_grad()
     def _grow_if_due(self, step: int, scale: float, drawn: RasterSettings) -> None:

@@ -84,6 +84,13 @@ class RunPlan:
         return self.switch_after if (paper or self.needs.fixed_steps) and self.switch_after is not None else 0
 
     @property
+    def thinned_after(self) -> int | None:
+        """Steps after which Gaussians that a network predicted, and fewer than two photographs see, are removed: those
+        that hold the scene to its prediction, if the preset fast lets it go; None if nothing is removed."""
+        held = self.preset == "fast" and self.rules[0] == "proximal" and self.source in ("diff3r", "resplat")
+        return self.switch_after if held else None
+
+    @property
     def guards_start(self) -> bool:
         """Whether the run goes on without a prediction that is not worth its time: where the best picture for the time
         is wanted, and another rule follows the updates."""

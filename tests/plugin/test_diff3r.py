@@ -22,13 +22,20 @@ from l2o_splat.optim.adam import SPLATFACTO, AdamRule
 from l2o_splat.optim.precision import per_channel
 from l2o_splat.optim.rule import Feedback, RuleState
 from l2o_splat.plugin import starts
+from l2o_splat.plugin.pipeline import L2OPipeline
+from l2o_splat.plugin.run_plan import resolve
 from l2o_splat.ply import read_ply
 from l2o_splat.rendering import render
+from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.scene import SceneKnowledge, SceneStart
+from l2o_splat.schedule.presets import PRESETS
 from l2o_splat.weights import Weights, WeightsCard, load_weights, save_weights
 from tests.plugin.captures import HEIGHT, WIDTH, edit_transforms, last_checkpoint, method_config, train
 from tests.plugin.console import printed, refuse
+from tests.plugin.test_time_budget import stepped_clock, timed_config
 from tests.resplat_networks import NARROW, OPTIONS, initializer
+
+__all__ = ["stepped_clock"]
 
 RASTER = {"rasterize_mode": "antialiased", "eps2d": 0.1, "image_rules": "1.5"}
 REFERENCE = torch.tensor([0.5, 2.0, 0.1, 1.0, 4.0])
@@ -305,3 +312,40 @@ def test_a_start_that_no_context_view_sees(tiny_capture, tmp_path):
 
     edit_transforms(tiny_capture, far_points)
     refuse(diff3r_config(tiny_capture, tmp_path / "out"), "None of the 60 Gaussians is visible in the context views")
+
+
+def test_a_prediction_that_is_let_go_loses_what_one_photograph_alone_shows(
+    tiny_capture, tmp_path, weights, stepped_clock, monkeypatch
+):
+    found, thin = [], L2OPipeline._thin
+
+    def noted(pipeline, scale, drawn):
+        pipeline.model.gauss_params["means"].data[:100] += 1000  # Out of sight.
+        before = pipeline.model.gaussians.detach().map(torch.clone)
+        (photographs,) = pipeline.datamanager.photographs_by_size(range(7), torch.zeros(3), scale)
+        shown = rendered_loss(before, photographs, drawn, evidence=("error",)).evidence.views
+        thin(pipeline, scale, drawn)
+        found.append(
+            (pipeline._optimizer.inner_step, before, shown, pipeline.model.gaussians.detach().map(torch.clone))
+        )
+
+    monkeypatch.setattr(L2OPipeline, "_thin", noted)
+    config = timed_config(tiny_capture, tmp_path / "out", 20.0, "diff3r")
+    config.preset, config.schedule.growth = None, 1.0
+    config.optimizers["gaussians"]["optimizer"].finish_after = 4
+    config.pipeline.initialization.source, config.pipeline.initialization.weights = "diff3r", weights
+    trainer = train(config)
+    ((step, before, shown, after),) = found
+    assert step == 4 and len(before) == PREDICTED and len(after) <= PREDICTED - 100
+    assert torch.equal(after.pack(), before[shown >= 2].pack())
+    assert trainer.pipeline.model.num_points <= len(after)
+
+
+def test_starts_from_points_and_runs_of_the_paper_lose_nothing(tiny_capture, tmp_path):
+    points = timed_config(tiny_capture, tmp_path, 20.0, "diff3r")
+    points.preset, points.pipeline.initialization.source = None, "sfm"
+    assert resolve(points).thinned_after is None
+    predicted = timed_config(tiny_capture, tmp_path, 20.0, "diff3r")
+    predicted.preset = None
+    assert resolve(predicted).thinned_after == PRESETS["fast"].hand_over_after
+    assert resolve(diff3r_config(tiny_capture, tmp_path)).thinned_after is None
