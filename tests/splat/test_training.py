@@ -59,8 +59,13 @@ def test_ctrl_c_reaches_the_run_once_and_its_end_is_waited_for(tmp_path, monkeyp
         os.kill(os.getpid(), signal.SIGINT)
 
     pressing = threading.Thread(target=press)
-    pressing.start()
-    last = training_that("waits", tmp_path, monkeypatch).run(lambda report: None)
+    # A shell lets processes in its background ignore Ctrl-C, these tests among them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        pressing.start()
+        last = training_that("waits", tmp_path, monkeypatch).run(lambda report: None)
+    finally:
+        signal.signal(signal.SIGINT, before)
     pressing.join()
     assert (last.phase, last.message) == ("stopped", "1")
 
