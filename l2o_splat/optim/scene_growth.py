@@ -71,7 +71,7 @@ def thin_scene(optimizer: JointOptimizer, looked_at: Sequence[StoredPhotographs]
 
     Args:
         optimizer: Holds the scene, and what its rule remembers.
-        looked_at: All training views, one entry per image size.
+        looked_at: Training views, as many as can be looked at, one entry per image size.
         drawn: How views are drawn.
     """
     gaussians = optimizer.gaussians

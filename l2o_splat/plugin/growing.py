@@ -13,6 +13,10 @@ from l2o_splat.growth.budget import GrowthOptions, bytes_per_gaussian, free_byte
 from l2o_splat.plugin.datamanager import L2ODataManager
 from l2o_splat.views import StoredPhotographs
 
+VIEWS_THAT_CONFIRM = 48
+"""Most photographs in which the Gaussians of a prediction are looked for when it is let go; all of a large capture
+would take more time than they are worth."""
+
 
 def final_count(gaussians: Gaussians, factor: float, views_per_step: int) -> int:
     """Gaussians at the end; says so if memory sets the limit.

@@ -24,7 +24,7 @@ from l2o_splat.plugin.checkpoints import scene_of
 from l2o_splat.plugin.compilation import TRIALS, compiling, trials_of_start, trials_of_views
 from l2o_splat.plugin.datamanager import L2ODataManager, L2ODataManagerConfig
 from l2o_splat.plugin.errors import OptionError
-from l2o_splat.plugin.growing import final_count, most_in_memory, views_ahead
+from l2o_splat.plugin.growing import VIEWS_THAT_CONFIRM, final_count, most_in_memory, views_ahead
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
 from l2o_splat.plugin.run_plan import RunPlan
@@ -268,7 +268,7 @@ class L2OPipeline(VanillaPipeline):
         degree = self.model.config.sh_degree if held else self.schedule.sh_degree(step)
         drawn = self.model.training_raster(scale, degree)
         if self._optimizer.inner_step == self._thinned_after:
-            self._thin(scale, drawn)
+            self._thin(step, scale, drawn)
         self._grow_if_due(step, scale, drawn)
         if held:
             context = self._start.context
@@ -296,10 +296,8 @@ class L2OPipeline(VanillaPipeline):
         return photographs if self.exposure is None else self.exposure.put_on(photographs)
 
     @torch.no_grad()
-    def _thin(self, scale: float, drawn: RasterSettings) -> None:
-        photographs = self.datamanager.photographs_by_size(
-            range(len(self.datamanager.train_dataset)), self.model.background_here, scale
-        )
+    def _thin(self, step: int, scale: float, drawn: RasterSettings) -> None:
+        photographs = views_ahead(self.datamanager, step, VIEWS_THAT_CONFIRM, self.model.background_here, scale)
         before = self.model.num_points
         thin_scene(self._optimizer, photographs, drawn)
         if (removed := before - self.model.num_points) > 0:

@@ -319,12 +319,12 @@ def test_a_prediction_that_is_let_go_loses_what_one_photograph_alone_shows(
 ):
     found, thin = [], L2OPipeline._thin
 
-    def noted(pipeline, scale, drawn):
+    def noted(pipeline, step, scale, drawn):
         pipeline.model.gauss_params["means"].data[:100] += 1000  # Out of sight.
         before = pipeline.model.gaussians.detach().map(torch.clone)
         (photographs,) = pipeline.datamanager.photographs_by_size(range(7), torch.zeros(3), scale)
         shown = rendered_loss(before, photographs, drawn, evidence=("error",)).evidence.views
-        thin(pipeline, scale, drawn)
+        thin(pipeline, step, scale, drawn)
         found.append(
             (pipeline._optimizer.inner_step, before, shown, pipeline.model.gaussians.detach().map(torch.clone))
         )
