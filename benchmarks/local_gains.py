@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,9 +81,11 @@ class Options:
 class LocalRun(BudgetedRun):
     """A run whose steps have gains for single Gaussians."""
 
-    coefficients: Float[Tensor, "6 features"]
-    _seen: dict[str, Tensor]
-    """Features of the last event of growth; none before the first."""
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.coefficients: Float[Tensor, "6 features"] = torch.zeros(len(FIELDS), len(FEATURES))
+        self._seen: dict[str, Float[Tensor, " n"]] = {}
+        """Features of the last event of growth; none before the first."""
 
     def _move(self) -> None:
         optimizer = self.optimizer
@@ -100,7 +103,7 @@ class LocalRun(BudgetedRun):
                 value.copy_(old + (value - old) * log_gain.exp().view(-1, *[1] * (value.ndim - 1)))
 
     def _features(self) -> list[Float[Tensor, "n features"]]:
-        """Of each field."""
+        """The features of every Gaussian, one table for each field."""
         gaussians, rows = self.optimizer.gaussians, self.optimizer.rule_state
         nothing = torch.zeros(len(gaussians))
         shared = dict.fromkeys(OF_EVENTS, nothing) | self._seen | _of_gaussians(gaussians)
@@ -152,13 +155,8 @@ def standardised(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 def psnr_of(runs: WholeRuns, numbers: np.ndarray, coefficients: np.ndarray, index: int) -> list[float] | None:
     """Held-out PSNR (dB) of a run at each share of its budget that runs are read at; None if it cannot be made."""
     try:
-        begun = runs.begin(index)
-        run = LocalRun(
-            *(begun.start.gaussians, begun.photographs, begun.held_out, begun.budget),
-            *(runs.options.views_per_step, Controller(numbers), index, runs.options.stand_for),
-        )
+        run = runs.run(Controller(numbers), index, LocalRun)
         run.coefficients = torch.from_numpy(coefficients).float().view(len(FIELDS), -1)
-        run._seen = {}
         return run.psnr_at(runs.options.read_at)
     except (UnusableCaptureError, FloatingPointError):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from l2o_splat.schedule.controller import Controller
 from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.sources import TRAINING_SEEDS, ProceduralSource
 from l2o_splat.views import Views
+
+Run = TypeVar("Run", bound=BudgetedRun)
 
 FEW_VIEWS = (4, 12)
 """Fewest and most photographs of a scene that has few."""
@@ -69,15 +72,28 @@ class WholeRuns:
         Raises:
             UnusableCaptureError: If no run can start from the scene.
         """
-        begun = _begun(self, index)
-        run = BudgetedRun(
-            *(begun.start.gaussians, begun.photographs, begun.held_out, begun.budget),
-            *(self.options.views_per_step, controller, index, self.options.stand_for),
-        )
+        run = self.run(controller, index)
         try:
             return [-psnr / DB for psnr in run.psnr_at(self.options.read_at)]
         except FloatingPointError:
             return [math.nan] * len(self.options.read_at)
+
+    def run(self, controller: Controller, index: int, kind: type[Run] = BudgetedRun) -> Run:
+        """The run of a scene before its first step.
+
+        Args:
+            controller: Of the run.
+            index: Of the scene.
+            kind: What runs it; a kind of run of one's own changes its steps.
+
+        Raises:
+            UnusableCaptureError: If no run can start from the scene.
+        """
+        begun = _begun(self, index)
+        return kind(
+            *(begun.start.gaussians, begun.photographs, begun.held_out, begun.budget),
+            *(self.options.views_per_step, controller, index, self.options.stand_for),
+        )
 
     def capture(self, index: int) -> ProceduralCapture:
         """The capture of an index, every photograph of it sharp and perfect."""

@@ -20,7 +20,7 @@ from l2o_splat.views import Views
 SHAKES = 9
 """Places of the camera that a shaken photograph is the mean of."""
 BODY_WIDTH, HEAD_SIZE = 0.3, 0.16
-"""Of a person, in units of the height."""
+"""Width of a person's body and diameter of the head, as shares of the person's height."""
 SOFT_EDGE = 0.75
 """Width of the edge of a person, pixels."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from l2o_splat.gaussians import Gaussians
 from l2o_splat.growth.adc import AdcOptions, collect_screen_gradient, control_density
 from l2o_splat.growth.budget import GrowthOptions
 from l2o_splat.growth.event import grow
@@ -37,9 +38,7 @@ def grow_scene(
         drawn: How views are drawn.
         generator: Of the event.
     """
-    gaussians = optimizer.gaussians
-    parts = [rendered_loss(gaussians, group, drawn, evidence=("error",)).evidence for group in looked_at]
-    seen = Evidence.total(parts)
+    gaussians, seen = optimizer.gaussians, _seen(optimizer.gaussians, looked_at, drawn)
     grown = grow(gaussians, seen.error, seen.visibility, seen.views, start, options, event, generator)
     optimizer.resize(grown.gaussians, grown.source, torch.zeros_like(grown.fresh), halves=grown.fresh)
 
@@ -75,6 +74,10 @@ def thin_scene(optimizer: JointOptimizer, looked_at: Sequence[StoredPhotographs]
         drawn: How views are drawn.
     """
     gaussians = optimizer.gaussians
-    parts = [rendered_loss(gaussians, group, drawn, evidence=("error",)).evidence for group in looked_at]
-    source = confirmed(Evidence.total(parts).views).nonzero()[:, 0]
+    source = confirmed(_seen(gaussians, looked_at, drawn).views).nonzero()[:, 0]
     optimizer.resize(gaussians[source], source, torch.zeros_like(source, dtype=torch.bool))
+
+
+def _seen(gaussians: Gaussians, looked_at: Sequence[StoredPhotographs], drawn: RasterSettings) -> Evidence:
+    """What all the views show of each Gaussian."""
+    return Evidence.total([rendered_loss(gaussians, group, drawn, evidence=("error",)).evidence for group in looked_at])

@@ -92,7 +92,9 @@ def test_the_gradient_of_the_head_is_that_through_every_step(batch):
 
 
 @pytest.mark.parametrize("train_initial", [False, True])
-def test_what_the_gradient_reaches(batch, train_initial):
+def test_what_the_gradient_reaches(train_initial):
+    # On this capture a few steps help target views by more than the number of threads can change.
+    batch = fixed_batch(SOURCE.capture(1), 2, CPU)
     trained = stage(batch, replace(OPTIONS, train_initial=train_initial))
     torch.nn.init.normal_(trained.network.head.output.weight, std=0.1)
     loss, terms = trained.loss(batch, np.random.default_rng(0))
@@ -100,8 +102,7 @@ def test_what_the_gradient_reaches(batch, train_initial):
     assert all(parameter.grad is not None for parameter in trained.network.head.parameters())
     reached = {name for name, parameter in trained.network.initial.named_parameters() if parameter.grad is not None}
     assert ("gaussian_head.2.weight" in reached) if train_initial else not reached
-    # Of context views alone it is certain that a few steps fit them better.
-    assert terms.gradient_ratio < 1 and terms.image_error != terms.first_error
+    assert terms.image_error < terms.first_error and terms.gradient_ratio < 1
 
 
 def test_context_images_have_faults_and_target_images_none(batch, monkeypatch):
