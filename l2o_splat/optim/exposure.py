@@ -7,6 +7,9 @@ goes through before it is compared. Adam moves them; two things differ from ther
 * the median of all photographs' transforms stays the identity, number by number. A transform of the scene's colours and
   its inverse in all photographs would cancel; this keeps the scene as bright as the photographs in the middle. A mean
   would let one bright photograph darken all others.
+
+With ``only_outliers`` photographs that do not stand out are compared as they are once the others are known: small
+differences between photographs tell little about those that are held out.
 """
 
 from __future__ import annotations
@@ -16,11 +19,19 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from l2o_splat.optim.shown_rows import adam_direction, rows_shown
 from l2o_splat.views import StoredPhotographs, Views
+
+STANDS_OUT = 0.1
+"""How much brighter or darker than the others a photograph stands out, as a share."""
+KNOWN_AFTER = 0.3
+"""Share of the budget after which it is decided which photographs stand out."""
+
+STAND_OUT = "stand_out"
+"""Where a checkpoint holds which photographs do, if that is decided."""
 
 Shown = TypeVar("Shown", StoredPhotographs, Views)
 
@@ -48,12 +59,17 @@ class ExposureCompensation:
         photographs: Training photographs, by names that are theirs in any version of the capture.
         device: Of the scene.
         options: How they are learnt.
+        only_outliers: Keep those of photographs alone that stand out.
     """
 
     def __init__(
-        self, photographs: Sequence[str], device: torch.device | str, options: ExposureOptions | None = None
+        self,
+        photographs: Sequence[str],
+        device: torch.device | str,
+        options: ExposureOptions | None = None,
+        only_outliers: bool = False,
     ) -> None:
-        self.names, self.options = list(photographs), options or ExposureOptions()
+        self.names, self.options, self.only_outliers = list(photographs), options or ExposureOptions(), only_outliers
         identity, gains = torch.eye(3, 4, device=device), torch.eye(3, 4, dtype=torch.bool, device=device)
         self._identity = identity
         self._rates = torch.where(gains, self.options.gain_rate, self.options.other_rate)
@@ -63,15 +79,22 @@ class ExposureCompensation:
         """``[A | b]`` of each photograph, from the colours of the scene to its own."""
         self._moments = torch.zeros(2, count, 3, 4, device=device)
         self._ages = torch.zeros(count, 1, 1, device=device)
+        self._stand_out: Bool[Tensor, " p"] | None = None
+        """Which photographs stand out; None as long as that is not decided, or does not matter."""
 
     def put_on(self, shown: Sequence[Shown]) -> list[Shown]:
         """Photographs with their transforms; gradients of a loss flow into :attr:`transforms`.
+
+        Returns:
+            The photographs themselves if none of all stands out and only such have transforms.
 
         Raises:
             ValueError: If photographs do not know their places among those that are trained on.
         """
         if any(group.indices is None for group in shown):
             raise ValueError("The photographs have no indices; hand out views of the training photographs with theirs.")
+        if self._stand_out is not None and not self._stand_out.any():
+            return list(shown)
         # Row by row: a list of indices would be sent to a GPU, which waits.
         rows = [torch.stack([self.transforms[index] for index in group.indices]) for group in shown]
         return [replace(group, exposures=exposures) for group, exposures in zip(shown, rows, strict=True)]
@@ -92,8 +115,11 @@ class ExposureCompensation:
         gradient = gradient + 2 * self._pulls * (self.transforms - self._identity)
         direction = adam_direction(gradient, shown, tuple(self._moments), self._ages, options.betas)
         self.transforms -= self._rates * options.final_factor**progress * direction
-        ordered, count = (self.transforms - self._identity).sort(dim=0).values, len(self.names)
-        self.transforms -= (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+        self.transforms -= _median(self.transforms - self._identity)
+        if self.only_outliers and progress >= KNOWN_AFTER:
+            if self._stand_out is None:
+                self._stand_out = (self.gains / _median(self.gains) - 1).abs() > STANDS_OUT
+            self.transforms[~self._stand_out] = self._identity
 
     @property
     def gains(self) -> Float[Tensor, " p"]:
@@ -102,6 +128,8 @@ class ExposureCompensation:
 
     def describe(self) -> str:
         """Darkest and brightest photograph, in a sentence."""
+        if self._stand_out is not None and not self._stand_out.any():
+            return f"No training photograph is over {STANDS_OUT:.0%} brighter or darker than the others."
         gains = self.gains.tolist()
         (dark, darkest), (bright, brightest) = (choice(zip(gains, self.names, strict=True)) for choice in (min, max))
         return (
@@ -111,7 +139,8 @@ class ExposureCompensation:
 
     def state(self) -> dict[str, Tensor | list[str]]:
         """What a checkpoint must hold."""
-        return {
+        decided = {} if self._stand_out is None else {STAND_OUT: self._stand_out.clone()}
+        return decided | {
             "photographs": self.names,
             "transforms": self.transforms.detach().clone(),
             "moments": self._moments.clone(),
@@ -127,3 +156,12 @@ class ExposureCompensation:
         self.transforms[own] = state["transforms"].to(self.transforms)[theirs]
         self._moments[:, own] = state["moments"].to(self._moments)[:, theirs]
         self._ages[own] = state["ages"].to(self._ages)[theirs]
+        if self.only_outliers and STAND_OUT in state:
+            self._stand_out = torch.zeros(len(self.names), dtype=torch.bool, device=self._ages.device)
+            self._stand_out[own] = state[STAND_OUT].to(self._stand_out)[theirs]
+
+
+def _median(rows: Float[Tensor, "p ..."]) -> Float[Tensor, ...]:
+    """Of each number; the mean of the two in the middle if there are as many above as below."""
+    ordered, count = rows.sort(dim=0).values, len(rows)
+    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2

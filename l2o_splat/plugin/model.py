@@ -38,6 +38,7 @@ from l2o_splat.rendering.values import draw_values
 from l2o_splat.views import Photographs, PinholeCameras, Views
 
 ImageLoss = Literal["photometric", "squared"]
+Exposure = Literal["off", "affine", "outliers"]
 
 
 @dataclass
@@ -60,9 +61,10 @@ class L2OModelConfig(ModelConfig):
     """Share of the SSIM term in the training loss."""
     loss: ImageLoss = "photometric"
     """photometric: L1 and SSIM. squared: squared differences, for which the precisions of diff3r are calibrated."""
-    exposure: Literal["off", "affine"] = "off"
+    exposure: Exposure = "off"
     """affine: each training photograph has an affine transform of colours that is learnt beside the scene, so that one
-    that is brighter does not brighten the scene. Held-out views are drawn without any."""
+    that is brighter does not brighten the scene. outliers: those alone that are over 10 % brighter or darker than the
+    others. Held-out views are drawn without any."""
     color_corrected_metrics: bool = False
     """Measure held-out views also after the affine transform of colours that suits each best, as cc_psnr, cc_ssim and
     cc_lpips (splatfacto's names)."""

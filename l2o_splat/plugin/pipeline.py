@@ -184,8 +184,10 @@ class L2OPipeline(VanillaPipeline):
         scene = SceneKnowledge(known.centres, known.rescaled_by, None if context is None else context.cameras)
         optimizer.bind(scene, self._start)
         self._optimizer = optimizer
-        if self.config.model.exposure == "affine":
-            self.exposure = ExposureCompensation(self.datamanager.capture().training, self.device)
+        exposure = self.config.model.exposure
+        if exposure != "off":
+            photographs = self.datamanager.capture().training
+            self.exposure = ExposureCompensation(photographs, self.device, only_outliers=exposure == "outliers")
             optimizer.register_step_post_hook(lambda *_: self.exposure.step(self._share))
         self.model.adopt_raster(optimizer.rule.trained_raster or {})
         if self.model.refines_poses:

@@ -291,9 +291,6 @@ def _with_typed(preset: Preset, config: TrainerConfig) -> Preset:
         changes["growth"] = typed.growth
     if typed.dropout is not None:
         changes["dropout"] = typed.dropout
-    elif getattr(config.pipeline.model, "exposure", "off") != "off":
-        # Transforms of colours learn what is missing from a step's image, and the scene is drawn without them.
-        changes["dropout"] = 0.0
     if typed.max_elongation is not None:
         changes["max_elongation"] = typed.max_elongation if math.isfinite(typed.max_elongation) else None
     optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
@@ -416,9 +413,10 @@ def _check_poses(config: TrainerConfig, names: Sequence[str]) -> None:
 
 def _check_exposure(config: TrainerConfig, rule: UpdateRule) -> None:
     """Refuse exposure compensation of a run without gradients, from which transforms are learnt."""
-    if getattr(config.pipeline.model, "exposure", "off") != "off" and (0, None) in rule.needs.renders:
+    exposure = getattr(config.pipeline.model, "exposure", "off")
+    if exposure != "off" and (0, None) in rule.needs.renders:
         raise ValueError(
-            "--pipeline.model.exposure is affine, and every step of this run works from renders, from which no "
+            f"--pipeline.model.exposure is {exposure}, and every step of this run works from renders, from which no "
             "exposure is learnt; leave it off, or let a rule with gradients finish "
             "(--optimizers.gaussians.optimizer.finish-with adam)."
         )

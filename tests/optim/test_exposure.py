@@ -95,3 +95,27 @@ def test_transforms_follow_their_photographs_into_a_changed_capture(views):
 def test_photographs_without_a_place_are_refused(views):
     with pytest.raises(ValueError, match="The photographs have no indices"):
         ExposureCompensation(NAMES, "cpu").put_on([views])
+
+
+def test_outliers_alone_keep_their_transforms(views):
+    shown = with_indices(views, *range(5))
+    factors = torch.tensor([0.96, 1.0, 1.04, 1.2, 1.0])
+    exposure = ExposureCompensation(NAMES, "cpu", only_outliers=True)
+    photographs = shown.images * factors[:, None, None, None]
+    learn(exposure, shown, photographs, 50)
+    # Until 0.3 of the budget all are learnt.
+    assert (exposure.gains[[0, 2]] - 1).abs().min() > 0.02
+    learn(exposure, shown, photographs, 100, first_step=50)
+    torch.testing.assert_close(exposure.gains[3], factors[3], atol=0.02, rtol=0)
+    assert torch.equal(exposure.transforms[[0, 1, 2, 4]], torch.eye(3, 4).expand(4, 3, 4))
+
+
+def test_photographs_that_are_alike_are_compared_as_they_are(views):
+    shown = with_indices(views, *range(5))
+    exposure = ExposureCompensation(NAMES, "cpu", only_outliers=True)
+    photographs = shown.images * torch.linspace(0.96, 1.04, 5)[:, None, None, None]
+    learn(exposure, shown, photographs, 61)
+    assert exposure.put_on([shown])[0].exposures is None
+    resumed = ExposureCompensation(NAMES, "cpu", only_outliers=True)
+    resumed.load(exposure.state())
+    assert resumed.put_on([shown])[0].exposures is None

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -17,15 +18,15 @@ from tests.plugin.captures import last_checkpoint, method_config, train
 from tests.plugin.console import printed, refuse
 from tests.plugin.test_diff3r import diff3r_config
 
-BRIGHT, FACTOR = 5, 1.4
-"""Photograph of 9 that is brighter; 0 and 8 are held out."""
+BRIGHT, FACTOR = 2, 1.4
+"""Photograph of 5 that is brighter; 0 is held out. The fewer there are, the more each counts."""
 DARKER = 0.7
 """Factor of all photographs, so that nothing of the brighter one is clipped."""
 
 
-def capture_with(folder, change, seed=5, num_points=600, trajectory=None):
+def capture_with(folder, change, seed=11, num_views=5):
     """A procedural capture on disk after ``change`` of its images."""
-    options = ProceduralOptions(9, 96, 72, num_points, trajectory, random_world=False)
+    options = ProceduralOptions(num_views, 96, 72, 1500, "grid", random_world=False)
     capture = generate(seed, options)
     write_capture(folder, change(capture))
     return folder
@@ -52,38 +53,46 @@ def held_out(trainer):
 
 @pytest.fixture(scope="module")
 def disturbed_runs(tmp_path_factory):
-    """Both without dropout, which a run with transforms does not have by itself."""
+    """Runs on a capture with one brighter photograph, by what becomes of exposures."""
     folder = tmp_path_factory.mktemp("disturbed")
-    capture = capture_with(folder / "capture", brightened, num_points=1500, trajectory="grid")
-    configs = {exposure: exposed_config(capture, folder / exposure, exposure) for exposure in ("off", "affine")}
-    for config in configs.values():
-        config.schedule.dropout = 0.0
-    return {exposure: train(config) for exposure, config in configs.items()}
+    capture = capture_with(folder / "capture", brightened)
+    modes = ("off", "affine", "outliers")
+    return {exposure: train(exposed_config(capture, folder / exposure, exposure)) for exposure in modes}
 
 
 def test_one_brighter_photograph_costs_less(disturbed_runs):
-    off, on = (held_out(disturbed_runs[exposure]) for exposure in ("off", "affine"))
-    assert on["psnr"] > off["psnr"] + 0.7
-    assert on["ssim"] > off["ssim"]
+    off = held_out(disturbed_runs["off"])
+    for exposure in ("affine", "outliers"):
+        on = held_out(disturbed_runs[exposure])
+        assert on["psnr"] > off["psnr"] + 0.7
+        assert on["ssim"] > off["ssim"]
 
 
-def test_the_factor_is_recovered(disturbed_runs):
-    exposure = disturbed_runs["affine"].pipeline.exposure
+@pytest.mark.parametrize("mode", ["affine", "outliers"])
+def test_the_factor_is_recovered(disturbed_runs, mode):
+    exposure = disturbed_runs[mode].pipeline.exposure
     expected = torch.tensor([FACTOR if name == f"images/{BRIGHT:04d}.png" else 1.0 for name in exposure.names])
     assert (expected > 1).sum() == 1
     torch.testing.assert_close(exposure.gains, expected, atol=0.04, rtol=0)
 
 
+def test_only_the_photograph_that_stands_out_has_a_transform(disturbed_runs):
+    exposure = disturbed_runs["outliers"].pipeline.exposure
+    transforms = dict(zip(exposure.names, exposure.transforms, strict=True))
+    del transforms[f"images/{BRIGHT:04d}.png"]
+    assert len(transforms) == 3
+    assert all(torch.equal(transform, torch.eye(3, 4)) for transform in transforms.values())
+
+
 def test_equal_photographs_lose_nothing(tmp_path):
-    """In the mean over captures: on a single one any small change makes growth go another way. Without dropout, which
-    a run with transforms does not have by itself."""
+    """In the mean over captures, without growth, which any small change makes go another way."""
     gained = []
     for seed in (5, 7, 11):
         folder = tmp_path / str(seed)
-        capture = capture_with(folder / "capture", lambda capture: capture, seed, 1500, "grid")
+        capture = capture_with(folder / "capture", lambda capture: capture, seed)
         configs = [exposed_config(capture, folder / one, one) for one in ("off", "affine")]
         for config in configs:
-            config.schedule.dropout = 0.0
+            config.schedule.growth = 1.0
         off, on = map(train, configs)
         gains = on.pipeline.exposure.gains
         torch.testing.assert_close(gains, torch.ones_like(gains), atol=0.03, rtol=0)
@@ -93,8 +102,9 @@ def test_equal_photographs_lose_nothing(tmp_path):
 
 def test_photographs_of_a_camera_that_meters_each_by_itself(tmp_path):
     """Exposure and tint of every training photograph differ; those held out are as the scene is."""
-    uneven = Imperfections(exposure=0.12, tint=0.03, shading=0, noise=0, pose=0)
-    capture = capture_with(tmp_path / "capture", lambda capture: uneven.spoil(capture, range(1, 8), seed=2))
+    uneven = Imperfections(exposure=0.2, tint=0.03, shading=0, noise=0, pose=0)
+    spoil = partial(uneven.spoil, views=range(1, 8), seed=2)
+    capture = capture_with(tmp_path / "capture", spoil, seed=5, num_views=9)
     off, on = (held_out(train(exposed_config(capture, tmp_path / one, one))) for one in ("off", "affine"))
     assert on["psnr"] > off["psnr"] + 0.7
     assert on["ssim"] > off["ssim"]
@@ -111,14 +121,20 @@ def test_held_out_views_are_drawn_without_any(disturbed_runs):
     assert torch.equal(shown, plain.clamp(0, 1))
 
 
-def test_quality_after_the_best_fit_of_colours_has_names_of_its_own(disturbed_runs):
-    pipeline = disturbed_runs["off"].pipeline
-    plain = held_out(disturbed_runs["off"])
+def test_quality_after_the_best_fit_of_colours_has_names_of_its_own(tmp_path):
+    def held_out_darker(capture):
+        images = capture.views.images.clone()
+        images[0] *= DARKER
+        return replace(capture, views=replace(capture.views, images=images))
+
+    capture = capture_with(tmp_path / "capture", held_out_darker)
+    trainer = train(exposed_config(capture, tmp_path / "out", "off", steps=30))
+    plain = held_out(trainer)
     assert not any(name.startswith("cc_") for name in plain)
-    pipeline.model.config.color_corrected_metrics = True
-    both = held_out(disturbed_runs["off"])
+    trainer.pipeline.model.config.color_corrected_metrics = True
+    both = held_out(trainer)
     assert both["psnr"] == plain["psnr"]
-    # The scene is too bright, which a fit takes back.
+    # The scene is as bright as the photographs it was learnt from, which a fit takes back.
     assert both["cc_psnr"] > both["psnr"] + 0.5
     assert {"cc_ssim", "cc_psnr"} <= both.keys()
 
@@ -178,11 +194,29 @@ def test_a_run_of_renders_alone_is_refused(tiny_capture, tmp_path):
     refuse(config, "every step of this run works from renders")
 
 
-def test_dropout_is_off_beside_transforms_unless_it_is_typed(tiny_capture, tmp_path):
-    """Transforms of colours would learn what is missing from a step's image."""
+def test_dropout_stays_beside_transforms(tiny_capture, tmp_path):
     config = exposed_config(tiny_capture, tmp_path / "out", "off")
-    assert resolve(config).schedule.dropout is None
+    without = resolve(config).schedule
     config.pipeline.model.exposure = "affine"
-    assert resolve(config).schedule.dropout == 0
-    config.schedule.dropout = 0.2
-    assert resolve(config).schedule.dropout == 0.2
+    assert resolve(config).schedule == without
+
+
+def test_diff3r_makes_up_for_a_photograph_that_stands_out(tiny_capture, tmp_path):
+    assert method_config(tiny_capture, tmp_path / "out", "diff3r").pipeline.model.exposure == "outliers"
+
+
+def test_a_run_whose_photographs_are_alike_says_so(tmp_path, capsys):
+    capture = capture_with(tmp_path / "capture", lambda capture: capture)
+    exposure = train(exposed_config(capture, tmp_path / "out", "outliers", steps=40)).pipeline.exposure
+    assert "No training photograph is over 10% brighter or darker than the others." in printed(capsys)
+    assert torch.equal(exposure.transforms, torch.eye(3, 4).expand(4, 3, 4))
+
+
+def test_a_run_goes_on_with_what_it_knows_of_outliers(disturbed_runs, tmp_path):
+    first = disturbed_runs["outliers"]
+    config = exposed_config(first.config.data, tmp_path / "out", "outliers", steps=2)
+    config.load_dir = first.config.get_checkpoint_dir()
+    names, before = first.pipeline.exposure.names, first.pipeline.exposure.transforms
+    after = train(config).pipeline.exposure.transforms
+    changed = [name for name, one, other in zip(names, before, after, strict=True) if not torch.equal(one, other)]
+    assert changed == [f"images/{BRIGHT:04d}.png"]

@@ -1,0 +1,55 @@
+"""A copy of a capture with one brighter photograph: ``python benchmarks/brighten.py CAPTURE COPY --help``.
+
+It is the first of the training views that the protocol of ``l2o bench --views`` takes, so that it counts whatever else is
+left out. The other photographs, and points and poses, are linked, not copied.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from l2o_splat.scenes.split import split_views
+
+
+@dataclass
+class Options:
+    """What to make brighter, and by how much."""
+
+    capture: tyro.conf.Positional[Path]
+    """Folder with ``transforms.json``, ``images`` and sparse points."""
+    copy: tyro.conf.Positional[Path]
+    """Folder to write."""
+    views: int | None = None
+    """Training views, spread as far as possible; None for all that are not held out."""
+    factor: float = 1.2
+    """Factor of the numbers of the photograph, sRGB; what exceeds white is clipped."""
+
+
+def brighten(options: Options) -> None:
+    """Write the copy."""
+    meta = json.loads((options.capture / "transforms.json").read_text())
+    frames = sorted(meta["frames"], key=lambda frame: frame["file_path"])
+    centres = np.array([np.array(frame["transform_matrix"])[:3, 3] for frame in frames])
+    training, _ = split_views(centres, options.views or "all")
+    chosen = frames[training[0]]["file_path"]
+    for frame in frames:
+        path = options.copy / frame["file_path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if frame["file_path"] != chosen:
+            path.symlink_to((options.capture / frame["file_path"]).absolute())
+            continue
+        pixels = options.factor * np.asarray(Image.open(options.capture / chosen), np.float32)
+        Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)).save(path, quality=95)
+    for name in ("transforms.json", meta["ply_file_path"]):
+        (options.copy / name).symlink_to((options.capture / name).absolute())
+    print(f"{chosen} is {options.factor:g} times as bright.")
+
+
+if __name__ == "__main__":
+    brighten(tyro.cli(Options, description=__doc__))
