@@ -1,7 +1,7 @@
 """A copy of a capture with one brighter photograph: ``python benchmarks/brighten.py CAPTURE COPY --help``.
 
-It is the first of the training views that the protocol of ``l2o bench --views`` takes, so that it counts whatever else is
-left out. The other photographs, and points and poses, are linked, not copied.
+It is the first of the training views that the protocol of ``l2o bench --views`` takes, so that it counts whatever else
+is left out. The other photographs, and points and poses, are linked, not copied.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ def train(options: TrainInitializer) -> None:
             "These networks take the range of depths from each scene's sparse points, and chunks hold none; give "
             "--data.chunks.points a folder with them, or networks with --behaviour.depth-range weights."
         )
+    _check_sizes(options, config)
     if options.through_optimization:
         # Larger ones would take too long to refine.
         batches = _batches(options, validation, config, count, fabric.device)
@@ -66,6 +67,18 @@ def train(options: TrainInitializer) -> None:
     record = InitializerRecord(options.out, config, _history(options), beginning.origin)
     trainer.run(record)
     print(record.outcome(trainer))
+
+
+def _check_sizes(options: TrainInitializer, config: ReSplatConfig) -> None:
+    """Refuse scenes whose exact depths would not fit the views that the networks reduce to their own size."""
+    compares_depths = options.stage == "initial" and not options.through_optimization
+    longest = max(map(max, options.data.options.sizes))
+    if compares_depths and options.data.chunks.folder is None and longest > config.longer_side:
+        raise TrainingError(
+            f"--data.options.sizes has images of {longest} pixels, and these networks reduce views to "
+            f"{config.longer_side}; give smaller ones, or networks of larger views with --behaviour-from options "
+            f"--behaviour.longer-side {longest}."
+        )
 
 
 def _batches(

@@ -22,6 +22,7 @@ from l2o_splat.initializer_training.trainer import InitializerTrainer
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.encoder import resize
 from l2o_splat.scenes.capture import Points
+from l2o_splat.training.errors import TrainingError
 from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.training.options import Schedule
 from l2o_splat.training.saved_state import ResumeError
@@ -242,3 +243,14 @@ def test_a_depth_network_can_be_joined_with_the_rest_of_other_weights(tmp_path):
         assert torch.equal(tensor, source.tensors[name]), name
     assert ReSplatInitializer.from_weights(joined).config.reference_views == 2
     assert len(joined.card.training["before"]) == 2
+
+
+def test_scenes_larger_than_what_networks_see_are_refused_before_any_work(tmp_path):
+    pytest.importorskip("lightning_fabric", reason="needs the extra train: pip install 'l2o_splat[train]'")
+    data = SceneData(folder=tmp_path / "scenes", options=replace(SOURCE.options, sizes=((64, 288),)))
+    training = TrainInitializer(tmp_path / "out", shape=SHAPE, behaviour=replace(CONFIG, longer_side=224), data=data)
+    with pytest.raises(
+        TrainingError, match="images of 288 pixels, .* reduce views to 224; .* --behaviour.longer-side 288"
+    ):
+        training.run()
+    assert not (tmp_path / "scenes").exists()
