@@ -81,19 +81,20 @@ class ExposureCompensation:
         self._ages = torch.zeros(count, 1, 1, device=device)
         self._stand_out: Bool[Tensor, " p"] | None = None
         """Which photographs stand out; None as long as that is not decided, or does not matter."""
+        self._none_stands_out = False
 
     def put_on(self, shown: Sequence[Shown]) -> list[Shown]:
         """Photographs with their transforms; gradients of a loss flow into :attr:`transforms`.
 
         Returns:
-            The photographs themselves if none of all stands out and only such have transforms.
+            The photographs as they are if only outliers have transforms and there are none.
 
         Raises:
             ValueError: If photographs do not know their places among those that are trained on.
         """
         if any(group.indices is None for group in shown):
             raise ValueError("The photographs have no indices; hand out views of the training photographs with theirs.")
-        if self._stand_out is not None and not self._stand_out.any():
+        if self._none_stands_out:
             return list(shown)
         # Row by row: a list of indices would be sent to a GPU, which waits.
         rows = [torch.stack([self.transforms[index] for index in group.indices]) for group in shown]
@@ -118,8 +119,12 @@ class ExposureCompensation:
         self.transforms -= _median(self.transforms - self._identity)
         if self.only_outliers and progress >= KNOWN_AFTER:
             if self._stand_out is None:
-                self._stand_out = (self.gains / _median(self.gains) - 1).abs() > STANDS_OUT
-            self.transforms[~self._stand_out] = self._identity
+                self._decide((self.gains / _median(self.gains) - 1).abs() > STANDS_OUT)
+            self.transforms.copy_(torch.where(self._stand_out[:, None, None], self.transforms, self._identity))
+
+    def _decide(self, stand_out: Bool[Tensor, " p"]) -> None:
+        # Read once: a GPU would wait in every step.
+        self._stand_out, self._none_stands_out = stand_out, not bool(stand_out.any())
 
     @property
     def gains(self) -> Float[Tensor, " p"]:
@@ -128,8 +133,8 @@ class ExposureCompensation:
 
     def describe(self) -> str:
         """Darkest and brightest photograph, in a sentence."""
-        if self._stand_out is not None and not self._stand_out.any():
-            return f"No training photograph is over {STANDS_OUT:.0%} brighter or darker than the others."
+        if self._none_stands_out:
+            return f"No training photograph is over {100 * STANDS_OUT:g} % brighter or darker than the others."
         gains = self.gains.tolist()
         (dark, darkest), (bright, brightest) = (choice(zip(gains, self.names, strict=True)) for choice in (min, max))
         return (
@@ -157,8 +162,9 @@ class ExposureCompensation:
         self._moments[:, own] = state["moments"].to(self._moments)[:, theirs]
         self._ages[own] = state["ages"].to(self._ages)[theirs]
         if self.only_outliers and STAND_OUT in state:
-            self._stand_out = torch.zeros(len(self.names), dtype=torch.bool, device=self._ages.device)
-            self._stand_out[own] = state[STAND_OUT].to(self._stand_out)[theirs]
+            stand_out = torch.zeros(len(self.names), dtype=torch.bool, device=self._ages.device)
+            stand_out[own] = state[STAND_OUT].to(stand_out)[theirs]
+            self._decide(stand_out)
 
 
 def _median(rows: Float[Tensor, "p ..."]) -> Float[Tensor, ...]:

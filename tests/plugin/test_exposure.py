@@ -208,7 +208,7 @@ def test_diff3r_makes_up_for_a_photograph_that_stands_out(tiny_capture, tmp_path
 def test_a_run_whose_photographs_are_alike_says_so(tmp_path, capsys):
     capture = capture_with(tmp_path / "capture", lambda capture: capture)
     exposure = train(exposed_config(capture, tmp_path / "out", "outliers", steps=40)).pipeline.exposure
-    assert "No training photograph is over 10% brighter or darker than the others." in printed(capsys)
+    assert "No training photograph is over 10 % brighter or darker than the others." in printed(capsys)
     assert torch.equal(exposure.transforms, torch.eye(3, 4).expand(4, 3, 4))
 
 
