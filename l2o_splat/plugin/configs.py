@@ -13,7 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.plugins.types import MethodSpecification
 
 from l2o_splat.plugin.datamanager import L2ODataManagerConfig
-from l2o_splat.plugin.model import Exposure, ImageLoss, L2OModelConfig
+from l2o_splat.plugin.model import ImageLoss, L2OModelConfig
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig, RuleName
 from l2o_splat.plugin.pipeline import L2OPipelineConfig
 from l2o_splat.plugin.starts import InitializationConfig
@@ -27,7 +27,6 @@ def _method(
     description: str,
     start: Literal["auto", "resplat", "diff3r"] = "auto",
     loss: ImageLoss = "photometric",
-    exposure: Exposure = "off",
 ) -> MethodSpecification:
     config = L2OTrainerConfig(
         method_name=name,
@@ -40,7 +39,7 @@ def _method(
                 # Every 8th photograph is held out, as with colmap, l2o-demo and l2o bench.
                 dataparser=NerfstudioDataParserConfig(load_3D_points=True, eval_mode="interval", eval_interval=8)
             ),
-            model=L2OModelConfig(loss=loss, exposure=exposure),
+            model=L2OModelConfig(loss=loss),
             initialization=InitializationConfig(source=start),
         ),
         optimizers={
@@ -79,6 +78,4 @@ diff3r = _method(
     "DIFF3R (arXiv 2604.01030): refine a start on a few views, each Gaussian held near it as strongly as it should be.",
     start="diff3r",
     loss="squared",
-    # It is for few and imperfect photographs, where one that stands out changes the colours of everything.
-    exposure="outliers",
 )

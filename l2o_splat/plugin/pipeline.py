@@ -80,7 +80,7 @@ class L2OPipeline(VanillaPipeline):
         if test_mode == "test":
             check_data_path(config.datamanager.data or config.datamanager.dataparser.data, trained=True)
         trains = test_mode != "inference"
-        of_views = trials_of_views(config.model.refines_poses, config.model.exposure != "off")
+        of_views = trials_of_views(config.model.refines_poses, config.model.exposure not in (None, "off"))
         trials = TRIALS + trials_of_start(config.initialization.source) + of_views
         with compiling(device, trials) if trains else nullcontext():
             super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
@@ -185,7 +185,7 @@ class L2OPipeline(VanillaPipeline):
         optimizer.bind(scene, self._start)
         self._optimizer = optimizer
         exposure = self.config.model.exposure
-        if exposure != "off":
+        if exposure not in (None, "off"):
             photographs = self.datamanager.capture().training
             self.exposure = ExposureCompensation(photographs, self.device, only_outliers=exposure == "outliers")
             optimizer.register_step_post_hook(lambda *_: self.exposure.step(self._share))

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
@@ -28,6 +28,9 @@ from l2o_splat.schedule.controller import Controller
 from l2o_splat.schedule.presets import PRESETS, Preset, PresetName
 from l2o_splat.weights.format import Weights, WeightsCard
 from l2o_splat.weights.load import load_weights
+
+if TYPE_CHECKING:
+    from l2o_splat.plugin.model import Exposure
 
 CONTROLLER = "controller-mini"
 """Weights of the rule learn2splat under the preset fast, for which they are made."""
@@ -75,6 +78,8 @@ class RunPlan:
     """Weights of the network that predicts the start; None for points."""
     controller: Weights | None
     """Weights of the controller that changes the schedule; None if there is none."""
+    exposure: Exposure
+    """Which training photographs have transforms of colours."""
 
     @property
     def fixed_steps(self) -> int:
@@ -124,6 +129,7 @@ class RunPlan:
             "start": self.source,
             "start_weights": self.start_weights,
             "controller": None if self.controller is None else _described(self.controller.card),
+            "exposure": self.exposure,
         }
 
 
@@ -159,7 +165,8 @@ def resolve(config: TrainerConfig, resumed: Mapping[str, object] | None = None) 
             "squared; set it to photometric, or colour-steps to 0."
         )
     _check_poses(config, names)
-    _check_exposure(config, rule)
+    exposure = _exposure(config, names, preset)
+    _check_exposure(exposure, rule)
     _check_start(start, names[0], rule)
     _check_file(start, resumes=config.load_dir is not None or config.load_checkpoint is not None)
     seconds = config.seconds
@@ -181,6 +188,7 @@ def resolve(config: TrainerConfig, resumed: Mapping[str, object] | None = None) 
         source=start.source,
         start_weights=_start_weights(start, optimizer),
         controller=_controller(config.schedule.controller, optimizer, cards, preset, resumed),
+        exposure=exposure,
     )
 
 
@@ -201,6 +209,9 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
         finish_with=plan.rules[1] if len(plan.rules) > 1 else None,
         finish_after=plan.switch_after,
     )
+    pipeline = config.pipeline
+    if getattr(pipeline.model, "exposure", plan.exposure) != plan.exposure:
+        pipeline = replace(pipeline, model=replace(pipeline.model, exposure=plan.exposure))
     # Runs with a time budget are evaluated at shares of it instead.
     between = config.steps_per_eval_all_images if plan.seconds is None else 0
     return replace(
@@ -209,6 +220,7 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
         steps_per_eval_all_images=between,
         machine=machine,
         optimizers=optimizers,
+        pipeline=pipeline,
     )
 
 
@@ -411,9 +423,17 @@ def _check_poses(config: TrainerConfig, names: Sequence[str]) -> None:
         )
 
 
-def _check_exposure(config: TrainerConfig, rule: UpdateRule) -> None:
+def _exposure(config: TrainerConfig, names: tuple[str, ...], preset: PresetName) -> Exposure:
+    """The typed value. Else predictions from few photographs, which one that stands out would change as a whole, have
+    transforms where the best picture for the time is wanted."""
+    typed = getattr(config.pipeline.model, "exposure", "off")
+    if typed is not None:
+        return typed
+    return "outliers" if names[0] == "proximal" and preset == "fast" else "off"
+
+
+def _check_exposure(exposure: Exposure, rule: UpdateRule) -> None:
     """Refuse exposure compensation of a run without gradients, from which transforms are learnt."""
-    exposure = getattr(config.pipeline.model, "exposure", "off")
     if exposure != "off" and (0, None) in rule.needs.renders:
         raise ValueError(
             f"--pipeline.model.exposure is {exposure}, and every step of this run works from renders, from which no "

@@ -201,8 +201,17 @@ def test_dropout_stays_beside_transforms(tiny_capture, tmp_path):
     assert resolve(config).schedule == without
 
 
-def test_diff3r_makes_up_for_a_photograph_that_stands_out(tiny_capture, tmp_path):
-    assert method_config(tiny_capture, tmp_path / "out", "diff3r").pipeline.model.exposure == "outliers"
+@pytest.mark.parametrize(
+    ("method", "preset", "expected"),
+    [("diff3r", "fast", "outliers"), ("diff3r", "paper", "off"), ("l2o-adam-tuned", "fast", "off")],
+)
+def test_diff3r_makes_up_for_a_photograph_that_stands_out(tiny_capture, tmp_path, method, preset, expected):
+    """But not where the paper's protocol is asked for."""
+    config = method_config(tiny_capture, tmp_path / "out", method)
+    config.preset = preset
+    assert resolve(config).exposure == expected
+    config.pipeline.model.exposure = "affine"
+    assert resolve(config).exposure == "affine"
 
 
 def test_a_run_whose_photographs_are_alike_says_so(tmp_path, capsys):
