@@ -28,10 +28,9 @@ from l2o_splat.views import StoredPhotographs, Views
 STANDS_OUT = 0.1
 """How much brighter or darker than the others a photograph stands out, as a share."""
 KNOWN_AFTER = 0.3
-"""Share of the budget after which it is decided which photographs stand out."""
-
-STAND_OUT = "stand_out"
-"""Where a checkpoint holds which photographs do, if that is decided."""
+"""Share of the budget from which on it is decided which photographs stand out."""
+TIMES_SHOWN = 20
+"""Steps that must have shown a photograph before that is decided of it: each moves a gain by a hundredth at most."""
 
 Shown = TypeVar("Shown", StoredPhotographs, Views)
 
@@ -79,23 +78,19 @@ class ExposureCompensation:
         """``[A | b]`` of each photograph, from the colours of the scene to its own."""
         self._moments = torch.zeros(2, count, 3, 4, device=device)
         self._ages = torch.zeros(count, 1, 1, device=device)
-        self._stand_out: Bool[Tensor, " p"] | None = None
-        """Which photographs stand out; None as long as that is not decided, or does not matter."""
-        self._none_stands_out = False
+        self._outlying: Bool[Tensor, " p"] = torch.zeros(count, dtype=torch.bool, device=device)
+        """Photographs that have been found to stand out."""
+        self._usual: Bool[Tensor, " p"] = self._outlying.clone()
+        """Photographs that have been found not to, and are compared as they are."""
 
     def put_on(self, shown: Sequence[Shown]) -> list[Shown]:
         """Photographs with their transforms; gradients of a loss flow into :attr:`transforms`.
-
-        Returns:
-            The photographs as they are if only outliers have transforms and there are none.
 
         Raises:
             ValueError: If photographs do not know their places among those that are trained on.
         """
         if any(group.indices is None for group in shown):
             raise ValueError("The photographs have no indices; hand out views of the training photographs with theirs.")
-        if self._none_stands_out:
-            return list(shown)
         # Row by row: a list of indices would be sent to a GPU, which waits.
         rows = [torch.stack([self.transforms[index] for index in group.indices]) for group in shown]
         return [replace(group, exposures=exposures) for group, exposures in zip(shown, rows, strict=True)]
@@ -118,13 +113,15 @@ class ExposureCompensation:
         self.transforms -= self._rates * options.final_factor**progress * direction
         self.transforms -= _median(self.transforms - self._identity)
         if self.only_outliers and progress >= KNOWN_AFTER:
-            if self._stand_out is None:
-                self._decide((self.gains / _median(self.gains) - 1).abs() > STANDS_OUT)
-            self.transforms.copy_(torch.where(self._stand_out[:, None, None], self.transforms, self._identity))
+            self._decide()
 
-    def _decide(self, stand_out: Bool[Tensor, " p"]) -> None:
-        # Read once: a GPU would wait in every step.
-        self._stand_out, self._none_stands_out = stand_out, not bool(stand_out.any())
+    def _decide(self) -> None:
+        """Tell photographs that stand out from the others, each once; nothing here makes a GPU wait."""
+        due = (self._ages.flatten() >= TIMES_SHOWN) & ~self._outlying & ~self._usual
+        outlying = (self.gains / _median(self.gains) - 1).abs() > STANDS_OUT
+        self._outlying |= due & outlying
+        self._usual |= due & ~outlying
+        self.transforms.copy_(torch.where(self._usual[:, None, None], self._identity, self.transforms))
 
     @property
     def gains(self) -> Float[Tensor, " p"]:
@@ -133,7 +130,7 @@ class ExposureCompensation:
 
     def describe(self) -> str:
         """Darkest and brightest photograph, in a sentence."""
-        if self._none_stands_out:
+        if self._usual.all():
             return f"No training photograph is over {100 * STANDS_OUT:g} % brighter or darker than the others."
         gains = self.gains.tolist()
         (dark, darkest), (bright, brightest) = (choice(zip(gains, self.names, strict=True)) for choice in (min, max))
@@ -144,12 +141,13 @@ class ExposureCompensation:
 
     def state(self) -> dict[str, Tensor | list[str]]:
         """What a checkpoint must hold."""
-        decided = {} if self._stand_out is None else {STAND_OUT: self._stand_out.clone()}
-        return decided | {
+        return {
             "photographs": self.names,
             "transforms": self.transforms.detach().clone(),
             "moments": self._moments.clone(),
             "ages": self._ages.clone(),
+            "outlying": self._outlying.clone(),
+            "usual": self._usual.clone(),
         }
 
     @torch.no_grad()
@@ -161,10 +159,10 @@ class ExposureCompensation:
         self.transforms[own] = state["transforms"].to(self.transforms)[theirs]
         self._moments[:, own] = state["moments"].to(self._moments)[:, theirs]
         self._ages[own] = state["ages"].to(self._ages)[theirs]
-        if self.only_outliers and STAND_OUT in state:
-            stand_out = torch.zeros(len(self.names), dtype=torch.bool, device=self._ages.device)
-            stand_out[own] = state[STAND_OUT].to(stand_out)[theirs]
-            self._decide(stand_out)
+        # Checkpoints of versions without outliers hold neither.
+        if self.only_outliers and "outlying" in state:
+            self._outlying[own] = state["outlying"].to(self._outlying)[theirs]
+            self._usual[own] = state["usual"].to(self._usual)[theirs]
 
 
 def _median(rows: Float[Tensor, "p ..."]) -> Float[Tensor, ...]:

@@ -114,8 +114,32 @@ def test_photographs_that_are_alike_are_compared_as_they_are(views):
     shown = with_indices(views, *range(5))
     exposure = ExposureCompensation(NAMES, "cpu", only_outliers=True)
     photographs = shown.images * torch.linspace(0.96, 1.04, 5)[:, None, None, None]
-    learn(exposure, shown, photographs, 61)
-    assert exposure.put_on([shown])[0].exposures is None
-    resumed = ExposureCompensation(NAMES, "cpu", only_outliers=True)
-    resumed.load(exposure.state())
-    assert resumed.put_on([shown])[0].exposures is None
+    learn(exposure, shown, photographs, 62)
+    assert torch.equal(exposure.put_on([shown])[0].exposures, torch.eye(3, 4).expand(5, 3, 4))
+    assert "No training photograph is over 10 % brighter" in exposure.describe()
+
+
+def test_nothing_is_said_of_photographs_that_few_steps_have_shown(views):
+    """Their transforms have not moved far enough to tell."""
+    shown = with_indices(views, *range(5))
+    photographs = shown.images * torch.tensor([1.0, 1.0, 1.0, 1.4, 1.0])[:, None, None, None]
+    exposure = learn(ExposureCompensation(NAMES, "cpu", only_outliers=True), shown, photographs, 8, budget=10)
+    assert 1.03 < exposure.gains[3] < 1.1
+    assert "and 1.0" in exposure.describe() and "(3.png) times as bright" in exposure.describe()
+    learn(exposure, shown, photographs, 60, first_step=8, budget=68)
+    assert exposure.gains[3] > 1.2
+    assert torch.equal(exposure.transforms[[0, 1, 2, 4]], torch.eye(3, 4).expand(4, 3, 4))
+
+
+def test_outliers_go_on_from_a_saved_state(views):
+    shown = with_indices(views, *range(5))
+    photographs = shown.images * torch.tensor([1.0, 0.97, 1.03, 1.3, 1.0])[:, None, None, None]
+
+    def new():
+        return ExposureCompensation(NAMES, "cpu", only_outliers=True)
+
+    whole = learn(new(), shown, photographs, 80)
+    resumed = new()
+    resumed.load(learn(new(), shown, photographs, 65).state())
+    learn(resumed, shown, photographs, 15, first_step=65)
+    assert torch.equal(resumed.transforms, whole.transforms)
