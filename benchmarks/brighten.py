@@ -6,7 +6,7 @@ is left out. The other photographs, and points and poses, are linked, not copied
 
 from __future__ import annotations
 
-import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,10 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from l2o_splat.scenes.split import split_views
+if not __package__:  # Run as a program.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.posed_frames import posed_frames
 
 
 @dataclass
@@ -33,10 +36,7 @@ class Options:
 
 def brighten(options: Options) -> None:
     """Write the copy."""
-    meta = json.loads((options.capture / "transforms.json").read_text())
-    frames = sorted(meta["frames"], key=lambda frame: frame["file_path"])
-    centres = np.array([np.array(frame["transform_matrix"])[:3, 3] for frame in frames])
-    training, _ = split_views(centres, options.views or "all")
+    meta, frames, training, _ = posed_frames(options.capture, options.views)
     chosen = frames[training[0]]["file_path"]
     for frame in frames:
         path = options.copy / frame["file_path"]

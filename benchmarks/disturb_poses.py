@@ -8,6 +8,7 @@ measures on it. Photographs are linked, not copied.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,11 @@ import numpy as np
 import tyro
 from scipy.spatial.transform import Rotation
 
+if not __package__:  # Run as a program.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.posed_frames import posed_frames
 from l2o_splat.scenes.capture import read_capture
-from l2o_splat.scenes.split import split_views
 
 
 @dataclass
@@ -41,10 +45,7 @@ def disturb(options: Options) -> None:
     cameras = capture.views.cameras
     pixels, depths = cameras.project(capture.points.xyz)
     inside = cameras.inside(pixels, depths)
-    meta = json.loads((options.capture / "transforms.json").read_text())
-    frames = sorted(meta["frames"], key=lambda frame: frame["file_path"])
-    centres = np.array([np.array(frame["transform_matrix"])[:3, 3] for frame in frames])
-    training, held_out = split_views(centres, options.views or "all")
+    meta, frames, training, held_out = posed_frames(options.capture, options.views)
     for view in training:
         pose = np.array(frames[view]["transform_matrix"])
         turn, shift = random.normal(size=(2, 3))

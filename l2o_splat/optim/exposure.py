@@ -129,7 +129,7 @@ class ExposureCompensation:
         return self.transforms.detach().sum(dim=2).mean(dim=1)
 
     def describe(self) -> str:
-        """Darkest and brightest photograph, in a sentence."""
+        """Darkest and brightest photograph, or that none stands out, in a sentence."""
         if self._usual.all():
             return f"No training photograph is over {100 * STANDS_OUT:g} % brighter or darker than the others."
         gains = self.gains.tolist()
@@ -165,7 +165,7 @@ class ExposureCompensation:
             self._usual[own] = state["usual"].to(self._usual)[theirs]
 
 
-def _median(rows: Float[Tensor, "p ..."]) -> Float[Tensor, ...]:
-    """Of each number; the mean of the two in the middle if there are as many above as below."""
+def _median(rows: Tensor) -> Tensor:
+    """Median over the first dimension; of an even number of rows, the mean of the two in the middle."""
     ordered, count = rows.sort(dim=0).values, len(rows)
     return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2

@@ -84,6 +84,11 @@ class L2OModelConfig(ModelConfig):
         """Whether the poses of training views move."""
         return self.camera_optimizer.mode != "off"
 
+    @property
+    def learns_exposures(self) -> bool:
+        """Whether training photographs have transforms of colours, once the preset has been asked."""
+        return self.exposure not in (None, "off")
+
 
 _FOLLOWED = ("rasterize_mode", "eps2d", "image_rules")
 """Raster settings that follow the rule's weights or a checkpoint where the user has not chosen."""

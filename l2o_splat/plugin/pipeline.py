@@ -80,7 +80,7 @@ class L2OPipeline(VanillaPipeline):
         if test_mode == "test":
             check_data_path(config.datamanager.data or config.datamanager.dataparser.data, trained=True)
         trains = test_mode != "inference"
-        of_views = trials_of_views(config.model.refines_poses, config.model.exposure not in (None, "off"))
+        of_views = trials_of_views(config.model.refines_poses, config.model.learns_exposures)
         trials = TRIALS + trials_of_start(config.initialization.source) + of_views
         with compiling(device, trials) if trains else nullcontext():
             super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
@@ -184,10 +184,10 @@ class L2OPipeline(VanillaPipeline):
         scene = SceneKnowledge(known.centres, known.rescaled_by, None if context is None else context.cameras)
         optimizer.bind(scene, self._start)
         self._optimizer = optimizer
-        exposure = self.config.model.exposure
-        if exposure not in (None, "off"):
+        if self.config.model.learns_exposures:
             photographs = self.datamanager.capture().training
-            self.exposure = ExposureCompensation(photographs, self.device, only_outliers=exposure == "outliers")
+            only_outliers = self.config.model.exposure == "outliers"
+            self.exposure = ExposureCompensation(photographs, self.device, only_outliers=only_outliers)
             optimizer.register_step_post_hook(lambda *_: self.exposure.step(self._share))
         self.model.adopt_raster(optimizer.rule.trained_raster or {})
         if self.model.refines_poses:

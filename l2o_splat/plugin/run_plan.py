@@ -193,7 +193,7 @@ def resolve(config: TrainerConfig, resumed: Mapping[str, object] | None = None) 
 
 
 def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
-    """A copy of the config with the steps of the plan and a device that this machine has."""
+    """A copy of the config with the values of the plan and a device that this machine has."""
     machine = config.machine
     if machine.device_type == "cuda" and not torch.cuda.is_available():
         CONSOLE.log("No CUDA device was found, so this run uses the CPU.")
