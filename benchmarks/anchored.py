@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
+from typing import Literal
 
 import torch
 import tyro
@@ -43,7 +44,7 @@ from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.losses import squared_loss
-from l2o_splat.optim.adam import SPLATFACTO, AdamRule
+from l2o_splat.optim.adam import OWN_SCALE, SPLATFACTO, AdamRule
 from l2o_splat.optim.joint_optimizer import JointOptimizer
 from l2o_splat.optim.proximal import ProximalRule, proximal_weight
 from l2o_splat.optim.rule import UpdateRule
@@ -76,6 +77,8 @@ class Options:
     """Numbers of steps after which quality is measured, ascending."""
     weights: str | None = None
     """Weights of diff3r, named as for `l2o weights show`; None starts from the points."""
+    rates: Literal["splatfacto", "own-scale"] = "splatfacto"
+    """Rates of Adam: splatfacto's, or those of l2o-adam-tuned; neither decays."""
     prox_scales: tuple[float, ...] = (1.0,)
     """Factors on every precision; each makes a method of its own."""
     brightness: float = 1.2
@@ -141,15 +144,16 @@ class Starts:
         return Start(gaussians, context, raster, precisions)
 
 
-def methods(start: Start, prox_scales: tuple[float, ...]) -> Iterator[tuple[str, UpdateRule, Tensor | None]]:
+def methods(start: Start, options: Options) -> Iterator[tuple[str, UpdateRule, Tensor | None]]:
     """Name, rule and precision of everything that is compared."""
     shown = start.context.cameras
-    yield "Adam", AdamRule(SPLATFACTO), None
+    adam = SPLATFACTO if options.rates == "splatfacto" else OWN_SCALE
+    yield "Adam", AdamRule(adam), None
     for name, precision in start.precisions.items():
-        for scale in prox_scales:
+        for scale in options.prox_scales:
             weight = proximal_weight(len(shown), len(shown), shown.width, shown.height, scale)
             label = name if scale == 1 else f"{name} x {scale:g}"
-            yield label, ProximalRule(AdamRule(SPLATFACTO), weight=weight), precision
+            yield label, ProximalRule(AdamRule(adam), weight=weight), precision
 
 
 def refine(
@@ -189,7 +193,7 @@ def compare(options: Options) -> dict[str, dict[str, dict[str, list[float]]]]:
         }
         for condition, views in conditions.items():
             start = starts(capture, views)
-            for method, rule, precision in methods(start, options.prox_scales):
+            for method, rule, precision in methods(start, options):
                 values = refine(start, rule, precision, scene, target, options.steps)
                 results.setdefault(condition, {}).setdefault(method, {})[name] = values
                 print(f"{name}, {condition}, {method}: {values}", file=sys.stderr, flush=True)

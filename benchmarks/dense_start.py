@@ -1,8 +1,9 @@
 """What a dense start is worth: ``python benchmarks/dense_start.py CAPTURE ... --help``.
 
-From the sparse points of a capture, and from the dense start made of them, tuned Adam trains a scene for so many
-processor seconds of one thread, the start among them. Every 8th view, the first included, is held out. Rates decay
-with the share of the seconds spent. Prints, for each capture and start, Gaussians, seconds of the start, held-out PSNR
+From the sparse points of a capture, from the surfaces that its views agree on as rules of thumb size them, and from the
+dense start that a network has sized, tuned Adam trains a scene for so many processor seconds of one thread, the start
+among them. Every 8th view, the first included, is held out, or those between so many training views. Rates decay with
+the share of the seconds spent. Prints, for each capture and start, Gaussians, seconds of the start, held-out PSNR
 before the first step and after so many seconds, and the share of needles at the end (Gaussians whose longest axis is
 over ten times their second one).
 """
@@ -14,7 +15,7 @@ import os
 os.environ.setdefault("L2O_NUM_THREADS", "1")
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,14 +24,17 @@ import tyro
 from torch.nn import Parameter
 
 from l2o_splat.gaussians import Gaussians
-from l2o_splat.initializers.dense import DenseOptions, dense_gaussians
+from l2o_splat.initializers.dense import DenseOptions, dense_gaussians, find_surfaces
+from l2o_splat.initializers.dense.start import FEWEST_VIEWS
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.optim.adam import AdamOptions, AdamRule, Rates, adam_options
 from l2o_splat.optim.rule import Feedback
 from l2o_splat.rendering import RasterSettings, render, set_num_threads
 from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.scene import SceneStart
-from l2o_splat.scenes.capture import Capture, read_capture
+from l2o_splat.scenes.capture import Capture, Points, read_capture
+from l2o_splat.scenes.split import split_views
+from l2o_splat.sharing.selection import seen_in
 from l2o_splat.view_sampling import ViewSampler
 from l2o_splat.views import PinholeCameras, Views
 
@@ -50,7 +54,9 @@ class Options:
     """Images are reduced by this factor."""
     seconds: tuple[float, ...] = (5.0, 10.0, 20.0)
     """Processor seconds, the start included, after which quality is measured; the last is the budget."""
-    starts: tuple[str, ...] = ("points", "dense")
+    starts: tuple[str, ...] = ("points", "surfaces", "dense")
+    views: int | None = None
+    """Training views, as far apart as possible, and the points that two of them can see; None for all."""
     most: int | None = None
     """Gaussians of the dense start at most; None lets it choose."""
     views_per_step: int = 8
@@ -83,7 +89,13 @@ def start(name: str, views: Views, capture: Capture, options: Options) -> Gaussi
     """One of the starts of ``Options.starts``."""
     if name == "points":
         return gaussians_from_points(capture.points.xyz, capture.points.rgb, PointInitOptions())
-    return dense_gaussians([views], capture.points.xyz, capture.points.rgb, DenseOptions(options.most))
+    make = dense_gaussians if name == "dense" else rules_of_thumb
+    return make([views], capture.points.xyz, capture.points.rgb, DenseOptions(options.most))
+
+
+def rules_of_thumb(*given: object) -> Gaussians:
+    """The surfaces before the network has sized them."""
+    return find_surfaces(*given).gaussians
 
 
 def measure(name: str, training: Views, held_out: Views, capture: Capture, options: Options) -> str:
@@ -131,8 +143,12 @@ def main(options: Options) -> None:
     for folder in options.captures:
         capture = read_capture(folder)
         views = reduced(capture.views, options.scale)
-        held_out = views[list(range(0, len(views), 8))]
-        training = views[[v for v in range(len(views)) if v % 8]]
+        shown, hidden = split_views(views.cameras.centres.numpy(), options.views or "all")
+        training, held_out = views[shown], views[hidden]
+        if options.views:
+            kept = seen_in(capture.points.xyz, [training.cameras]) >= FEWEST_VIEWS
+            points = Points(capture.points.xyz[kept], capture.points.rgb[kept])
+            capture = replace(capture, points=points)
         for name in options.starts:
             row = measure(name, training, held_out, capture, options)
             print(f"| {folder.name} | {name} | {row} |", flush=True)

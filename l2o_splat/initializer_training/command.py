@@ -1,4 +1,4 @@
-"""``l2o train-initializer``: the options of training ReSplat's initial model, its update, or DIFF3R's head."""
+"""``l2o train-initializer``: the options of training ReSplat's networks, DIFF3R's head, or the dense start's."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from l2o_splat.training.options import Schedule
 class TrainInitializer:
     """Train ReSplat's networks on procedural scenes, or on chunks of RealEstate10K or DL3DV: first the initial model,
     then the update on top of it; or, with --through-optimization, DIFF3R's head, which predicts how strongly to hold
-    each Gaussian.
+    each Gaussian; or, with --preset dense, the head that gives the Gaussians of a dense start their sizes.
 
     --preset gives all other options the values of a training: our small one, or one of the papers.
 
     The initial stage makes weights without an update; the update stage takes them with --weights and makes whole ones:
     OUT/best.safetensors (and .json with the training record), for
     `ns-train resplat --optimizers.gaussians.optimizer.weights OUT/best.safetensors`. Those of --through-optimization
-    are for `ns-train diff3r --pipeline.initialization.weights OUT/best.safetensors`.
+    are for `ns-train diff3r --pipeline.initialization.weights OUT/best.safetensors`, those of --stage dense for
+    `ns-train METHOD --pipeline.initialization.source dense --pipeline.initialization.weights OUT/best.safetensors`.
 
     The same command resumes a run that was stopped; SIGTERM and Ctrl-C save first.
     """
@@ -46,7 +47,8 @@ class TrainInitializer:
     out: Path
     """Folder of the run: weights, curve, saved states."""
     preset: Preset = "mini"
-    """Values of all other options: mini trains our small networks on a CPU, paper-* as the papers do."""
+    """Values of all other options: mini trains our small networks on a CPU, dense the head of the dense start, paper-*
+    as the papers do."""
     stage: Stage = "initial"
     """Which networks are trained."""
     through_optimization: bool = False
@@ -76,11 +78,11 @@ class TrainInitializer:
     step_decay: float = 1.0
     """Factor of each step of the update relative to the one before it, in training and in the weights that result."""
     refinement: RefinementOptions = field(default_factory=RefinementOptions)
-    """Options of --through-optimization."""
+    """Options of --through-optimization and of the dense stage, which holds nothing and shows no faults."""
     training: InitializerTrainingOptions = field(default_factory=InitializerTrainingOptions)
     """Options that the weights depend on."""
     losses: Losses = field(default_factory=Losses)
-    """Losses of both stages; --through-optimization has an error of its own."""
+    """Losses of all stages; --through-optimization has an error of its own."""
     shape: ReSplatShape = MINI
     """Widths of new networks."""
     behaviour: ReSplatConfig = MINI_CONFIG
@@ -102,15 +104,25 @@ class TrainInitializer:
     def of_preset(cls, name: str, stage: str | None = None) -> TrainInitializer:
         """The command with the defaults of a preset, see :class:`l2o_splat.commands.presets.HasPresets`."""
         defaults: dict[str, Any] = defaults_of(name, stage or "initial")
-        return cls(out=tyro.MISSING, preset=name, stage=stage or "initial", **defaults)
+        return cls(**{"out": tyro.MISSING, "preset": name, "stage": stage or "initial"} | defaults)
 
     def run(self) -> None:
         """Train.
 
         Raises:
-            TrainingError: If Lightning Fabric is not installed, no initial model is named although one is needed, or
-                the networks have no update to train.
+            TrainingError: If Lightning Fabric is not installed, no initial model is named although one is needed, the
+                networks have no update to train, or the dense stage is asked for with options of others.
         """
+        if self.stage == "dense" and (self.through_optimization or self.preset not in ("mini", "dense")):
+            raise TrainingError(
+                "The dense stage trains a head of this package, which neither --preset paper-* nor "
+                "--through-optimization knows; leave both out."
+            )
+        if self.through_optimization and self.refinement.steps == (0, 0) and not self.refinement.train_initial:
+            raise TrainingError(
+                "refinement.steps is 0 0, with which precisions learn nothing, and the initial model is not trained; "
+                "give more steps, or train it with --refinement.train-initial."
+            )
         self._check_weights()
         self._check_data()
         from l2o_splat.initializer_training.run import train

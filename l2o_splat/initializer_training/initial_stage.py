@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.training.objective import Objective
 from l2o_splat.training.statistics import Statistics
 from l2o_splat.views import PinholeCameras, Views
+from l2o_splat.weights.format import System
 
 RASTER = RasterSettings("antialiased", 0.1)
 """Rasterization with which the released weights were trained."""
@@ -41,6 +43,8 @@ class InitialTerms(Statistics):
 class InitialStage:
     """Trains the initial model."""
 
+    system: ClassVar[System] = "resplat"
+    raster: ClassVar[RasterSettings] = RASTER
     network: InitialModel
     losses: Losses
 
@@ -115,9 +119,9 @@ def _depth_quality(found: Float[Tensor, "v h w"], exact: Float[Tensor, "v h w"])
     }
 
 
-def view_error(gaussians: Gaussians, views: Views, losses: Losses) -> Tensor:
+def view_error(gaussians: Gaussians, views: Views, losses: Losses, raster: RasterSettings = RASTER) -> Tensor:
     """Mean error of rendered views."""
-    rendered = render(gaussians, views.cameras, RASTER).rgb
+    rendered = render(gaussians, views.cameras, raster).rgb
     return losses.images.error(rendered, views.images, views.masks) / len(views)
 
 

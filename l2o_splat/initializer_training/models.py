@@ -12,11 +12,13 @@ from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializer_training.backbone import start_backbone
 from l2o_splat.initializer_training.batches import Batch
 from l2o_splat.initializer_training.command import TrainInitializer
+from l2o_splat.initializer_training.dense_stage import DenseStage
 from l2o_splat.initializer_training.initial_stage import InitialStage
 from l2o_splat.initializer_training.networks import new_initial_model, new_update_network
 from l2o_splat.initializer_training.refined_stage import RefinedModel, RefinedStage, typical_precision
 from l2o_splat.initializer_training.trainer import Stage
 from l2o_splat.initializer_training.update_stage import UpdateStage
+from l2o_splat.initializers.dense import DenseHead
 from l2o_splat.initializers.diff3r import read_diff3r
 from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.config import ReSplatConfig
@@ -54,6 +56,8 @@ def begin(options: TrainInitializer, scenes: Callable[[ReSplatConfig], list[Batc
     """
     if options.through_optimization:
         return _through_optimization(options, load_weights(options.weights, ("resplat", "diff3r")), scenes, device)
+    if options.stage == "dense":
+        return _dense(options)
     weights = None if options.weights is None else load_weights(options.weights, "resplat")
     if options.stage == "initial":
         return _initial(options, weights)
@@ -119,6 +123,16 @@ def _update(options: TrainInitializer, weights: Weights, device: torch.device) -
     config = replace(initializer.config, update_starts=starts, step_decay=options.step_decay)
     stage = UpdateStage(network, initializer, options.losses, options.start, options.steps, options.step_decay)
     return Beginning(stage, config, weights, origin)
+
+
+def _dense(options: TrainInitializer) -> Beginning:
+    """A new head of the dense start, or that of ``weights``."""
+    if options.weights is None:
+        torch.manual_seed(options.training.seed)
+        return Beginning(DenseStage(DenseHead(), options.losses, options.refinement), ReSplatConfig(), None)
+    weights = load_weights(options.weights, "dense")
+    head = DenseHead.from_weights(weights).requires_grad_(True)
+    return Beginning(DenseStage(head, options.losses, options.refinement), ReSplatConfig(), weights)
 
 
 def _through_optimization(

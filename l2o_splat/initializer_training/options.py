@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from l2o_splat.implicit.backward_mode import BackwardMode
 from l2o_splat.nets.resplat.config import ReSplatConfig, ReSplatShape, UpdateShape
 from l2o_splat.training.objective import Objective
 from l2o_splat.training.options import OuterOptions
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MINI = ReSplatShape(
     vit="mini",
@@ -41,8 +45,8 @@ MINI_CONFIG = ReSplatConfig(
 )
 """Behaviour for scenes of any size: depth ranges from points, scales in cells."""
 
-Stage = Literal["initial", "update"]
-"""Which networks are trained: depths and Gaussians, or the update on top of them."""
+Stage = Literal["initial", "update", "dense"]
+"""Which networks are trained: depths and Gaussians, the update on top of them, or the head of the dense start."""
 Start = Literal["resplat", "points", "random"]
 """Kinds of scenes that an update starts from."""
 
@@ -120,6 +124,8 @@ class RefinementOptions:
     are, which is what the others are compared with; precisions learn nothing then."""
     drawn: Literal["log-uniform", "uniform"] = "log-uniform"
     """How their number is drawn."""
+    rates: Literal["splatfacto", "own-scale"] = "splatfacto"
+    """Rates of the Adam steps: splatfacto's, held, or those of l2o-adam-tuned, in units of each Gaussian's size."""
     backward: BackwardMode = BackwardMode.IMPLICIT_DAMPED
     """How gradients pass through the steps."""
     solver_iterations: int = 16
@@ -147,15 +153,19 @@ class RefinementOptions:
     def __post_init__(self) -> None:
         if self.steps != (0, 0) and not 1 <= self.steps[0] <= self.steps[1]:
             raise ValueError(f"refinement.steps is {self.steps}; an ascending range from at least 1 is needed, or 0 0.")
-        if self.steps == (0, 0) and not self.train_initial:
-            raise ValueError(
-                "refinement.steps is 0 0, with which precisions learn nothing, and the initial model is not trained; "
-                "give more steps, or train it with --refinement.train-initial."
-            )
         if self.backward is BackwardMode.FIRST_ORDER:
             raise ValueError(
                 "refinement.backward is first_order, which lets no precision learn; choose implicit_damped."
             )
+
+    def drawn_steps(self, rng: np.random.Generator) -> int:
+        """Number of inner steps."""
+        few, many = self.steps
+        if many == 0:
+            return 0
+        if self.drawn == "uniform":
+            return int(rng.integers(few, many, endpoint=True))
+        return round(math.exp(rng.uniform(math.log(few), math.log(many))))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Presets of ``l2o train-initializer``: our small training, and those of ReSplat and DIFF3R. They load no torch.
+"""Presets of ``l2o train-initializer``: our small trainings, and those of ReSplat and DIFF3R. They load no torch.
 
 The numbers of ReSplat (arXiv 2510.08575) are those of its paper and of its published training scripts. Those of DIFF3R
 (arXiv 2604.01030) are a recommendation where the paper gives none: see docs/train-initializers.md.
@@ -7,7 +7,7 @@ The numbers of ReSplat (arXiv 2510.08575) are those of its paper and of its publ
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from l2o_splat.initializer_training.data import SceneData, SceneOptions
 from l2o_splat.initializer_training.options import (
@@ -17,6 +17,7 @@ from l2o_splat.initializer_training.options import (
     InitializerTrainingOptions,
     Losses,
     RefinementOptions,
+    Stage,
 )
 from l2o_splat.nets.resplat.layouts import LAYOUTS
 from l2o_splat.training.chunk_options import ChunkOptions
@@ -25,6 +26,7 @@ from l2o_splat.training.options import Schedule
 
 Preset = Literal[
     "mini",
+    "dense",
     "paper-small-8v-256x448",
     "paper-base-8v-256x448",
     "paper-large-8v-256x448",
@@ -38,6 +40,7 @@ Preset = Literal[
 PREFIX = "paper-"
 """What the name of a preset has before that of a layout."""
 DIFF3R = "paper-diff3r"
+DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -117,15 +120,17 @@ def defaults_of(name: str, stage: str) -> dict[str, Any]:
 
     Args:
         name: Of the preset.
-        stage: "initial" or "update".
+        stage: Which networks are trained.
 
     Raises:
         KeyError: If there is no such preset or stage.
     """
-    if stage not in ("initial", "update"):
+    if stage not in get_args(Stage):
         raise KeyError(stage)
     if name == "mini":
         return {}
+    if name == DENSE:
+        return _dense()
     if name == DIFF3R:
         return _diff3r()
     layout_name = name.removeprefix(PREFIX)
@@ -205,6 +210,33 @@ def _procedural(size: tuple[int, int], views: int) -> SceneData:
     """Scenes of one size, a new one every time, with some more views than a step needs."""
     options = SceneOptions(sizes=(size,), portrait_share=0.0, num_views=(views + 2, views + 6))
     return SceneData(captures=0, options=options, validation_captures=4)
+
+
+def _dense() -> dict[str, Any]:
+    return {
+        "stage": "dense",
+        "refinement": RefinementOptions(steps=(10, 40), rates="own-scale", first_share=0.5, solver_iterations=8),
+        "training": InitializerTrainingOptions(
+            iterations=500,
+            averaging=0.98,
+            learning_rate=3e-3,
+            batch=BatchOptions(
+                context_views=(3, 8),
+                target_views=2,
+                context_pixels=200_000,
+                longer_side=192,
+                turn_probability=0.1,
+                reach=(0.3, 1.0),
+            ),
+        ),
+        "losses": Losses(images=Objective(relative=True)),
+        "data": SceneData(
+            captures=150,
+            options=SceneOptions(sizes=((160, 256), (192, 256), (192, 288), (256, 384)), num_points=(1000, 6000)),
+            validation_captures=6,
+        ),
+        "schedule": Schedule(evaluate_every=50, save_every=50, workers=0),
+    }
 
 
 def _diff3r() -> dict[str, Any]:

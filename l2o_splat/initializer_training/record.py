@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from l2o_splat.implicit.uncertainty_head import PREFIX as HEAD_PREFIX
-from l2o_splat.initializer_training.initial_stage import RASTER
 from l2o_splat.initializer_training.trainer import InitializerStatistics, InitializerTrainer
 from l2o_splat.nets.resplat.config import ReSplatConfig
 from l2o_splat.rendering import RasterSettings
@@ -27,7 +26,7 @@ LOG_EVERY = 50
 class InitializerRecord(TrainingRecord):
     """Beside curve and weights, printed lines.
 
-    Weights are in half precision, apart from the head of diff3r, whose numbers may be tiny.
+    Weights are in half precision, apart from small heads: diff3r's, whose numbers may be tiny, and the dense start's.
 
     Args:
         folder: Folder of the run.
@@ -72,12 +71,15 @@ class InitializerRecord(TrainingRecord):
 
     def weights(self, trainer: InitializerTrainer, training: dict[str, Any]) -> Weights:
         tensors = trainer.stage.tensors(trainer.average.module)
-        head = {name: tensor for name, tensor in tensors.items() if name.startswith(HEAD_PREFIX)}
+        stage = trainer.stage
+        head = {
+            name: tensor for name, tensor in tensors.items() if stage.system == "dense" or name.startswith(HEAD_PREFIX)
+        }
         card = WeightsCard(
-            "diff3r" if head else "resplat",
+            stage.system,
             {"tensors": len(tensors), "numbers": sum(tensor.numel() for tensor in tensors.values())},
             behaviour=changed_from(asdict(ReSplatConfig()), asdict(self.config)),
-            raster=changed_from(asdict(RasterSettings()), asdict(RASTER)),
+            raster=changed_from(asdict(RasterSettings()), asdict(stage.raster)),
             licence=LICENCE,
             source=self.environment["command"],
             training=training,

@@ -35,11 +35,13 @@ from l2o_splat.initializers.resplat import InitialScene, ReSplatInitializer
 from l2o_splat.losses import equal_where_masked, photometric_loss
 from l2o_splat.metrics import Lpips
 from l2o_splat.nets.resplat.model import InitialModel
-from l2o_splat.rendering import render
+from l2o_splat.optim.adam import OWN_SCALE, SPLATFACTO
+from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene import SceneKnowledge
 from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.training.statistics import Statistics
 from l2o_splat.views import Views
+from l2o_splat.weights.format import System
 
 SSIM_SHARE = 0.2
 """Share of SSIM in the error "l1-ssim"."""
@@ -92,6 +94,8 @@ class RefinedModel(nn.Module):
 class RefinedStage:
     """Trains the head, and the initial model if ``options.train_initial`` says so."""
 
+    system: ClassVar[System] = "diff3r"
+    raster: ClassVar[RasterSettings] = RASTER
     objective: ClassVar[None] = None
     network: RefinedModel
     options: RefinementOptions = field(default_factory=RefinementOptions)
@@ -115,7 +119,7 @@ class RefinedStage:
         """Loss with a graph to the network, and its terms."""
         options = self.options
         batch = replace(batch, context=with_fault(batch.context, options.faults, rng))
-        steps = self.drawn_steps(rng)
+        steps = options.drawn_steps(rng)
         scene, precision, target = self.network(batch)
         refined, status = self.refine(scene, precision, steps)
         error = self.error(refined, target)
@@ -131,15 +135,6 @@ class RefinedStage:
             left_out=status.failure is not None,
             log_precision=float((precision.detach() / self.network.head.reference)[:, 1:].log().mean()),
         )
-
-    def drawn_steps(self, rng: np.random.Generator) -> int:
-        """Number of inner steps."""
-        few, many = self.options.steps
-        if many == 0:
-            return 0
-        if self.options.drawn == "uniform":
-            return int(rng.integers(few, many, endpoint=True))
-        return round(math.exp(rng.uniform(math.log(few), math.log(many))))
 
     def error(self, gaussians: Gaussians, views: Views) -> Float[Tensor, ""]:
         """The error that ``options`` name, mean over views."""
@@ -159,10 +154,7 @@ class RefinedStage:
         itself after 0."""
         if steps == 0:
             return scene.gaussians, LayerStatus(energy_before=0.0, energy_after=0.0, gradient_ratio=1.0)
-        solver = AdamSolver(steps, scene_extent=SceneKnowledge(scene.context.cameras.centres).extent)
-        linear = PCG(max_iterations=self.options.solver_iterations)
-        views = ContextViews(scene.context, RASTER)
-        return proximal_refine(scene.gaussians, precision, views, solver, self.options.backward, linear)
+        return refined(scene.gaussians, precision, ContextViews(scene.context, RASTER), steps, self.options)
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
@@ -198,6 +190,16 @@ class RefinedStage:
         """Tensors of the whole model; those of the head have the prefix of the weights of diff3r."""
         head = {PREFIX + name: tensor for name, tensor in network.head.state_dict().items()}
         return network.initial.state_dict() | head
+
+
+def refined(
+    gaussians: Gaussians, precision: Float[Tensor, "n 5"], views: ContextViews, steps: int, options: RefinementOptions
+) -> tuple[Gaussians, LayerStatus]:
+    """Gaussians after some Adam steps on all context views, differentiable in where they began and the precision."""
+    rates = SPLATFACTO if options.rates == "splatfacto" else OWN_SCALE
+    solver = AdamSolver(steps, rates, SceneKnowledge(views.cameras.centres).extent)
+    linear = PCG(max_iterations=options.solver_iterations)
+    return proximal_refine(gaussians, precision, views, solver, options.backward, linear)
 
 
 def squared_error(rendered: Float[Tensor, "v h w 3"], views: Views, logarithm: bool) -> Float[Tensor, ""]:

@@ -111,7 +111,7 @@ def _history(options: TrainInitializer) -> list[dict[str, Any]]:
     """Training records of all weights that this training starts from, each once."""
     records: list[dict[str, Any]] = []
     for named in (options.depth_weights, options.update_weights, options.weights):
-        found = [] if named is None else _records(load_weights(named, ("resplat", "diff3r")))
+        found = [] if named is None else _records(load_weights(named, ("resplat", "diff3r", "dense")))
         records += [record for record in found if record not in records]
     return records
 
@@ -131,14 +131,17 @@ def _describe(options: TrainInitializer, beginning: Beginning) -> dict[str, Any]
     data, weights = asdict(options.data) | {"folder": None}, beginning.weights
     if options.data.chunks.folder is None:
         data["chunks"] = None  # Whatever these options are, they change nothing.
+    networks = {"shape": asdict(options.shape), "behaviour": asdict(beginning.config)}
+    if options.stage == "dense":
+        own["refinement"] = asdict(options.refinement)
     return own | {
         "stage": "through_optimization" if options.through_optimization else options.stage,
         "weights": None if weights is None else weights.card.sha256 or weights.card.source,
         "depth_weights": options.depth_weights,
         "update_weights": options.update_weights,
         "backbone": beginning.origin.get("backbone"),
-        "shape": asdict(options.shape),
-        "behaviour": asdict(beginning.config),
+        # The head of the dense start has one size.
+        **({} if options.stage == "dense" else networks),
         "data": data,
     }
 

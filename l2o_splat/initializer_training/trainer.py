@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from l2o_splat.initializer_training.batches import Batch, draw_batch
 from l2o_splat.initializer_training.options import InitializerTrainingOptions
+from l2o_splat.rendering import RasterSettings
 from l2o_splat.scenes.capture import Capture
 from l2o_splat.training.errors import UnusableCaptureError
 from l2o_splat.training.objective import Objective
@@ -24,11 +25,16 @@ from l2o_splat.training.prefetch import Prefetched, prefetched
 from l2o_splat.training.saved_state import with_defaults
 from l2o_splat.training.sources import Source
 from l2o_splat.training.statistics import Statistics, StepStatistics
+from l2o_splat.weights.format import System
 
 
 class Stage(Protocol):
     """Which network is trained, and how it is judged."""
 
+    system: System
+    """Of the weights that come of it."""
+    raster: RasterSettings
+    """How scenes are drawn."""
     network: nn.Module
     """Trained in place; parameters that require no gradient stay as they are."""
     objective: Objective | None
@@ -39,7 +45,11 @@ class Stage(Protocol):
         ...
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Statistics]:
-        """Loss with a graph to the network, and its terms as numbers for logs."""
+        """Loss with a graph to the network, and its terms as numbers for logs.
+
+        Raises:
+            UnusableCaptureError: If the scene has none.
+        """
         ...
 
     def heaviest(self) -> Stage:
@@ -156,9 +166,9 @@ class InitializerTrainer(OuterLoop):
         rng = np.random.default_rng((self.options.seed, self.iteration, slot))
         try:
             batch = draw_batch(capture, self.options.batch, rng, self.fabric.device, self.range_of_points)
+            loss, terms = self.stage.loss(batch, rng)
         except UnusableCaptureError as error:
             return None, str(error)
-        loss, terms = self.stage.loss(batch, rng)
         if not loss.isfinite():
             return terms, "Its loss is not finite."
         (loss / len(self.slots)).backward()
@@ -176,7 +186,13 @@ class InitializerTrainer(OuterLoop):
 _ADDED: dict[str, Any] = {
     "data": {"chunks": None, "validation_chunks": None},
     "losses": {"mean_over_updates": True, "perceptual": "lpips", "perceptual_scale": 1.0},
-    "refinement": {"drawn": "log-uniform", "error": "log-mse", "lpips_weight": 0.0, "exposure_offset": 0.0},
+    "refinement": {
+        "drawn": "log-uniform",
+        "error": "log-mse",
+        "lpips_weight": 0.0,
+        "exposure_offset": 0.0,
+        "rates": "splatfacto",
+    },
     "update_weights": None,
     "backbone": None,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from l2o_splat.initializers.resplat import ReSplatInitializer
 from l2o_splat.nets.resplat.update import ReSplatUpdateNetwork
 from l2o_splat.optim.resplat import ReSplatRule
 from l2o_splat.optim.rule import Feedback, RenderedViews
-from l2o_splat.rendering import render
+from l2o_splat.rendering import RasterSettings, render
 from l2o_splat.scene import SceneStart
 from l2o_splat.training.evaluation import mean_psnr
 from l2o_splat.training.objective import Objective
 from l2o_splat.training.statistics import Statistics
+from l2o_splat.weights.format import System
 
 RANDOM_POINTS = 3000
 """Number of Gaussians of a random start."""
@@ -50,6 +52,8 @@ class UpdateStage:
         step_decay: See :class:`ReSplatConfig`.
     """
 
+    system: ClassVar[System] = "resplat"
+    raster: ClassVar[RasterSettings] = RASTER
     network: ReSplatUpdateNetwork
     initializer: ReSplatInitializer
     losses: Losses

@@ -109,6 +109,8 @@ def adam_options(preset: AdamPreset, horizon: int, rates: float = 1.0) -> AdamOp
 
 SPLATFACTO = replace(adam_options("gsplat", horizon=1), final_factor=_CONSTANT)
 """Splatfacto's rates, constant."""
+OWN_SCALE = replace(adam_options("own-scale", horizon=1), final_factor=_CONSTANT)
+"""Those of adam-own-scale, constant."""
 
 
 class AdamRule(UpdateRule):

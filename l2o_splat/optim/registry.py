@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
-from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options
+from l2o_splat.optim.adam import OWN_SCALE, SPLATFACTO, AdamOptions, AdamRule, adam_options
 from l2o_splat.optim.gain import GainRule
 from l2o_splat.optim.learn2splat import Learn2SplatRule
 from l2o_splat.optim.proximal import ProximalRule
@@ -60,12 +60,23 @@ class RuleEntry:
     """Whether some of its rates decay over the horizon."""
     can_finish: bool = True
     """Whether it can follow another rule."""
+    holds_start: bool = False
+    """Whether it holds Gaussians near their start, as strongly as a precision says."""
 
 
 def _adam(preset: str) -> RuleEntry:
     return RuleEntry(
         lambda options: AdamRule(adam_options(preset, options.horizon, options.rates)),
         has_horizon=adam_options(preset, 1).decays,
+    )
+
+
+def _proximal(adam: AdamOptions) -> RuleEntry:
+    return RuleEntry(
+        lambda options: ProximalRule(AdamRule(adam), options.prox_scale),
+        num_steps=100,
+        can_finish=False,
+        holds_start=True,
     )
 
 
@@ -92,9 +103,8 @@ _RULES: dict[str, RuleEntry] = {
         default_weights="resplat-mini",
         can_finish=False,
     ),
-    "proximal": RuleEntry(
-        lambda options: ProximalRule(AdamRule(SPLATFACTO), options.prox_scale), num_steps=100, can_finish=False
-    ),
+    "proximal": _proximal(SPLATFACTO),
+    "proximal-own-scale": _proximal(OWN_SCALE),
 }
 
 ALIASES = {"anchored": "proximal"}

@@ -74,7 +74,7 @@ resplat = _method(
 )
 diff3r = _method(
     "diff3r",
-    "proximal",
+    "proximal-own-scale",
     "DIFF3R (arXiv 2604.01030): refine a start on a few views, each Gaussian held near it as strongly as it should be.",
     start="diff3r",
     loss="squared",

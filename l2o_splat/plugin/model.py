@@ -64,8 +64,8 @@ class L2OModelConfig(ModelConfig):
     exposure: Exposure | None = None
     """affine: each training photograph has an affine transform of colours that is learnt beside the scene, so that one
     that is brighter does not brighten the scene. outliers: those alone that are over 10 % brighter or darker than the
-    others. Held-out views are drawn without any. None: outliers for the rule proximal with the preset fast, else
-    off."""
+    others. Held-out views are drawn without any. None: outliers for rules that hold the start with the
+    preset fast, else off."""
     color_corrected_metrics: bool = False
     """Measure held-out views also after the affine transform of colours that suits each best, as cc_psnr, cc_ssim and
     cc_lpips (splatfacto's names)."""

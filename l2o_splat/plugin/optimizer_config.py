@@ -36,8 +36,8 @@ class JointOptimizerConfig(OptimizerConfig):
     """adam: gsplat's rates. adam-x5: five times those. adam-own-scale: position steps in units of each Gaussian's
     own scale, all rates decaying. sgd: gradient descent without moments, for comparisons. learn2splat: the learned
     optimizer. resplat: the update that comes with ReSplat's initial model, a few steps from renders of the context
-    views. proximal (or anchored, as before): splatfacto's rates without decay, and a pull towards the start, on some of
-    the views (diff3r)."""
+    views. proximal-own-scale: the rates of adam-own-scale without decay, and a pull towards the start, on some of the
+    views (diff3r). proximal (or anchored, as before): the same with splatfacto's rates."""
     horizon: int | None = None
     """Steps over which rates decay, and whatever else changes during a run that counts steps. None: with the preset
     fast those of the run, else 2000."""
@@ -46,12 +46,12 @@ class JointOptimizerConfig(OptimizerConfig):
     takes those that come with the package, gain-mini or resplat-mini."""
     finish_with: FinishingRuleName | None = None
     """Another rule for the last part of the run. None: with the preset fast adam-own-scale after weights of
-    Learn2Splat's paper and after the rule proximal, else none."""
+    Learn2Splat's paper and after a rule that holds the start, else none."""
     finish_after: int | None = None
     """Steps after which the other rule takes over; its own steps and horizon count from there, or its share of the
     budget does. None: 20 with the preset fast, after what adam-own-scale follows."""
     finish_weights: str | None = None
-    """Weights of learn2splat after resplat or proximal; None as for weights."""
+    """Weights of learn2splat after resplat or a rule that holds the start; None as for weights."""
     safeguard: bool = False
     """Compare the training loss of learn2splat with its best; if it rises, restore the best scene and go on with
     adam-own-scale."""
@@ -64,7 +64,7 @@ class JointOptimizerConfig(OptimizerConfig):
     """Factor of the rule's steps at the end of the horizon, beside what its own rates do; they fall exponentially. 1:
     no decay."""
     prox_scale: float = 1.0
-    """Strength of the pull of the rule proximal: 1 as its precision says, 0 none, inf lets nothing move."""
+    """Strength of the pull towards the start: 1 as its precision says, 0 none, inf lets nothing move."""
     # Read by nerfstudio's Optimizers; the rule has rates of its own, and clipping would change its gradients.
     lr: tyro.conf.Suppress[float] = 1.0
     eps: tyro.conf.Suppress[float] = 1e-15
@@ -76,9 +76,14 @@ class JointOptimizerConfig(OptimizerConfig):
         return tuple(ALIASES.get(name, name) for name in (self.rule, self.finish_with) if name is not None)
 
     @property
+    def holds_start(self) -> bool:
+        """Whether the first rule holds Gaussians near their start."""
+        return rule_entry(self.rule_names[0]).holds_start
+
+    @property
     def learn2splat_finishes(self) -> bool:
         """Whether learn2splat follows a rule that ``weights`` cannot be meant for, so that it has some of its own."""
-        return self.rule_names in (("resplat", "learn2splat"), ("proximal", "learn2splat"))
+        return self.rule_names[1:] == ("learn2splat",) and (self.holds_start or self.rule_names[0] == "resplat")
 
     @property
     def has_horizon(self) -> bool:
@@ -93,7 +98,7 @@ class JointOptimizerConfig(OptimizerConfig):
     @property
     def takes_colour_steps(self) -> bool:
         """Whether colours can move in closed form beside the rule."""
-        return self.rule_names[0] not in ("proximal", "resplat")
+        return not self.holds_start and self.rule_names[0] != "resplat"
 
     def check(self) -> None:
         """Refuse options that do not go together, before any long work.
@@ -124,7 +129,7 @@ class JointOptimizerConfig(OptimizerConfig):
                 f"{_OPTION}.colour-steps is {self.colour_steps}, but colours can move in closed form beside gradients "
                 f"alone, which the rule {self.rule} does not follow; set it to 0, or choose another rule."
             )
-        if self.rule_names[0] == "proximal":
+        if self.holds_start:
             self._check_proximal()
         elif self.weights is not None and not any(rule_entry(name).systems for name in self.rule_names):
             raise WeightsError(
@@ -140,7 +145,7 @@ class JointOptimizerConfig(OptimizerConfig):
             )
         if self.weights is not None:
             raise WeightsError(
-                f"{_OPTION}.weights names {self.weights}, but the rule proximal has none; those "
+                f"{_OPTION}.weights names {self.weights}, but the rule {self.rule} has none; those "
                 "of a network that predicts precisions go to --pipeline.initialization.weights, with source diff3r."
             )
 
@@ -157,9 +162,8 @@ class JointOptimizerConfig(OptimizerConfig):
     def _build(self, name: str) -> UpdateRule:
         weights, horizon = None, NUM_STEPS if self.horizon is None else self.horizon
         if rule_entry(name).systems:
-            first = self.rule_names[0]
-            second_of_two = name != first and first in ("resplat", "proximal")
-            weights = weights_of(name, self.finish_weights if second_of_two else self.weights)
+            finishes = self.learn2splat_finishes and name == "learn2splat"
+            weights = weights_of(name, self.finish_weights if finishes else self.weights)
         rule = rule_entry(name).build(
             RuleOptions(weights, horizon=horizon, rates=self.rates or 1.0, prox_scale=self.prox_scale)
         )

@@ -27,7 +27,7 @@ from l2o_splat.plugin.errors import OptionError
 from l2o_splat.plugin.growing import VIEWS_THAT_CONFIRM, final_count, most_in_memory, views_ahead
 from l2o_splat.plugin.held_out_quality import mean_quality
 from l2o_splat.plugin.model import L2OModel, L2OModelConfig
-from l2o_splat.plugin.run_plan import RunPlan
+from l2o_splat.plugin.run_plan import RULE, RunPlan
 from l2o_splat.plugin.run_progress import phase
 from l2o_splat.plugin.saved_capture import SavedCapture
 from l2o_splat.plugin.starts import GivenUpError, InitializationConfig, StartRequest, start_scene
@@ -86,7 +86,7 @@ class L2OPipeline(VanillaPipeline):
             super().__init__(config, device, test_mode=test_mode, world_size=world_size, **kwargs)
         self._optimizer: JointOptimizer | None = None
         self._start: SceneStart | None = None
-        self._source = config.initialization.source
+        self._source, self._rule = config.initialization.source, None
         """Where the scene starts."""
         self._averages = 0.0
         """Earlier scenes that the average after the present step reaches over, if the run keeps one."""
@@ -149,7 +149,7 @@ class L2OPipeline(VanillaPipeline):
                 "--preset paper keeps the prediction and its updates."
             )
             self._start = self._started(plan, resumes)
-        self._source, self._thinned_after = plan.source, plan.thinned_after
+        self._source, self._rule, self._thinned_after = plan.source, plan.rules[0], plan.thinned_after
         self.model.set_gaussians(self._start.gaussians)
         gaussians, schedule, views = self._start.gaussians, self.schedule, self.datamanager.config.views_per_step
         # A start that predicts colours by direction keeps them, whatever their degree.
@@ -245,7 +245,7 @@ class L2OPipeline(VanillaPipeline):
         if self.schedule is None:
             return state
         changes = self.datamanager.view_sampler.changes
-        return state | {SCHEDULE: self.schedule.state() | {VIEWS: changes, SOURCE: self._source}}
+        return state | {SCHEDULE: self.schedule.state() | {VIEWS: changes, SOURCE: self._source, RULE: self._rule}}
 
     def set_extra_state(self, state: dict) -> None:
         self.follow(state)

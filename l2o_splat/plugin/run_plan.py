@@ -23,7 +23,7 @@ from l2o_splat.optim.rule import Needs, UpdateRule
 from l2o_splat.optim.sequence import SequencedRule
 from l2o_splat.plugin.file_start import check_file
 from l2o_splat.plugin.optimizer_config import JointOptimizerConfig
-from l2o_splat.plugin.starts import START_WEIGHTS, InitializationConfig
+from l2o_splat.plugin.starts import PREDICTIONS, START_WEIGHTS, InitializationConfig
 from l2o_splat.schedule.controller import Controller
 from l2o_splat.schedule.presets import PRESETS, Preset, PresetName
 from l2o_splat.weights.format import Weights, WeightsCard
@@ -38,6 +38,9 @@ CONSTANTS = "constants-mini"
 """Weights of a controller without responses, with which tuned Adam runs under the preset fast."""
 NO_CONTROLLER = "none"
 """What is typed to leave the preset fast as it is."""
+RULE = "rule"
+"""Entry of a run's schedule in a checkpoint: its first rule; absent in runs of versions whose start was held by
+splatfacto's rates alone."""
 HALF_A_MEGAPIXEL = 5e5
 SECONDS_ON_CPU, SECONDS_ON_CUDA = 120.0, 30.0
 """Time budgets for photographs of half a megapixel; larger ones get more."""
@@ -83,8 +86,8 @@ class RunPlan:
 
     @property
     def fixed_steps(self) -> int:
-        """First steps in which the scene does not grow: those of the paper's network, or of the rule proximal, if
-        another rule follows."""
+        """First steps in which the scene does not grow: those of the paper's network, or of a rule that holds the
+        start, if another rule follows."""
         paper = self.rules[0] == "learn2splat" and self.cards[0].system == "learn2splat"
         return self.switch_after if (paper or self.needs.fixed_steps) and self.switch_after is not None else 0
 
@@ -92,7 +95,7 @@ class RunPlan:
     def thinned_after(self) -> int | None:
         """Steps after which Gaussians that a network predicted, and fewer than two photographs see, are removed: those
         that hold the scene to its prediction, if the preset fast lets it go; None if nothing is removed."""
-        held = self.preset == "fast" and self.rules[0] == "proximal" and self.source in ("diff3r", "resplat")
+        held = self.preset == "fast" and rule_entry(self.rules[0]).holds_start and self.source in ("diff3r", "resplat")
         return self.switch_after if held else None
 
     @property
@@ -149,7 +152,8 @@ def resolve(config: TrainerConfig, resumed: Mapping[str, object] | None = None) 
         ValueError: If options do not go together, or weights cannot be used.
     """
     asked = _asked_preset(config, resumed)
-    optimizer = _handing_over(_controlled(config.optimizers["gaussians"]["optimizer"], asked), asked)
+    optimizer = _as_begun(config.optimizers["gaussians"]["optimizer"], resumed)
+    optimizer = _handing_over(_controlled(optimizer, asked), asked)
     start: InitializationConfig = config.pipeline.initialization
     names, rule = optimizer.rule_names, optimizer.build_rule()
     steps, cards = config.max_num_iterations, _cards(rule)
@@ -203,6 +207,7 @@ def effective_config(config: TrainerConfig, plan: RunPlan) -> TrainerConfig:
     optimizers = {"gaussians": dict(config.optimizers["gaussians"])}
     optimizers["gaussians"]["optimizer"] = replace(
         optimizers["gaussians"]["optimizer"],
+        rule=plan.rules[0],
         rates=plan.schedule.rates,
         weights=plan.weights,
         finish_weights=plan.finish_weights,
@@ -241,14 +246,22 @@ def _asked_preset(config: TrainerConfig, resumed: Mapping[str, object] | None) -
         return config.preset
     if resumed == {}:
         return "plain"
-    proximal = config.optimizers["gaussians"]["optimizer"].rule_names == ("proximal",)
+    optimizer: JointOptimizerConfig = config.optimizers["gaussians"]["optimizer"]
+    holds = optimizer.holds_start and len(optimizer.rule_names) == 1
     # Without a time budget it is the paper's refinement, in steps.
-    return "fast" if proximal and config.seconds is not None and _is_of_now(resumed) else None
+    return "fast" if holds and config.seconds is not None and _is_of_now(resumed) else None
 
 
 def _is_of_now(resumed: Mapping[str, object] | None) -> bool:
     """Whether a run is new, or began with a version that had constants of tuned Adam."""
     return resumed is None or "controller" in resumed
+
+
+def _as_begun(optimizer: JointOptimizerConfig, resumed: Mapping[str, object] | None) -> JointOptimizerConfig:
+    """The optimizer; splatfacto's rates hold the start of a run that began with a version that had no others."""
+    if resumed is None or RULE in resumed or optimizer.rule != "proximal-own-scale":
+        return optimizer
+    return replace(optimizer, rule="proximal")
 
 
 def _controlled(optimizer: JointOptimizerConfig, preset: PresetName | None) -> JointOptimizerConfig:
@@ -265,13 +278,13 @@ def _handing_over(optimizer: JointOptimizerConfig, preset: PresetName | None) ->
     """The optimizer, with a second rule if the preset hands the first one over to one.
 
     The paper's network of learn2splat makes the most of its first steps, each of which costs as much as several of
-    Adam, and its steps are too long for Gaussians that growth has added. The rule proximal holds Gaussians to a start
-    that is soon left behind by a scene that grows.
+    Adam, and its steps are too long for Gaussians that growth has added. A rule that holds the start
+    holds Gaussians to one that is soon left behind by a scene that grows.
     """
     after = None if preset is None else PRESETS[preset].hand_over_after
-    if after is None or optimizer.rule_names not in (("learn2splat",), ("proximal",)):
-        return optimizer
     learned = optimizer.rule_names == ("learn2splat",)
+    if after is None or len(optimizer.rule_names) > 1 or not (learned or optimizer.holds_start):
+        return optimizer
     if learned and weights_of("learn2splat", optimizer.weights).card.system != "learn2splat":
         return optimizer
     after = after if optimizer.finish_after is None else optimizer.finish_after
@@ -388,7 +401,8 @@ def _default_steps(optimizer: JointOptimizerConfig, rule: UpdateRule) -> int:
 def _start_weights(start: InitializationConfig, optimizer: JointOptimizerConfig) -> str | None:
     if start.source not in START_WEIGHTS:
         return None
-    of_rule = optimizer.weights if optimizer.rule_names[0] == "resplat" else None
+    predicts = start.source in PREDICTIONS
+    of_rule = optimizer.weights if predicts and optimizer.rule_names[0] == "resplat" else None
     return start.weights or of_rule or START_WEIGHTS[start.source]
 
 
@@ -429,7 +443,7 @@ def _exposure(config: TrainerConfig, names: tuple[str, ...], preset: PresetName)
     typed = getattr(config.pipeline.model, "exposure", "off")
     if typed is not None:
         return typed
-    return "outliers" if names[0] == "proximal" and preset == "fast" else "off"
+    return "outliers" if rule_entry(names[0]).holds_start and preset == "fast" else "off"
 
 
 def _check_exposure(exposure: Exposure, rule: UpdateRule) -> None:
@@ -449,12 +463,12 @@ def _check_start(start: InitializationConfig, name: str, rule: UpdateRule) -> No
             "The rule resplat updates scenes of its own initial model or of points, and "
             "--pipeline.initialization.source is diff3r; set it to resplat, or choose another rule."
         )
-    if start.source not in START_WEIGHTS:
-        if start.weights is not None:
-            raise ValueError(
-                f"--pipeline.initialization.weights names {start.weights}, and --pipeline.initialization.source is "
-                f"{start.source}, which needs none; set it to resplat, or leave the weights out."
-            )
+    if start.source not in START_WEIGHTS and start.weights is not None:
+        raise ValueError(
+            f"--pipeline.initialization.weights names {start.weights}, and --pipeline.initialization.source is "
+            f"{start.source}, which needs none; set it to resplat, or leave the weights out."
+        )
+    if start.source not in PREDICTIONS:
         if rule.needs.own_start:
             sources = ", ".join(part.card.source for part in rule.modules() if getattr(part, "card", None) is not None)
             raise ValueError(

@@ -20,7 +20,8 @@ from l2o_splat.errors import L2OError
 from l2o_splat.implicit.heuristic import heuristic_precision
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.initializers.context_views import depth_range, lonely_views
-from l2o_splat.initializers.dense import DenseOptions, dense_gaussians
+from l2o_splat.initializers.dense import DenseHead, DenseOptions, dense_gaussians
+from l2o_splat.initializers.dense.head import WEIGHTS as DENSE
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.joined_points import joined_points
 from l2o_splat.initializers.point_vote import depth_error
@@ -48,8 +49,10 @@ PLACES = 500
 """Points and predicted places per context view then."""
 LARGEST_DEPTH_ERROR = 0.02
 """Median relative error of predicted depths at sparse points up to which a prediction is kept where points vote."""
-START_WEIGHTS = {"predicted": "resplat-mini", "resplat": "resplat-mini", "diff3r": "diff3r-mini"}
+START_WEIGHTS = {"dense": DENSE, "predicted": "resplat-mini", "resplat": "resplat-mini", "diff3r": "diff3r-mini"}
 """Sources with a network, and the weights of it that come with the package."""
+PREDICTIONS = ("predicted", "resplat", "diff3r")
+"""Sources whose places a network predicts from context views."""
 
 
 @dataclass
@@ -58,11 +61,11 @@ class InitializationConfig:
 
     source: Literal["auto", "sfm", "random", "dense", "predicted", "resplat", "diff3r", "file"] = "auto"
     """sfm: structure-from-motion points. random: random points. dense: flat Gaussians on the surfaces, from depths that
-    start at these points and are agreed on by several photographs. predicted: the points, and where there are fewer
-    than 200 for each photograph that ReSplat's initial model looks at, places between them that it predicts. auto: sfm,
-    and random for captures without points. resplat: what ReSplat's initial model makes of some photographs. diff3r: the
-    same with a network beside it that says how strongly the rule proximal is to hold each Gaussian. file: the Gaussians
-    that another program has made."""
+    start at these points and are agreed on by several photographs; a network sizes them. predicted: the points, and
+    where there are fewer than 200 for each photograph that ReSplat's initial model looks at, places between them that
+    it predicts. auto: sfm, and random for captures without points. resplat: what ReSplat's initial model makes of some
+    photographs. diff3r: the same with a network beside it that says how strongly to hold each Gaussian. file: the
+    Gaussians that another program has made."""
     file: Path | None = None
     """Gaussians of the source file: a splat (.ply, .spz, .sog), or .safetensors with a tensor per field."""
     frame: PlyFrame = "detect"
@@ -77,8 +80,8 @@ class InitializationConfig:
     seed: int = 0
     """Seed of the random choice."""
     weights: str | None = None
-    """Weights of the source resplat or diff3r, named like those of a rule; None takes those of the rule resplat, or
-    those that come with the package, resplat-mini or diff3r-mini."""
+    """Weights of the source dense, predicted, resplat or diff3r, named like those of a rule; None takes those of the
+    rule resplat, or those that come with the package: dense-mini, resplat-mini or diff3r-mini."""
     context: ContextConfig = field(default_factory=ContextConfig)
     """Which photographs ReSplat's initial model sees, and the rule proximal refines on."""
 
@@ -181,9 +184,10 @@ def start_densely(request: StartRequest) -> SceneStart:
     # Seconds of a GPU train more Gaussians than a dense start makes.
     seconds = None if request.seconds is None or request.background.is_cuda else request.seconds * get_num_threads()
     dense = DenseOptions(most=options.num_points, seconds=seconds, sh_degree=request.model.config.sh_degree)
+    head = DenseHead.from_weights(load_weights(request.weights, "dense"))
     begin = time.perf_counter()
     try:
-        gaussians = dense_gaussians(photographs, metadata["points3D_xyz"], metadata["points3D_rgb"], dense)
+        gaussians = dense_gaussians(photographs, metadata["points3D_xyz"], metadata["points3D_rgb"], dense, head)
     except ValueError as error:
         raise CaptureError(str(error)) from error
     CONSOLE.log(f"The dense start took {time.perf_counter() - begin:.1f} s.")

@@ -22,9 +22,9 @@ from l2o_splat.raster_settings import RasterSettings
 FORMAT_VERSION = 1
 """Version of the JSON; newer versions are refused."""
 
-System = Literal["learn2splat", "gain", "controller", "resplat", "diff3r", "lpips"]
-"""Kind of weights: networks of the three papers, the gain network and the controller of this package, and networks of
-LPIPS."""
+System = Literal["learn2splat", "gain", "controller", "resplat", "diff3r", "dense", "lpips"]
+"""Kind of weights: networks of the three papers, the gain network, the controller and the dense head of this package,
+and networks of LPIPS."""
 
 _GAIN_FIXED = {
     "active_only": False,

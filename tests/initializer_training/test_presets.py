@@ -39,7 +39,7 @@ def parse(*words: str) -> TrainInitializer:
 
 
 def test_there_is_a_preset_for_every_released_layout():
-    assert set(get_args(Preset)) == {"mini", "paper-diff3r", *(f"paper-{name}" for name in LAYOUTS)}
+    assert set(get_args(Preset)) == {"mini", "dense", "paper-diff3r", *(f"paper-{name}" for name in LAYOUTS)}
     assert RESPLAT.keys() == LAYOUTS.keys()
 
 

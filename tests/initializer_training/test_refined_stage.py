@@ -1,6 +1,7 @@
 """Training through the refinement: what the gradient says, and what is saved."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,8 +57,14 @@ def test_no_inner_steps_train_the_prediction_as_it_is(batch):
     assert float(loss) == pytest.approx(float((shown - target.images).square().mean(dim=(1, 2, 3)).log().mean()))
     assert terms.image_error == terms.first_error
     assert trained.network.initial.gaussian_head[2].weight.grad.norm() > 0
-    with pytest.raises(ValueError, match="train it with --refinement.train-initial"):
-        RefinementOptions(steps=(0, 0))
+    frozen = TrainInitializer(
+        out=Path("unused"),
+        through_optimization=True,
+        weights="resplat-mini",
+        refinement=RefinementOptions(steps=(0, 0)),
+    )
+    with pytest.raises(TrainingError, match="train it with --refinement.train-initial"):
+        frozen.run()
 
 
 def test_the_gradient_of_the_head_is_that_through_every_step(batch):
@@ -200,11 +207,11 @@ def test_the_error_of_target_views_is_the_one_named(batch, error):
         assert found == pytest.approx(float(np.mean(view_errors)), rel=1e-2)
 
 
-def test_step_counts_are_drawn_evenly_or_by_their_logarithm(batch):
+def test_step_counts_are_drawn_evenly_or_by_their_logarithm():
     counts = {}
     for drawn in ("uniform", "log-uniform"):
-        trained = stage(batch, replace(OPTIONS, steps=(10, 1000), drawn=drawn))
-        counts[drawn] = [trained.drawn_steps(np.random.default_rng(seed)) for seed in range(200)]
+        options = replace(OPTIONS, steps=(10, 1000), drawn=drawn)
+        counts[drawn] = [options.drawn_steps(np.random.default_rng(seed)) for seed in range(200)]
         assert min(counts[drawn]) >= 10 and max(counts[drawn]) <= 1000
     assert 400 < np.median(counts["uniform"]) < 620 and 60 < np.median(counts["log-uniform"]) < 160
 

@@ -8,7 +8,7 @@ import torch
 
 from l2o_splat.frame import Frame
 from l2o_splat.gaussians import FIELDS, Gaussians
-from l2o_splat.optim.adam import SPLATFACTO, AdamRule, adam_options
+from l2o_splat.optim.adam import OWN_SCALE, SPLATFACTO, AdamRule, adam_options
 from l2o_splat.optim.colour_step import ColourStepRule
 from l2o_splat.optim.decayed import DecayedRule
 from l2o_splat.optim.framed import FramedRule
@@ -115,6 +115,9 @@ def all_cases() -> dict[str, RuleCase]:
         "gain": RuleCase(gain, registered="learn2splat"),
         "resplat": RuleCase(resplat, registered="resplat", context=views),
         "proximal": RuleCase(proximal, registered="proximal", context=views),
+        "proximal-own-scale": RuleCase(
+            ProximalRule(AdamRule(OWN_SCALE), weight=0.3), registered="proximal-own-scale", context=views
+        ),
         "framed learn2splat": RuleCase(FramedRule(paper, frame)),
         "framed resplat": RuleCase(FramedRule(resplat, frame), context=views),
         "safeguarded gain": RuleCase(SafeguardedRule(gain, adam["adam-own-scale"])),

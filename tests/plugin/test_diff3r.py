@@ -18,7 +18,7 @@ from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.implicit.uncertainty_head import UncertaintyHead
 from l2o_splat.initializers.context_views import choose_context
 from l2o_splat.initializers.diff3r import read_diff3r
-from l2o_splat.optim.adam import SPLATFACTO, AdamRule
+from l2o_splat.optim.adam import OWN_SCALE, AdamRule
 from l2o_splat.optim.precision import per_channel
 from l2o_splat.optim.rule import Feedback, RuleState
 from l2o_splat.plugin import starts
@@ -66,11 +66,11 @@ def context_of(datamanager, num_views=4):
 
 
 def by_hand(trainer, steps, weight):
-    """Adam with splatfacto's rates on the mean squared difference and ``weight`` times the proximal term."""
+    """Adam with the rates of adam-own-scale on the mean squared difference and ``weight`` times the proximal term."""
     datamanager, state, anchor = trainer.pipeline.datamanager, state_of(trainer), anchor_of(trainer)
     context, settings = context_of(datamanager), trainer.pipeline.model.raster_settings()
     extent = SceneKnowledge(datamanager.train_dataparser_outputs.cameras.camera_to_worlds[:, :3, 3]).extent
-    rule, gaussians = AdamRule(SPLATFACTO), anchor
+    rule, gaussians = AdamRule(OWN_SCALE), anchor
     moments, pull = (
         rule.init_state(SceneStart(gaussians)),
         per_channel(state["precision"], anchor.features_rest.shape[1]),
@@ -101,7 +101,7 @@ def weights(tmp_path_factory):
 
 def test_the_method_is_found_with_the_loss_that_precisions_are_made_for():
     config = discover_methods()[0]["diff3r"]
-    assert config.optimizers["gaussians"]["optimizer"].rule == "proximal"
+    assert config.optimizers["gaussians"]["optimizer"].rule == "proximal-own-scale"
     assert config.pipeline.model.loss == "squared"
     assert config.pipeline.initialization.source == "diff3r"
 
@@ -287,7 +287,7 @@ def test_options_that_do_not_go_together(tiny_capture, tmp_path):
 
     refuse(config(prox_scale=-1.0), "prox-scale is -1.0; 0 or more is needed")
     refuse(config(prox_scale=math.nan), "prox-scale is nan; 0 or more is needed")
-    refuse(config(weights="random:0"), "names random:0, but the rule proximal has none")
+    refuse(config(weights="random:0"), "names random:0, but the rule proximal-own-scale has none")
     random_background = config()
     random_background.pipeline.model.background_color = "random"
     refuse(random_background, "background is random.*choose a fixed colour, such as black")

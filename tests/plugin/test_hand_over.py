@@ -84,11 +84,11 @@ def test_diff3r_with_a_time_budget_lets_go_of_its_start_and_grows(tiny_capture, 
     config = handed_over(tiny_capture, tmp_path / "out", method="diff3r", after=None)
     config.preset = None
     plan = resolve(config)
-    assert plan.preset == "fast" and plan.rules == ("proximal", "adam-own-scale")
+    assert plan.preset == "fast" and plan.rules == ("proximal-own-scale", "adam-own-scale")
     assert plan.switch_after == plan.fixed_steps == PRESETS["fast"].hand_over_after
     in_steps = handed_over(tiny_capture, tmp_path / "out", method="diff3r", after=None)
     in_steps.preset, in_steps.seconds, in_steps.schedule.growth = None, None, None
-    assert resolve(in_steps).preset == "paper" and resolve(in_steps).rules == ("proximal",)
+    assert resolve(in_steps).preset == "paper" and resolve(in_steps).rules == ("proximal-own-scale",)
 
     trainer = train(config)
     assert trainer.pipeline.model.num_points == pytest.approx(1.5 * 60, abs=2)
@@ -101,7 +101,7 @@ def test_diff3r_goes_on_with_learn2splat_and_the_weights_that_are_named_for_it(t
     optimizer = config.optimizers["gaussians"]["optimizer"]
     optimizer.finish_with = "learn2splat"
     plan = resolve(config)
-    assert plan.rules == ("proximal", "learn2splat") and plan.finish_weights == "controller-mini"
+    assert plan.rules == ("proximal-own-scale", "learn2splat") and plan.finish_weights == "controller-mini"
     assert plan.weights is None and plan.controller.card.sha256 == load_weights("controller-mini").card.sha256
     optimizer.finish_weights = "gain-mini"
     plan = resolve(config)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from l2o_splat.gaussians import Gaussians
+from l2o_splat.initializers.dense.head import DenseHead, shipped_head
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, unit_colours
 from l2o_splat.views import Photographs
 
@@ -44,12 +46,39 @@ class DenseOptions:
             raise ValueError(f"A run of {self.seconds} seconds was asked for; a time above 0 is needed.")
 
 
+@dataclass(frozen=True)
+class Surfaces:
+    """Gaussians on the surfaces that views agree on, sized by rules of thumb, and what is known of each."""
+
+    gaussians: Gaussians
+    evidence: Float[Tensor, "n e"]
+    """See :func:`l2o_splat.initializers.dense.surfels.surfels`; 0 for those of single sparse points."""
+    views: int
+    """Number of photographs."""
+
+
 def dense_gaussians(
     groups: Sequence[Photographs],
     xyz: Float[Tensor, "p 3"],
     rgb: Shaped[Tensor, "p 3"],
     options: DenseOptions = DenseOptions(),
+    head: DenseHead | None = None,
 ) -> Gaussians:
+    """Gaussians on the surfaces that the views agree on, with the sizes, opacities and orientations of a network.
+
+    Arguments and errors as for :func:`find_surfaces`; ``head`` is that of the package if it is None.
+    """
+    found = find_surfaces(groups, xyz, rgb, options)
+    with torch.no_grad():
+        return (head or shipped_head())(found.gaussians, found.evidence, found.views)
+
+
+def find_surfaces(
+    groups: Sequence[Photographs],
+    xyz: Float[Tensor, "p 3"],
+    rgb: Shaped[Tensor, "p 3"],
+    options: DenseOptions = DenseOptions(),
+) -> Surfaces:
     """Flat Gaussians on the surfaces that the views agree on, as wide as the pixels that they stand for.
 
     Each view gets the depths of the sparse points that it sees, interpolated and then corrected by comparing views
@@ -65,7 +94,7 @@ def dense_gaussians(
         options: Number and degree.
 
     Returns:
-        Gaussians on the CPU.
+        On the CPU.
 
     Raises:
         ValueError: If there are fewer than two views, or no view sees enough points.
@@ -102,9 +131,11 @@ def dense_gaussians(
     if len(rest) > room:
         rest = rest[np.linspace(0, len(rest) - 1, room).astype(int)]
     cells = choose_cells(owned, depths, most - len(rest))
-    surface = gaussians_of_cells(cells, views, depths, owned, options.sh_degree)
+    surface, evidence = gaussians_of_cells(cells, views, depths, owned, options.sh_degree)
     round_ones = gaussians_from_points(xyz.cpu(), rgb.cpu(), PointInitOptions(sh_degree=options.sh_degree))
-    return surface.zip_map(lambda some, others: torch.cat([some, others]), round_ones[torch.from_numpy(rest)])
+    gaussians = surface.zip_map(lambda some, others: torch.cat([some, others]), round_ones[torch.from_numpy(rest)])
+    # Nothing is known of single points.
+    return Surfaces(gaussians, F.pad(evidence, (0, 0, 0, len(rest))), len(views))
 
 
 def number(groups: Sequence[Photographs], points: int, options: DenseOptions = DenseOptions()) -> int:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from l2o_splat import threads
 from l2o_splat.gaussians import SH_C0, Gaussians
 from l2o_splat.initializers.dense.choice import fitted_plane
 from l2o_splat.initializers.dense.depths import Depths
+from l2o_splat.initializers.dense.head import EVIDENCE
 from l2o_splat.initializers.dense.working_views import WorkingViews
 from l2o_splat.kernel import helper, kernel
 
@@ -47,7 +49,10 @@ def write_quaternion(a, b, c, quats):
 
 
 @kernel
-def surfels(cells, image, owned, inverse, known, trusted, K, viewmat, means, scales, quats, colours, sure):
+def surfels(
+    cells, image, owned, inverse, known, trusted, confirmed, refuted, K, viewmat,
+    means, scales, quats, colours, sure, evidence,
+):  # fmt: skip
     """Make a Gaussian of each cell.
 
     Args:
@@ -57,29 +62,42 @@ def surfels(cells, image, owned, inverse, known, trusted, K, viewmat, means, sca
         inverse: ``[h, w]`` inverse depths.
         known: ``[h, w]`` where they may be used for the normal.
         trusted: ``[h, w]`` where views agree on them.
+        confirmed: ``[h, w]`` how many agree.
+        refuted: ``[h, w]`` how many look through the place.
         K: ``[3, 3]``
         viewmat: ``[4, 4]``
         means: ``[n, 3]`` world frame; written, like
         scales: ``[n, 3]`` standard deviations, scene units,
         quats: ``[n, 4]``,
-        colours: ``[n, 3]`` and
-        sure: ``[n]`` bool, whether views agree on at least half of the pixels.
+        colours: ``[n, 3]``,
+        sure: ``[n]`` bool, whether views agree on at least half of the pixels, and
+        evidence: ``[n, EVIDENCE]`` float32: 1; level; share of the cell that it covers; share of that on which views
+            agree; how many agree, and how many look through; standard deviation of the colours; how far the depths are
+            from a plane, relative; cosine of the viewing angle; logarithms of the ratio of the Gaussian's axes, of the
+            share of the view's pixels on which views agree, and of the Gaussian's width in pixels.
     """
     height, width = owned.shape
     fx, fy = K[0, 0], K[1, 1]
     along, up, a, b, c = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+    known_share = 0.0
+    for y in range(height):
+        for x in range(width):
+            known_share += trusted[y, x]
+    known_share /= height * width
     for i in range(len(cells)):
         level, row, column = cells[i]
         size = 1 << level
         top, left = row * size, column * size
-        n = agreed = 0
+        n = agreed = agreeing = through = 0
         sx = sy = sxx = sxy = syy = depth = 0.0
-        red = green = blue = 0.0
+        red = green = blue = squares = 0.0
         for y in range(top, top + size):
             for x in range(left, left + size):
                 if owned[y, x]:
                     n += 1
                     agreed += trusted[y, x]
+                    agreeing += confirmed[y, x]
+                    through += refuted[y, x]
                     u, v = x + 0.5, y + 0.5
                     sx += u
                     sy += v
@@ -90,11 +108,13 @@ def surfels(cells, image, owned, inverse, known, trusted, K, viewmat, means, sca
                     red += image[y, x, 0]
                     green += image[y, x, 1]
                     blue += image[y, x, 2]
+                    for k in range(3):
+                        squares += image[y, x, k] ** 2
         sure[i] = 2 * agreed >= n
         mx, my = sx / n, sy / n
         xx, xy, yy = sxx / n - mx * mx + 1 / 12, sxy / n - mx * my, syy / n - my * my + 1 / 12
         colours[i, 0], colours[i, 1], colours[i, 2] = red / n, green / n, blue / n
-        q, qx, qy, _ = fitted_plane(
+        q, qx, qy, residual = fitted_plane(
             inverse, known, max(top - 2, 0), min(top + size + 2, height), max(left - 2, 0), min(left + size + 2, width),
             mx, my, depth / n, DEPTH_EDGE,
         )  # fmt: skip
@@ -137,6 +157,21 @@ def surfels(cells, image, owned, inverse, known, trusted, K, viewmat, means, sca
             b[k] = viewmat[0, k] * up[0] + viewmat[1, k] * up[1] + viewmat[2, k] * up[2]
         c[0], c[1], c[2] = a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
         write_quaternion(a, b, c, quats[i])
+        facing = abs(rx * (along[1] * up[2] - along[2] * up[1]) + ry * (along[2] * up[0] - along[0] * up[2])
+                     + along[0] * up[1] - along[1] * up[0]) / np.sqrt(rx * rx + ry * ry + 1)  # fmt: skip
+        spread = squares / n - (red * red + green * green + blue * blue) / (n * n)
+        evidence[i, 0] = 1
+        evidence[i, 1] = level
+        evidence[i, 2] = n / (size * size)
+        evidence[i, 3] = agreed / n
+        evidence[i, 4] = min(agreeing / n, 8) / 4
+        evidence[i, 5] = min(through / n, 8) / 4
+        evidence[i, 6] = 4 * np.sqrt(max(spread, 0.0))
+        evidence[i, 7] = min(50 * residual / q, 4)
+        evidence[i, 8] = facing
+        evidence[i, 9] = np.log(long / short)
+        evidence[i, 10] = 0.25 * np.log(known_share + 1e-3)
+        evidence[i, 11] = np.log(short * q * np.sqrt(fx * fy))
 
 
 def gaussians_of_cells(
@@ -145,22 +180,23 @@ def gaussians_of_cells(
     depths: Depths,
     owned: Bool[np.ndarray, "v h w"],
     sh_degree: int,
-) -> Gaussians:
-    """One Gaussian for each cell (level, row, column) of each view."""
+) -> tuple[Gaussians, Float[Tensor, "n e"]]:
+    """One Gaussian for each cell (level, row, column) of each view, and what is known of it."""
 
     def make(v: int) -> list[np.ndarray]:
         n = len(cells[v])
-        rows = [*(np.empty((n, columns)) for columns in (3, 3, 4, 3)), np.empty(n, bool)]
+        rows = [*(np.empty((n, columns)) for columns in (3, 3, 4, 3)), np.empty(n, bool), np.empty((n, EVIDENCE))]
         known = depths.trusted[v] | owned[v]
         camera = views.Ks[v], views.viewmats[v]
-        seen = depths.colours[v], owned[v], depths.inverse[v], known, depths.trusted[v]
-        surfels(cells[v], *seen, *camera, *rows)
+        seen = depths.colours[v], owned[v], depths.inverse[v], known
+        votes = depths.trusted[v], depths.confirmed[v], depths.refuted[v]
+        surfels(cells[v], *seen, *votes, *camera, *rows)
         return rows
 
     made = zip(*threads.run(make, len(views)), strict=True)
-    means, scales, quats, colours, sure = (torch.from_numpy(np.concatenate(rows)).float() for rows in made)
+    means, scales, quats, colours, sure, evidence = (torch.from_numpy(np.concatenate(rows)).float() for rows in made)
     n = len(means)
-    return Gaussians(
+    gaussians = Gaussians(
         means=means,
         scales=scales.log(),
         quats=quats,
@@ -168,3 +204,4 @@ def gaussians_of_cells(
         features_dc=(colours - 0.5) / SH_C0,
         features_rest=torch.zeros(n, (sh_degree + 1) ** 2 - 1, 3),
     )
+    return gaussians, evidence

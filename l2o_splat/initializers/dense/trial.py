@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from l2o_splat.initializers.dense.start import dense_gaussians
+from l2o_splat.initializers.dense.start import find_surfaces
 from l2o_splat.views import PinholeCameras, Views
 
 
@@ -17,4 +17,4 @@ def compile_dense_start() -> None:
     views = Views(PinholeCameras(viewmats, Ks, 32, 32), torch.full((3, 32, 32, 3), 0.5))
     across = torch.linspace(-0.4, 0.4, 8)
     xyz = torch.cartesian_prod(across, across, torch.ones(1))
-    dense_gaussians([views], xyz, torch.full_like(xyz, 0.5))
+    find_surfaces([views], xyz, torch.full_like(xyz, 0.5))
