@@ -7,8 +7,8 @@ their head; and each of them handed to other Gaussians at random, which tells wh
 size. Prints Markdown tables, the mean and each capture, and writes every number to a JSON file. Captures are folders,
 or procedural ones that nothing was trained or chosen on.
 
-The start is one Gaussian per sparse point; with weights it is what their initial model makes of the context views, the
-brightened image among them, and the context is refined on at the size that the model saw.
+The start is one Gaussian per sparse point, or the dense start; with weights it is what their initial model makes of the
+context views, the brightened image among them, and the context is refined on at the size that the model saw.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from l2o_splat.initializer_training.data import SceneOptions
 from l2o_splat.initializer_training.faulty_photographs import with_exposure
 from l2o_splat.initializer_training.scenes import DepthSource
 from l2o_splat.initializers.context_views import depth_range
+from l2o_splat.initializers.dense import dense_gaussians
 from l2o_splat.initializers.diff3r import predicted_precision, read_diff3r
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
@@ -77,6 +78,8 @@ class Options:
     """Numbers of steps after which quality is measured, ascending."""
     weights: str | None = None
     """Weights of diff3r, named as for `l2o weights show`; None starts from the points."""
+    dense: bool = False
+    """Start on the surfaces that the context views agree on instead."""
     rates: Literal["splatfacto", "own-scale"] = "splatfacto"
     """Rates of Adam: splatfacto's, or those of l2o-adam-tuned; neither decays."""
     prox_scales: tuple[float, ...] = (1.0,)
@@ -130,7 +133,11 @@ class Starts:
         precisions = {}
         if self.head is None:
             points, raster = capture.points, RasterSettings()
-            gaussians = gaussians_from_points(points.xyz, points.rgb, PointInitOptions()).to(self.options.device)
+            if self.options.dense:
+                gaussians = dense_gaussians([context], points.xyz, points.rgb)
+            else:
+                gaussians = gaussians_from_points(points.xyz, points.rgb, PointInitOptions())
+            gaussians = gaussians.to(self.options.device)
         else:
             depths = depth_range(capture.points.xyz.to(self.options.device), context.cameras)
             shown = capture.points.xyz, capture.points.rgb
