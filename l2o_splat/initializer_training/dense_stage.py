@@ -19,7 +19,7 @@ from l2o_splat.gaussians import Gaussians
 from l2o_splat.implicit.layer import LayerStatus
 from l2o_splat.implicit.linearized_views import ContextViews
 from l2o_splat.initializer_training.batches import Batch
-from l2o_splat.initializer_training.initial_stage import view_error
+from l2o_splat.initializer_training.initial_stage import shared_error
 from l2o_splat.initializer_training.options import Losses, RefinementOptions
 from l2o_splat.initializer_training.refined_stage import NOTHING, refined
 from l2o_splat.initializers.dense import DenseHead, DenseOptions, Surfaces, find_surfaces
@@ -82,11 +82,7 @@ class DenseStage:
         return loss, DenseTerms(float(error.detach()), float(first.detach()))
 
     def _error(self, gaussians: Gaussians, batch: Batch) -> Tensor:
-        share = self.losses.context_share
-        error = (1 - share) * view_error(gaussians, batch.target, self.losses, self.raster)
-        if share:
-            error = error + share * view_error(gaussians, batch.context, self.losses, self.raster)
-        return error
+        return shared_error(gaussians, batch.target, batch.context, self.losses, self.raster)
 
     def _refined(self, gaussians: Gaussians, batch: Batch, steps: int) -> tuple[Gaussians, LayerStatus]:
         nothing = gaussians.means.new_full((len(gaussians), len(GROUPS)), NOTHING)

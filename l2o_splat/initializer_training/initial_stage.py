@@ -79,14 +79,8 @@ class InitialStage:
         with half:
             found = self.network(shown.images, shown.cameras, shown.guide)
         gaussians = shown.gaussians(found)
-        error = self.losses.rendered * sum(
-            share * view_error(gaussians, shown.frame.views_to_local(views), self.losses)
-            for share, views in (
-                (1 - self.losses.context_share, batch.target),
-                (self.losses.context_share, shown.views),
-            )
-            if share
-        )
+        target, context = (shown.frame.views_to_local(views) for views in (batch.target, shown.views))
+        error = self.losses.rendered * shared_error(gaussians, target, context, self.losses)
         depth = depth_loss(self.losses.depth, found, exact, shown.images, near, far)
         return error + depth, InitialTerms(float(error.detach()), float(depth.detach()))
 
@@ -117,6 +111,14 @@ def _depth_quality(found: Float[Tensor, "v h w"], exact: Float[Tensor, "v h w"])
         "depth_rank": float(np.mean(ranks)),
         "depth_log_error": float((found.log() - exact.log()).abs().mean()),
     }
+
+
+def shared_error(
+    gaussians: Gaussians, target: Views, context: Views, losses: Losses, raster: RasterSettings = RASTER
+) -> Tensor:
+    """Errors of target and context views, added by their shares."""
+    parts = ((1 - losses.context_share, target), (losses.context_share, context))
+    return sum(share * view_error(gaussians, views, losses, raster) for share, views in parts if share)
 
 
 def view_error(gaussians: Gaussians, views: Views, losses: Losses, raster: RasterSettings = RASTER) -> Tensor:

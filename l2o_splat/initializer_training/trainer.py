@@ -32,7 +32,7 @@ class Stage(Protocol):
     """Which network is trained, and how it is judged."""
 
     system: System
-    """Of the weights that come of it."""
+    """System of the weights that it trains."""
     raster: RasterSettings
     """How scenes are drawn."""
     network: nn.Module

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from l2o_splat.initializer_training.batches import Batch
-from l2o_splat.initializer_training.initial_stage import RASTER, view_error
+from l2o_splat.initializer_training.initial_stage import RASTER, shared_error
 from l2o_splat.initializer_training.options import Losses, Start
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points, random_points
 from l2o_splat.initializers.resplat import ReSplatInitializer
@@ -80,9 +80,7 @@ class UpdateStage:
         scene = self.begin(start, batch, seed=int(rng.integers(1 << 31)))
         loss, errors = torch.zeros((), device=scene.gaussians.device), []
         for gaussians in self._updates(self.network, scene, num_steps):
-            target = view_error(gaussians, batch.target, self.losses)
-            context = view_error(gaussians, scene.context, self.losses) if self.losses.context_share else 0.0
-            term = (1 - self.losses.context_share) * target + self.losses.context_share * context
+            term = shared_error(gaussians, batch.target, scene.context, self.losses)
             loss = self.losses.growth * loss + term
             errors.append(float(term.detach()))
         divisor = num_steps if self.losses.mean_over_updates else 1

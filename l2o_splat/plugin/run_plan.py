@@ -279,7 +279,7 @@ def _handing_over(optimizer: JointOptimizerConfig, preset: PresetName | None) ->
 
     The paper's network of learn2splat makes the most of its first steps, each of which costs as much as several of
     Adam, and its steps are too long for Gaussians that growth has added. A rule that holds the start
-    holds Gaussians to one that is soon left behind by a scene that grows.
+    pulls back to a scene that growth soon leaves behind.
     """
     after = None if preset is None else PRESETS[preset].hand_over_after
     learned = optimizer.rule_names == ("learn2splat",)

@@ -83,7 +83,7 @@ class InitializationConfig:
     """Weights of the source dense, predicted, resplat or diff3r, named like those of a rule; None takes those of the
     rule resplat, or those that come with the package: dense-mini, resplat-mini or diff3r-mini."""
     context: ContextConfig = field(default_factory=ContextConfig)
-    """Which photographs ReSplat's initial model sees, and the rule proximal refines on."""
+    """Which photographs ReSplat's initial model sees, and rules that hold the start refine on."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ WEIGHTS = "dense-mini"
 EVIDENCE = 12
 """Numbers that say what is known of a Gaussian, see :func:`l2o_splat.initializers.dense.surfels.surfels`."""
 GAPS = (3, 8)
-"""Numbers of nearest other Gaussians whose mean distance the network is told."""
+"""The network sees the mean distance to this many nearest Gaussians, once for each entry."""
 WIDEST_GAP = 4.0
 """Largest logarithm of such a distance in the Gaussian's own width, either way."""
 USUAL_VIEWS, USUAL_GAUSSIANS = 8, 1500
