@@ -25,10 +25,10 @@ from torch.nn import Parameter
 
 from l2o_splat.gaussians import Gaussians
 from l2o_splat.initializers.dense import DenseOptions, dense_gaussians, find_surfaces
-from l2o_splat.initializers.dense.start import FEWEST_VIEWS
 from l2o_splat.initializers.points import PointInitOptions, gaussians_from_points
 from l2o_splat.optim.adam import AdamOptions, AdamRule, Rates, adam_options
 from l2o_splat.optim.rule import Feedback
+from l2o_splat.plugin.protocol_split import VIEWS_OF_A_POINT
 from l2o_splat.rendering import RasterSettings, render, set_num_threads
 from l2o_splat.rendering.rendered_loss import rendered_loss
 from l2o_splat.scene import SceneStart
@@ -146,7 +146,7 @@ def main(options: Options) -> None:
         shown, hidden = split_views(views.cameras.centres.numpy(), options.views or "all")
         training, held_out = views[shown], views[hidden]
         if options.views:
-            kept = seen_in(capture.points.xyz, [training.cameras]) >= FEWEST_VIEWS
+            kept = seen_in(capture.points.xyz, [training.cameras]) >= VIEWS_OF_A_POINT
             points = Points(capture.points.xyz[kept], capture.points.rgb[kept])
             capture = replace(capture, points=points)
         for name in options.starts:
